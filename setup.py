@@ -1,0 +1,118 @@
+"""Extension modules of fasttunnel. Metadata is in pyproject.toml.
+
+Switches, as environment variables set to 1 (a change of switches rebuilds everything):
+
+FASTTUNNEL_DEBUG     no optimisation, bounds and None checks, life-cycle counters (FT_DEBUG)
+FASTTUNNEL_SANITIZE  AddressSanitizer and UndefinedBehaviorSanitizer
+FASTTUNNEL_ANNOTATE  annotated HTML of every .pyx under build/
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = Path("src/fasttunnel")
+ENGINE = PACKAGE / "engine"
+NGHTTP2_MINIMUM = "1.52"
+NGHTTP2_HELP = f"""fasttunnel needs libnghttp2 {NGHTTP2_MINIMUM} or newer with its headers, found by pkg-config: {{problem}}.
+Install it with
+  Debian, Ubuntu   apt-get install libnghttp2-dev pkg-config
+  Fedora           dnf install libnghttp2-devel pkgconf-pkg-config
+  Alpine           apk add nghttp2-dev pkgconf
+  macOS            brew install libnghttp2 pkg-config"""
+
+DEBUG, SANITIZE, ANNOTATE = (
+    os.environ.get(f"FASTTUNNEL_{name}") == "1" for name in ("DEBUG", "SANITIZE", "ANNOTATE")
+)
+
+
+def pkg_config(*arguments: str) -> list[str]:
+    """Flags of libnghttp2, or a clear end of the build."""
+    command = [os.environ.get("PKG_CONFIG", "pkg-config"), *arguments, f"libnghttp2 >= {NGHTTP2_MINIMUM}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        sys.exit(NGHTTP2_HELP.format(problem="pkg-config is not installed"))
+    except subprocess.CalledProcessError as error:
+        sys.exit(NGHTTP2_HELP.format(problem=" ".join(error.stderr.split()) or "not found"))
+    return shlex.split(done.stdout)
+
+
+def compiler_flags() -> list[str]:
+    flags = ["-Wall", "-Wno-unused-function", "-O0" if DEBUG else "-O3"]
+    if DEBUG or SANITIZE:
+        flags += ["-g", "-fno-omit-frame-pointer"]
+    if SANITIZE:
+        flags += ["-fsanitize=address,undefined"]
+    return flags
+
+
+def extensions() -> list[Extension]:
+    """The kernels, and one module per engine/_*.pyx."""
+    sources = [PACKAGE / "_core.pyx", *sorted(ENGINE.glob("_*.pyx"))]
+    found = []
+    for source in sources:
+        if not source.exists():
+            continue
+        extension = Extension(
+            ".".join(source.relative_to("src").with_suffix("").parts),
+            [str(source)],
+            define_macros=[("FT_DEBUG", "1")] if DEBUG else [],
+            extra_compile_args=compiler_flags(),
+            extra_link_args=["-fsanitize=address,undefined"] if SANITIZE else [],
+        )
+        if source.parent == ENGINE:
+            # Modules that cimport _http2 include its header; only _http2 itself links the library.
+            extension.include_dirs.append(str(ENGINE))
+            extension.depends += [str(header) for header in sorted(ENGINE.glob("*.h"))]
+            extension.extra_compile_args += pkg_config("--cflags")
+            if source.stem == "_http2":
+                extension.extra_link_args += pkg_config("--libs")
+        else:
+            extension.depends += [str(part) for part in sorted((PACKAGE / "core").glob("*.pxi"))]
+        found.append(extension)
+    return found
+
+
+def switched() -> bool:
+    """Whether the last build used other switches: its objects must not be mixed with ours."""
+    now = f"debug={DEBUG} sanitize={SANITIZE}"
+    stamp = ROOT / "build" / "switches"
+    before = stamp.read_text() if stamp.exists() else None
+    stamp.parent.mkdir(exist_ok=True)
+    stamp.write_text(now)
+    return before is not None and before != now
+
+
+def main() -> None:
+    from Cython.Build import cythonize
+
+    os.chdir(ROOT)
+    force = switched()
+    modules = cythonize(
+        extensions(),
+        build_dir="build/cython",  # C files and HTML stay out of the source tree
+        nthreads=2,
+        force=force or None,
+        annotate=ANNOTATE,
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": DEBUG,
+            "wraparound": DEBUG,
+            "initializedcheck": DEBUG,
+            "nonecheck": DEBUG,
+            "cdivision": True,
+            "embedsignature": True,
+            "binding": True,
+        },
+    )
+    setup(ext_modules=modules, options={"build_ext": {"force": force, "parallel": os.cpu_count() or 1}})
+
+
+if __name__ == "__main__":  # cythonize's workers may import this file
+    main()
