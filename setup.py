@@ -19,16 +19,14 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = Path("src/fasttunnel")
 ENGINE = PACKAGE / "engine"
 NGHTTP2_MINIMUM = "1.52"
-NGHTTP2_HELP = f"""fasttunnel needs libnghttp2 {NGHTTP2_MINIMUM} or newer with its headers, found by pkg-config: {{problem}}.
+NGHTTP2_HELP = f"""fasttunnel needs libnghttp2 {NGHTTP2_MINIMUM} or newer and its headers, found by pkg-config: {{problem}}.
 Install it with
   Debian, Ubuntu   apt-get install libnghttp2-dev pkg-config
   Fedora           dnf install libnghttp2-devel pkgconf-pkg-config
   Alpine           apk add nghttp2-dev pkgconf
   macOS            brew install libnghttp2 pkg-config"""
 
-DEBUG, SANITIZE, ANNOTATE = (
-    os.environ.get(f"FASTTUNNEL_{name}") == "1" for name in ("DEBUG", "SANITIZE", "ANNOTATE")
-)
+DEBUG, SANITIZE, ANNOTATE = (os.environ.get(f"FASTTUNNEL_{name}") == "1" for name in ("DEBUG", "SANITIZE", "ANNOTATE"))
 
 
 def pkg_config(*arguments: str) -> list[str]:

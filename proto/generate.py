@@ -1,7 +1,7 @@
 """Generate the Python code of the wire contract: ``python proto/generate.py OUTPUT_DIRECTORY``.
 
-``make proto`` runs this with the pinned grpcio-tools whose code works from the lower bound of our protobuf dependency on;
-a unit test runs it with whatever version is installed and compares the contract.
+``make proto`` runs this with a pinned grpcio-tools, whose code works from the lower bound of our protobuf dependency
+on; a unit test runs it with whatever version is installed and compares the contract.
 """
 
 import re

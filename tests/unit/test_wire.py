@@ -1,4 +1,4 @@
-"""The generated wire code is what proto/fasttunnel/v1/tunnel.proto says, and keeps the numbers that were given to us."""
+"""The generated wire code is what the .proto file says, and keeps the numbers that were given to us."""
 
 import importlib.util
 import subprocess

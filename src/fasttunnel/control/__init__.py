@@ -1,0 +1,1 @@
+"""The control layer: configuration, routes, authentication, events, backoff. No engine, nothing per message."""

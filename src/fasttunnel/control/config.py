@@ -1,0 +1,308 @@
+"""Configuration: what the two programs can be told, from Python, the command line or a TOML file.
+
+Structs are immutable and checked as a whole; every mistake is a ConfigError that says where and what.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from fasttunnel import limits
+from fasttunnel.control.routes import GRPC, HTTP, WEBSOCKET, Route, check_host, format_address
+from fasttunnel.errors import ConfigError
+
+DEFAULT_LISTEN = "127.0.0.1:8080"
+DEFAULT_TUNNEL = "127.0.0.1:7000"
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Window = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_WINDOW_BYTES)]
+Fragment = Annotated[int, msgspec.Meta(ge=1024, le=1024 * 1024)]
+HeaderList = Annotated[int, msgspec.Meta(ge=4096, le=1024 * 1024)]
+
+C = TypeVar("C", bound="ServerConfig | ClientConfig")
+
+
+class Secret:
+    """A text that is never shown: it prints as ****."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        if not text or not text.isascii() or not text.isprintable() or " " in text:
+            raise ConfigError("a token is made of visible ASCII characters, at least one, and no spaces")
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(****)"
+
+    __str__ = __repr__
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """Where requests end: a server that the client connects to."""
+
+    scheme: str  # "http" (HTTP/1.1 and WebSocket) or "grpc" (HTTP/2 with prior knowledge)
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{format_address(self.host, self.port)}"
+
+    @property
+    def protocols(self) -> tuple[int, ...]:
+        return (GRPC,) if self.scheme == "grpc" else (HTTP, WEBSOCKET)
+
+
+class RouteSpec(msgspec.Struct, frozen=True):
+    """A route and the backend that serves it."""
+
+    route: Route
+    backend: Backend
+
+    def __str__(self) -> str:
+        return f"{self.route} = {self.backend}"
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of the server. Times are in seconds, sizes in bytes, 0 for a message size means no limit."""
+
+    listen: str = DEFAULT_LISTEN
+    tunnel: str = DEFAULT_TUNNEL
+    token: Secret | None = None
+    initial_window: Window = limits.INITIAL_WINDOW_BYTES
+    max_fragment: Fragment = limits.FRAGMENT_BYTES
+    header_list_bytes: HeaderList = limits.HEADER_LIST_BYTES
+    target_bytes: HeaderList = limits.TARGET_BYTES
+    ws_message_bytes: Size = limits.WS_MESSAGE_BYTES
+    grpc_message_bytes: Size = limits.GRPC_MESSAGE_BYTES
+    head_timeout_s: Positive = limits.HEAD_TIMEOUT_S
+    heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
+    drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        for option, address in (("--listen", self.listen), ("--tunnel", self.tunnel)):
+            host, _ = parse_address(address)
+            if self.token is None and not is_loopback(host):
+                raise ConfigError(
+                    f"{option} {address} is open to the network, so a token is needed",
+                    detail="without one, anybody who reaches the tunnel port could serve your routes and read the requests",
+                    hint="set FASTTUNNEL_TOKEN or --token-file here and for the client, or listen on 127.0.0.1",
+                )
+
+
+class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of the client. Times are in seconds, sizes in bytes, 0 for a message size means no limit."""
+
+    server: str
+    token: Secret | None = None
+    client_id: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    routes: tuple[RouteSpec, ...] = ()
+    initial_window: Window = limits.INITIAL_WINDOW_BYTES
+    max_fragment: Fragment = limits.FRAGMENT_BYTES
+    header_list_bytes: HeaderList = limits.HEADER_LIST_BYTES
+    ws_message_bytes: Size = limits.WS_MESSAGE_BYTES
+    grpc_message_bytes: Size = limits.GRPC_MESSAGE_BYTES
+    connect_timeout_s: Positive = limits.CONNECT_TIMEOUT_S
+    backoff_min_s: Positive = limits.BACKOFF_MIN_S
+    backoff_max_s: Positive = limits.BACKOFF_MAX_S
+    drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        parse_address(self.server)
+        if not self.routes:
+            raise ConfigError("there is nothing to serve", hint="name a backend, such as http://127.0.0.1:3000")
+        if len(self.routes) > limits.ROUTES_PER_CLIENT:
+            raise ConfigError(f"{len(self.routes)} routes are too many", hint=f"at most {limits.ROUTES_PER_CLIENT}")
+
+
+class RouteEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One `[[routes]]` of a client's file. `route` is as on the command line."""
+
+    backend: str
+    route: str = ""
+    strip_prefix: bool = False
+    host_rewrite: str = ""
+    exclusive: bool = False
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def server_config(options: Mapping[str, Any]) -> ServerConfig:
+    """A checked configuration from options by name, as from a TOML table."""
+    return _convert(_with_token(options), ServerConfig)
+
+
+def client_config(options: Mapping[str, Any]) -> ClientConfig:
+    """Like server_config; `routes` are texts ("[ROUTE=]BACKEND"), tables (RouteEntry) or RouteSpecs."""
+    options = _with_token(options)
+    routes = tuple(_route_spec(entry, index) for index, entry in enumerate(options.pop("routes", ())))
+    return _convert({**options, "routes": routes}, ClientConfig)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The options in a TOML file. Raises ConfigError."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}", detail=error.strerror) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML", detail=str(error)) from None
+
+
+def read_token(path: Path) -> Secret:
+    """The token in a file: its only line. Raises ConfigError."""
+    try:
+        return Secret(path.read_text("utf-8").strip())
+    except OSError as error:
+        raise ConfigError(f"cannot read the token file {path}", detail=error.strerror) from None
+    except (ConfigError, UnicodeDecodeError):
+        raise ConfigError(f"{path} holds no token", hint="it holds one line of visible ASCII characters") from None
+
+
+def _with_token(options: Mapping[str, Any]) -> dict[str, Any]:
+    options = dict(options)
+    token_file = options.pop("token_file", None)
+    if token_file is not None and options.get("token") is None:
+        options["token"] = read_token(Path(token_file))
+    if isinstance(options.get("token"), str):
+        options["token"] = Secret(options["token"])
+    return options
+
+
+def _convert(options: Mapping[str, Any], kind: type[C]) -> C:
+    def custom(kind: type, value: object) -> object:
+        if isinstance(value, kind):
+            return value
+        raise ConfigError(f"expected a {kind.__name__}")
+
+    try:
+        return msgspec.convert(options, kind, dec_hook=custom)
+    except msgspec.ValidationError as error:
+        # What our own checks raise comes wrapped; it is clearer as it was.
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from None
+        raise ConfigError(str(error)) from None
+
+
+def _route_spec(entry: object, index: int) -> RouteSpec:
+    if isinstance(entry, RouteSpec):
+        return entry
+    if isinstance(entry, str):
+        return parse_route(entry)
+    try:
+        table = msgspec.convert(entry, RouteEntry)
+    except msgspec.ValidationError as error:
+        text = str(error) if "`$" in str(error) else f"{error} - at `$`"
+        raise ConfigError(text.replace("`$", f"`$.routes[{index}]")) from None
+    spec = parse_route(f"{table.route}={table.backend}" if table.route else table.backend)
+    route = msgspec.structs.replace(
+        spec.route,
+        strip_prefix=table.strip_prefix,
+        host_rewrite=table.host_rewrite,
+        exclusive=table.exclusive,
+    )
+    return RouteSpec(route, spec.backend)
+
+
+# -- notations --------------------------------------------------------------------------------------------------------
+
+_SPEC = re.compile(r"(?:(?P<route>.*)=)?(?P<backend>[A-Za-z][A-Za-z0-9+.-]*://.*)", re.DOTALL)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """HOST:PORT, an IPv6 address in brackets (taken off in the result). Raises ConfigError."""
+    host, colon, port = text.rpartition(":")
+    hint = "write HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080"
+    if not colon or not host:
+        raise ConfigError(
+            f"{text!r} is not an address", hint=f"{hint}; 0.0.0.0{text} listens everywhere" if colon else hint
+        )
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ConfigError(f"{text!r} has no port between 0 and 65535", hint=hint)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ConfigError(f"[{host}] is not an IPv6 address", hint=hint) from None
+    elif ":" in host or "/" in host or any(character.isspace() for character in host):
+        raise ConfigError(f"{text!r} is not an address", hint=hint)
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_route(text: str) -> RouteSpec:
+    """`[ROUTE=]BACKEND` of the command line. Raises ConfigError.
+
+    BACKEND is http://HOST:PORT (HTTP and WebSocket) or grpc://HOST:PORT; ROUTE is host, *.host, host/prefix, /prefix,
+    or for gRPC host/pkg.Service, /pkg.Service. Without ROUTE it is everything of the backend's kind.
+    """
+    match = _SPEC.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r} names no backend", hint=_backend_hint(text))
+    backend = _parse_backend(match["backend"])
+    host, slash, path = (match["route"] or "").partition("/")
+    if match["route"] == "":
+        raise ConfigError(f"{text!r} has nothing before the '='", hint="leave the '=' away to serve everything")
+    is_service = backend.scheme == "grpc"
+    if is_service and "/" in path:
+        raise ConfigError(f"{path!r} is not a gRPC service", hint="routes go by service, such as /pkg.Service")
+    route = Route(
+        host=check_host(host),
+        path_prefix="" if is_service else slash + path,
+        grpc_service=path if is_service else "",
+        protocols=backend.protocols,
+    )
+    return RouteSpec(route, backend)
+
+
+def _parse_backend(text: str) -> Backend:
+    scheme, _, rest = text.partition("://")
+    scheme = scheme.lower()
+    if scheme not in ("http", "grpc"):
+        secure = scheme in ("https", "grpcs", "wss")
+        other = {"ws": "http", "h2c": "grpc"}.get(scheme, "http")
+        raise ConfigError(
+            f"backend {text!r} is not http:// or grpc://",
+            detail="TLS to backends is not supported" if secure else None,
+            hint=f"write {other}://{rest}",
+        )
+    try:
+        host, port = parse_address(rest.removesuffix("/"))
+    except ConfigError:
+        raise ConfigError(f"backend {text!r} is not {scheme}://HOST:PORT", hint="it has no path") from None
+    if port == 0:
+        raise ConfigError(f"backend {text!r} has no port")
+    return Backend(scheme, host, port)
+
+
+def _backend_hint(text: str) -> str:
+    """What may have been meant by a backend without scheme."""
+    route, equals, rest = text.rpartition("=")
+    address = f"127.0.0.1:{rest}" if rest.isdigit() else rest
+    try:
+        parse_address(address)
+    except ConfigError:
+        return "it looks like http://127.0.0.1:3000 or grpc://127.0.0.1:50051"
+    return f"write {route}{equals}http://{address}, or grpc:// for a gRPC service"

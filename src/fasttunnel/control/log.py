@@ -1,0 +1,64 @@
+"""What an engine tells about itself: events, one readable line each."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from fasttunnel.control.routes import Route
+
+_logger = logging.getLogger("fasttunnel")
+
+
+class RequestRecord(NamedTuple):
+    """A finished request, as the server saw it. "in" is towards the backend, "out" towards the public."""
+
+    request_id: str
+    protocol: str  # "http", "grpc" or "websocket"
+    host: str
+    method: str  # HTTP method; for gRPC the name of the method
+    path: str  # without the query: it may hold secrets
+    status: int  # HTTP status, gRPC status or WebSocket close code
+    reset: int | None  # ResetCode of an abnormal end
+    messages_in: int  # body chunks, gRPC messages or WebSocket frames
+    messages_out: int
+    bytes_in: int  # payload, without any framing
+    bytes_out: int
+    duration_s: float
+
+
+class Events:
+    """What engines report. Every line goes to `write`, by default to the logger "fasttunnel".
+
+    `request_done` is None unless records of finished requests are wanted: engines then make none.
+    """
+
+    request_done: Callable[[RequestRecord], None] | None = None
+
+    def __init__(self, write: Callable[[str], None] | None = None) -> None:
+        self._write = write or _logger.info
+
+    def listening(self, kind: str, address: str) -> None:
+        """`kind` is "public" or "tunnel"."""
+        self._write(f"listening  {kind} on {address}")
+
+    def link_up(self, client_id: str, session_id: str, peer: str, routes: Sequence[Route]) -> None:
+        """Server: a client has registered."""
+        served = ", ".join(str(route) for route in routes)
+        self._write(f"link up    {client_id or session_id} from {peer} serves {served}")
+
+    def link_down(self, client_id: str, session_id: str, reason: str) -> None:
+        """Server: a client's tunnel has ended."""
+        self._write(f"link down  {client_id or session_id}: {reason}")
+
+    def connected(self, server: str, urls: Sequence[str]) -> None:
+        """Client: registered; the public reaches the routes at `urls`."""
+        self._write(f"connected  to {server}, serving {', '.join(urls)}")
+
+    def disconnected(self, server: str, reason: str, retry_in_s: float | None) -> None:
+        """Client: not connected. `retry_in_s` is None when there will be no further attempt."""
+        again = "giving up" if retry_in_s is None else f"trying again in {retry_in_s:.1f} s"
+        self._write(f"away       {server}: {reason}, {again}")
+
+    def warning(self, text: str) -> None:
+        """Something to know that is no reason to stop."""
+        self._write(f"warning    {text}")

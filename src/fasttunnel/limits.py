@@ -1,0 +1,74 @@
+"""Every limit and time-out: its name with the unit, its default, and why it is that.
+
+Those that can be changed are fields of the same meaning in `fasttunnel.control.config`.
+"""
+
+from typing import Final
+
+# -- the tunnel -------------------------------------------------------------------------------------------------------
+
+WIRE_VERSION: Final = 1
+"""Version of the wire contract (Register.version)."""
+
+FRAGMENT_BYTES: Final = 65_536
+"""Largest payload of one TunnelMessage: what is larger travels in pieces, between which others get their turn."""
+
+INITIAL_WINDOW_BYTES: Final = 262_144
+"""Credit of a request before more is granted, each way: what a stalled reader may cost in memory at each end."""
+
+MAX_WINDOW_BYTES: Final = 2**31 - 1
+"""Largest credit, as in HTTP/2 (RFC 9113 6.9.1)."""
+
+TUNNEL_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""Largest TunnelMessage: the default limit of stock gRPC peers."""
+
+REQUEST_ID_BYTES: Final = 16
+"""Longest request_id of the wire contract."""
+
+HEARTBEAT_INTERVAL_S: Final = 10.0
+"""Pause between heartbeats; a link that is silent for three of them is given up."""
+
+BACKOFF_MIN_S: Final = 0.1
+"""First pause before dialling again, before jitter."""
+
+BACKOFF_MAX_S: Final = 30.0
+"""Longest pause before dialling again: a server that comes back is found within half a minute."""
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+HEADER_LIST_BYTES: Final = 65_536
+"""Head of a request or an answer, all fields together (HTTP answers 431 above it, RFC 6585 5)."""
+
+TARGET_BYTES: Final = 16_384
+"""Request target (HTTP answers 414 above it, RFC 9110 4.1 asks for at least 8,000)."""
+
+HEAD_TIMEOUT_S: Final = 30.0
+"""A public connection must complete each head it has begun in this time."""
+
+CONNECT_TIMEOUT_S: Final = 10.0
+"""Connecting to a backend or to the server."""
+
+WS_MESSAGE_BYTES: Final = 0
+"""Largest WebSocket message; 0: no limit, for messages are streamed and never gathered."""
+
+GRPC_MESSAGE_BYTES: Final = 0
+"""Largest gRPC message; 0: no limit but that of its length field, 4 GiB."""
+
+WS_REFUSAL_BODY_BYTES: Final = 65_536
+"""Body of a refused WebSocket handshake that is passed on (WebSocketResponse.body)."""
+
+RETRY_AFTER_S: Final = 1
+"""Retry-After of a 503 (RFC 9110 10.2.3)."""
+
+# -- starting and stopping --------------------------------------------------------------------------------------------
+
+DRAIN_TIMEOUT_S: Final = 30.0
+"""How long requests under way may take to finish once a stop has been asked for."""
+
+# -- routes -----------------------------------------------------------------------------------------------------------
+
+HOST_BYTES: Final = 255
+"""Longest host name (RFC 1035 2.3.4); longer ones are matched but not remembered."""
+
+ROUTES_PER_CLIENT: Final = 1_000
+"""Routes in one Register."""

@@ -1,0 +1,222 @@
+"""Configuration: notations, files, and errors that say where and what."""
+
+from pathlib import Path
+
+import pytest
+
+from fasttunnel.control.config import (
+    Secret,
+    client_config,
+    is_loopback,
+    parse_address,
+    parse_route,
+    read_file,
+    read_token,
+    server_config,
+)
+from fasttunnel.control.routes import GRPC, HTTP, WEBSOCKET, Route
+from fasttunnel.errors import ConfigError, FasttunnelError
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("localhost:0", ("localhost", 0)),
+        ("[::1]:65535", ("::1", 65535)),
+        ("t.example.com:7000", ("t.example.com", 7000)),
+    ],
+)
+def test_address(text: str, address: tuple[str, int]) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", "8080", ":8080", "host", "host:", "host:x", "host:65536", "host:-1", "::1:80", "[::1]", "[x]:1",
+             "host:٣", "a b:1", "http://host:1"]
+)  # fmt: skip
+def test_bad_address(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"HOST:PORT"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
+     ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("example.com", False)],
+)  # fmt: skip
+def test_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+WEB = (HTTP, WEBSOCKET)
+
+
+@pytest.mark.parametrize(
+    ("text", "route", "backend"),
+    [
+        ("http://127.0.0.1:3000", Route(protocols=WEB), "http://127.0.0.1:3000"),
+        ("HTTP://127.0.0.1:3000/", Route(protocols=WEB), "http://127.0.0.1:3000"),
+        ("grpc://[::1]:50051", Route(protocols=(GRPC,)), "grpc://[::1]:50051"),
+        ("Example.COM.=http://a:1", Route(host="example.com", protocols=WEB), "http://a:1"),
+        ("*.example.com=http://a:1", Route(host="*.example.com", protocols=WEB), "http://a:1"),
+        ("a.b/api/v1=http://a:1", Route(host="a.b", path_prefix="/api/v1", protocols=WEB), "http://a:1"),
+        ("/api/=http://a:1", Route(path_prefix="/api", protocols=WEB), "http://a:1"),
+        ("/=http://a:1", Route(protocols=WEB), "http://a:1"),
+        ("/a=b=http://a:1", Route(path_prefix="/a=b", protocols=WEB), "http://a:1"),
+        ("/pkg.Service=grpc://a:1", Route(grpc_service="pkg.Service", protocols=(GRPC,)), "grpc://a:1"),
+        ("a.b/pkg.S=grpc://a:1", Route(host="a.b", grpc_service="pkg.S", protocols=(GRPC,)), "grpc://a:1"),
+        ("bücher.example=http://a:1", Route(host="xn--bcher-kva.example", protocols=WEB), "http://a:1"),
+    ],
+)
+def test_route(text: str, route: Route, backend: str) -> None:
+    spec = parse_route(text)
+    assert spec.route == route
+    assert str(spec.backend) == backend
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("3000", "write http://127.0.0.1:3000"),
+        ("localhost:3000", "write http://localhost:3000"),
+        ("a.com=3000", "write a.com=http://127.0.0.1:3000"),
+        ("", "it looks like http"),
+        ("=http://a:1", "leave the '=' away"),
+        ("a.com:80=http://a:1", "leave the port away"),
+        ("a..com=http://a:1", "'a..com' cannot be used"),
+        ("*=http://a:1", "cannot be used"),
+        ("a.*.com=http://a:1", "cannot be used"),
+        ("/a b=http://a:1", "path prefix"),
+        ("/a?x=http://a:1", "path prefix"),
+        ("/pkg/S=grpc://a:1", "not a gRPC service"),
+        ("/1pkg=grpc://a:1", "it looks like pkg.Service"),
+        ("https://a:1", "TLS to backends is not supported"),
+        ("ws://a:1", "write http://a:1"),
+        ("http://a", "http://HOST:PORT"),
+        ("http://a:0", "has no port"),
+        ("http://a:1/path", "no path"),
+        ("http://user@a:x", "http://HOST:PORT"),
+    ],
+)
+def test_bad_route(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_route(text)
+    assert says in str(caught.value)
+
+
+def test_token_is_never_shown() -> None:
+    config = server_config({"token": "s3cret"})
+    assert "s3cret" not in repr(config) + str(config) + f"{config.token}"
+    assert config.token is not None
+    assert config.token.reveal() == "s3cret"
+
+
+@pytest.mark.parametrize("text", ["", "two words", "tab\t", "ü", "line\n"])
+def test_bad_token(text: str) -> None:
+    with pytest.raises(ConfigError, match="visible ASCII") as caught:
+        Secret(text)
+    assert not text or text not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["listen", "tunnel"])
+@pytest.mark.parametrize("address", ["0.0.0.0:80", "[::]:80", "10.0.0.1:80", "t.example.com:80"])
+def test_open_to_the_network_needs_a_token(option: str, address: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{option} .* token is needed"):
+        server_config({option: address})
+    assert server_config({option: address, "token": "t"})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"lisen": "127.0.0.1:1"}, "unknown field `lisen`"),
+        ({"listen": 5}, "`$.listen`"),
+        ({"initial_window": 1}, "`$.initial_window`"),
+        ({"drain_timeout_s": 0}, "`$.drain_timeout_s`"),
+        ({"token": 5}, "expected a Secret"),
+    ],
+)
+def test_bad_server_option(options: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        server_config(options)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"routes": ["http://a:1"]}, "`server`"),
+        ({"server": "a", "routes": ["http://a:1"]}, "HOST:PORT"),
+        ({"server": "a:1"}, "nothing to serve"),
+        ({"server": "a:1", "routes": [{"backend": 5}]}, "`$.routes[0].backend`"),
+        ({"server": "a:1", "routes": ["http://a:1", {"backend": "http://a:1", "x": 1}]}, "`$.routes[1]`"),
+        ({"server": "a:1", "routes": ["http://a:1", 5]}, "`$.routes[1]`"),
+        ({"server": "a:1", "routes": ["http://a:1"] * 1001}, "too many"),
+    ],
+)
+def test_bad_client_option(options: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        client_config(options)
+    assert says in str(caught.value)
+
+
+def test_client_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    path = tmp_path / "client.toml"
+    path.write_text(
+        f"""
+        server = "t.example.com:7000"
+        token_file = "{tmp_path}/token"
+        connect_timeout_s = 3
+
+        [[routes]]
+        route = "shop.example.com/api"
+        backend = "http://127.0.0.1:3000"
+        strip_prefix = true
+        host_rewrite = "Internal.example:8080"
+
+        [[routes]]
+        backend = "grpc://127.0.0.1:50051"
+        exclusive = true
+        """
+    )
+    config = client_config(read_file(path))
+    assert config.token is not None
+    assert config.token.reveal() == "s3cret"
+    assert config.connect_timeout_s == 3
+    assert [spec.route for spec in config.routes] == [
+        Route(
+            host="shop.example.com",
+            path_prefix="/api",
+            strip_prefix=True,
+            host_rewrite="Internal.example:8080",
+            protocols=WEB,
+        ),
+        Route(protocols=(GRPC,), exclusive=True),
+    ]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        read_file(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="No such file"):
+        read_token(tmp_path / "none")
+    (tmp_path / "bad.toml").write_text("listen = \n")
+    with pytest.raises(ConfigError, match="is not TOML.*line 1"):
+        read_file(tmp_path / "bad.toml")
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(ConfigError, match="holds no token"):
+        read_token(tmp_path / "empty")
+
+
+def test_an_explicit_token_wins_over_the_file() -> None:
+    config = server_config({"token": "a", "token_file": "/does/not/exist"})
+    assert config.token is not None
+    assert config.token.reveal() == "a"
+
+
+def test_error_is_one_line() -> None:
+    error = FasttunnelError("what", detail="which", hint="do that")
+    assert str(error) == "what: which (do that)"
+    assert str(FasttunnelError("what")) == "what"
