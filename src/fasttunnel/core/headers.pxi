@@ -1,0 +1,126 @@
+# Header fields: what may pass from one protocol into another (RFC 9110 5, RFC 9113 8.2.1).
+
+cdef uint8_t _token_bytes[256]      # 1: may stand in a token (RFC 9110 5.6.2)
+
+
+cdef void _define_tokens() noexcept nogil:
+    cdef:
+        const char *others = "!#$%&'*+-.^_`|~"
+        int c
+    for c in range(256):
+        _token_bytes[c] = c'0' <= c <= c'9' or c'A' <= c <= c'Z' or c'a' <= c <= c'z'
+    while others[0]:
+        _token_bytes[<uint8_t>others[0]] = 1
+        others += 1
+
+
+cdef int hdr_append(Buf *block, uint8_t tag, const uint8_t *name, size_t name_len, const uint8_t *value,
+                    size_t value_len) noexcept nogil:
+    cdef:
+        size_t inner = 0
+        uint8_t *out
+    if name_len > INT32_MAX or value_len > INT32_MAX:   # beyond what protobuf can carry; the sums below stay small
+        return -1
+    if name_len:
+        inner += 1 + varint_size(name_len) + name_len
+    if value_len:
+        inner += 1 + varint_size(value_len) + value_len
+    if buf_reserve(block, inner + 11) < 0:
+        return -1
+    out = block.data + block.len
+    out[0] = tag
+    out = put_varint(out + 1, inner)
+    if name_len:
+        out[0] = 1 << 3 | WIRE_BYTES
+        out = put_bytes(put_varint(out + 1, name_len), name, name_len)
+    if value_len:
+        out[0] = 2 << 3 | WIRE_BYTES
+        out = put_bytes(put_varint(out + 1, value_len), value, value_len)
+    block.len = <size_t>(out - block.data)
+    return 0
+
+
+cdef bint hdr_name_ok(const uint8_t *name, size_t n) noexcept nogil:
+    cdef size_t i
+    for i in range(n):
+        if not _token_bytes[name[i]]:
+            return False
+    return n != 0
+
+
+cdef inline bint _is_space(uint8_t c) noexcept nogil:
+    return c == c' ' or c == c'\t'
+
+
+cdef inline bint _is_control(uint8_t c) noexcept nogil:
+    return c < 0x20 or c == 0x7F
+
+
+cdef bint hdr_value_ok(const uint8_t *value, size_t n) noexcept nogil:
+    cdef size_t i
+    if n == 0:
+        return True
+    if _is_space(value[0]) or _is_space(value[n - 1]):
+        return False
+    for i in range(n):
+        if _is_control(value[i]) and value[i] != c'\t':
+            return False
+    return True
+
+
+cdef bint hdr_target_ok(const uint8_t *target, size_t n) noexcept nogil:
+    cdef size_t i
+    for i in range(n):
+        if _is_control(target[i]) or target[i] == c' ':
+            return False
+    return n != 0
+
+
+cdef inline uint8_t _lower(uint8_t c) noexcept nogil:
+    return c | 0x20 if c'A' <= c <= c'Z' else c
+
+
+cdef bint hdr_is(const uint8_t *name, size_t n, const char *lower) noexcept nogil:
+    cdef size_t i
+    for i in range(n):
+        if lower[i] == 0 or _lower(name[i]) != <uint8_t>lower[i]:
+            return False
+    return lower[n] == 0
+
+
+cdef bint hdr_hop_by_hop(const uint8_t *name, size_t n) noexcept nogil:
+    if n == 2:
+        return hdr_is(name, n, "te")
+    if n == 7:
+        return hdr_is(name, n, "upgrade")
+    if n == 10:
+        return hdr_is(name, n, "connection") or hdr_is(name, n, "keep-alive")
+    if n == 16:
+        return hdr_is(name, n, "proxy-connection")
+    if n == 17:
+        return hdr_is(name, n, "transfer-encoding")
+    return False
+
+
+cdef void hdr_lower(uint8_t *dst, const uint8_t *src, size_t n) noexcept nogil:
+    cdef size_t i
+    for i in range(n):
+        dst[i] = _lower(src[i])
+
+
+cdef bint hdr_has_token(const uint8_t *value, size_t n, const char *lower) noexcept nogil:
+    cdef:
+        size_t start = 0
+        size_t i, end
+    for i in range(n + 1):
+        if i < n and value[i] != c',':
+            continue
+        end = i
+        while start < end and _is_space(value[start]):
+            start += 1
+        while end > start and _is_space(value[end - 1]):
+            end -= 1
+        if end > start and hdr_is(value + start, end - start, lower):
+            return True
+        start = i + 1
+    return False
