@@ -1,4 +1,4 @@
-"""Generate the Python code of the wire contract: ``python proto/generate.py OUTPUT_DIRECTORY``.
+"""Generate the Python code of the .proto files: ``python proto/generate.py PACKAGE_DIRECTORY``.
 
 ``make proto`` runs this with a pinned grpcio-tools, whose code works from the lower bound of our protobuf dependency
 on; a unit test runs it with whatever version is installed and compares the contract.
@@ -10,22 +10,28 @@ import tempfile
 from pathlib import Path
 
 PROTO = Path(__file__).resolve().parent
-FILES = ("tunnel_pb2.py", "tunnel_pb2.pyi", "tunnel_pb2_grpc.py")
+PACKAGES = {  # .proto file -> the sub-package that gets its code
+    "fasttunnel/v1/tunnel.proto": "wire",
+    "fasttunnel/demo/v1/demo.proto": "demo",
+}
 
 
-def generate(output: Path) -> list[Path]:
-    """Write the generated modules into `output`, with package-relative imports."""
+def generate(package: Path) -> list[Path]:
+    """Write the generated modules into the sub-packages of `package`, with relative imports; their paths inside it."""
     from grpc_tools import protoc  # needed by developers only
 
+    written = []
     with tempfile.TemporaryDirectory() as work:
-        arguments = ["protoc", f"-I{PROTO}", *(f"--{kind}_out={work}" for kind in ("python", "pyi", "grpc_python"))]
-        if protoc.main([*arguments, "fasttunnel/v1/tunnel.proto"]) != 0:
+        outputs = [f"--{kind}_out={work}" for kind in ("python", "pyi", "grpc_python")]
+        if protoc.main(["protoc", f"-I{PROTO}", *outputs, *PACKAGES]) != 0:
             raise SystemExit("protoc failed")
-        for name in FILES:
-            text = (Path(work) / "fasttunnel" / "v1" / name).read_text()
-            text = re.sub(r"^from fasttunnel\.v1 import", "from . import", text, flags=re.MULTILINE)
-            (output / name).write_text(text)
-    return [output / name for name in FILES]
+        for proto, folder in PACKAGES.items():
+            (package / folder).mkdir(exist_ok=True)
+            for made in sorted((Path(work) / proto).parent.glob(Path(proto).stem + "_pb2*")):
+                text = re.sub(r"^from fasttunnel[.\w]* import", "from . import", made.read_text(), flags=re.MULTILINE)
+                (package / folder / made.name).write_text(text)
+                written.append(Path(folder) / made.name)
+    return written
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def test_bad_server_option(options: dict[str, object], says: str) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"routes": ["http://a:1"]}, "`server`"),
+        ({"routes": ["http://a:1"]}, "--server HOST:PORT"),
         ({"server": "a", "routes": ["http://a:1"]}, "HOST:PORT"),
         ({"server": "a:1"}, "nothing to serve"),
         ({"server": "a:1", "routes": [{"backend": 5}]}, "`$.routes[0].backend`"),

@@ -96,7 +96,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             if self.token is None and not is_loopback(host):
                 raise ConfigError(
                     f"{option} {address} is open to the network, so a token is needed",
-                    detail="without one, anybody who reaches the tunnel port could serve your routes and read the requests",
+                    detail="without one, anybody who reaches the tunnel port could serve your routes and read them",
                     hint="set FASTTUNNEL_TOKEN or --token-file here and for the client, or listen on 127.0.0.1",
                 )
 
@@ -147,6 +147,8 @@ def server_config(options: Mapping[str, Any]) -> ServerConfig:
 def client_config(options: Mapping[str, Any]) -> ClientConfig:
     """Like server_config; `routes` are texts ("[ROUTE=]BACKEND"), tables (RouteEntry) or RouteSpecs."""
     options = _with_token(options)
+    if "server" not in options:
+        raise ConfigError("there is no server to dial", hint="name its tunnel port with --server HOST:PORT")
     routes = tuple(_route_spec(entry, index) for index, entry in enumerate(options.pop("routes", ())))
     return _convert({**options, "routes": routes}, ClientConfig)
 

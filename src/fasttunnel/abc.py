@@ -1,0 +1,61 @@
+"""What an engine has to offer. The Cython data plane satisfies this; so can anything that speaks the wire contract."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from fasttunnel.control.auth import Authenticator
+from fasttunnel.control.config import ClientConfig, ServerConfig
+from fasttunnel.control.log import Events
+from fasttunnel.control.routes import RouteTable
+
+
+class ServerEngine(Protocol):
+    """The public end: accepts requests and the tunnels that carry them."""
+
+    def __init__(self, config: ServerConfig, *, authenticator: Authenticator, events: Events) -> None: ...
+
+    @property
+    def public_addresses(self) -> Sequence[tuple[str, int]]:
+        """Host and port of each public socket, once started; a port 0 of the configuration has become a real one."""
+
+    @property
+    def tunnel_addresses(self) -> Sequence[tuple[str, int]]:
+        """Host and port of each socket for tunnels, once started."""
+
+    @property
+    def routes(self) -> RouteTable[Any]:
+        """What is up."""
+
+    async def start(self) -> None:
+        """Listen. Raises ListenError."""
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Accept nothing new, let requests finish for `grace_s` seconds (None: as configured), then end the rest."""
+
+    async def wait_closed(self) -> None:
+        """Returns once stopped."""
+
+    def status(self) -> dict[str, Any]:
+        """Counts and links, for people and tests."""
+
+
+class ClientEngine(Protocol):
+    """The end beside the backends: dials the server, registers the routes, opens connections to backends."""
+
+    def __init__(self, config: ClientConfig, *, events: Events) -> None: ...
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """How the public reaches the routes, as the server said."""
+
+    async def start(self) -> None:
+        """Returns once registered, waits while the server is away. Raises AuthError, RegisterError, ConnectError."""
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """As for the server."""
+
+    async def wait_closed(self) -> None:
+        """Returns once stopped; raises what made it give up."""
+
+    def status(self) -> dict[str, Any]:
+        """Counts and connections, for people and tests."""

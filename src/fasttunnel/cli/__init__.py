@@ -1,0 +1,41 @@
+"""The command line: `fasttunnel server`, `fasttunnel client`, `fasttunnel demo`."""
+
+import click
+
+from fasttunnel import __version__
+from fasttunnel.cli.client import client
+from fasttunnel.cli.demo import demo
+from fasttunnel.cli.server import server
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="fasttunnel")
+def main() -> None:
+    """A reverse tunnel for HTTP, WebSocket and gRPC.
+
+    \b
+    See it work on this machine:
+        fasttunnel demo
+
+    \b
+    Put an app that listens on port 3000 behind a tunnel:
+        fasttunnel server
+        fasttunnel client --server 127.0.0.1:7000 http://127.0.0.1:3000
+        curl http://127.0.0.1:8080/
+
+    \b
+    The same on two machines, with a token that both know:
+        server$ export FASTTUNNEL_TOKEN=...
+        server$ fasttunnel server --listen 0.0.0.0:80 --tunnel 0.0.0.0:7000
+        laptop$ export FASTTUNNEL_TOKEN=...
+        laptop$ fasttunnel client --server server.example.com:7000 http://127.0.0.1:3000
+
+    \b
+    Exit codes: 0 stopped as asked, 2 wrong option or file, 3 cannot listen, 4 no such server,
+    5 token refused, 6 route refused, 7 not built, 1 anything else.
+    """
+
+
+main.add_command(server)
+main.add_command(client)
+main.add_command(demo)

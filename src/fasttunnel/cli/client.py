@@ -1,0 +1,60 @@
+"""`fasttunnel client`."""
+
+from pathlib import Path
+
+import click
+
+from fasttunnel.cli import options, running
+from fasttunnel.control.config import client_config
+from fasttunnel.errors import FasttunnelError
+
+
+@click.command()
+@click.option("--server", metavar="HOST:PORT", help="The tunnel port of the server.")
+@options.token_file
+@options.config_file
+@options.token_variable
+@click.argument("routes", nargs=-1, metavar="[ROUTE=]BACKEND ...")
+def client(
+    server: str | None, token_file: Path | None, config: Path | None, token: str | None, routes: tuple[str, ...]
+) -> None:
+    """Dial a server and pass its requests to backends.
+
+    \b
+    BACKEND  http://HOST:PORT (HTTP and WebSocket) or grpc://HOST:PORT (HTTP/2 without TLS)
+    ROUTE    host, *.host, host/prefix or /prefix; for gRPC also host/pkg.Service or /pkg.Service;
+             without a ROUTE it is everything of the backend's kind. The longest match wins.
+
+    \b
+    A web app on port 3000, and a gRPC service beside it:
+        fasttunnel client --server 127.0.0.1:7000 http://127.0.0.1:3000 grpc://127.0.0.1:50051
+    By host name and path:
+        fasttunnel client --server t.example.com:7000 --token-file token \\
+            shop.example.com=http://127.0.0.1:3000 shop.example.com/api=http://127.0.0.1:4000
+    One gRPC service of several:
+        fasttunnel client --server 127.0.0.1:7000 /shop.Cart=grpc://127.0.0.1:50051
+
+    \b
+    A file for --config holds the same and more, such as
+        server = "t.example.com:7000"
+        token_file = "token"
+        [[routes]]
+        route = "shop.example.com/api"
+        backend = "http://127.0.0.1:4000"
+        strip_prefix = true
+
+    While the server is away the client keeps trying. A first Ctrl-C (SIGINT, SIGTERM) lets requests
+    under way finish, a second one stops at once.
+    """
+    try:
+        settings = client_config(options.gather(config, token_file, server=server, routes=routes, token=token or None))
+    except FasttunnelError as error:
+        running.fail(error)
+
+    from fasttunnel.api import Client
+    from fasttunnel.cli.screen import ClientScreen
+
+    screen = ClientScreen(settings)
+    screen.title("client")
+    end = Client.from_config(settings, events=screen)
+    running.run(lambda: running.serve(end, lambda: None, screen.say))

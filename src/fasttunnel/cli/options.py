@@ -1,0 +1,25 @@
+"""Options that commands share, and how options, environment and file go together: the more explicit one wins."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fasttunnel.control.config import read_file, read_token
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+token_file = click.option(
+    "--token-file", type=_FILE, metavar="F", help="File that holds the token. Default: the variable FASTTUNNEL_TOKEN."
+)
+config_file = click.option("--config", type=_FILE, metavar="F", help="TOML file with these and further options.")
+token_variable = click.option("--token", envvar="FASTTUNNEL_TOKEN", hidden=True)
+
+
+def gather(config: Path | None, token_file: Path | None, **given: Any) -> dict[str, Any]:
+    """All options by name: the file's, over them the environment's and those of the command line."""
+    options = read_file(config) if config is not None else {}
+    options |= {name: value for name, value in given.items() if value is not None and value != ()}
+    if token_file is not None:
+        options["token"] = read_token(token_file)
+    return options

@@ -1,0 +1,78 @@
+"""How a command runs: on uvloop, until a signal asks it to drain; a mistake of the user is one line, no traceback."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn, Protocol
+
+import click
+
+from fasttunnel.errors import FasttunnelError
+
+
+class Stoppable(Protocol):
+    async def start(self) -> None: ...
+    async def stop(self, grace_s: float | None = None) -> None: ...
+    async def wait_closed(self) -> None: ...
+
+
+def run(work: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
+    """Run `work` and exit with the code that says how it ended."""
+    import uvloop  # only commands that run something need it
+
+    try:
+        uvloop.run(work())
+    except FasttunnelError as error:
+        fail(error)
+    sys.exit(0)
+
+
+def fail(error: FasttunnelError) -> NoReturn:
+    """Say what is wrong in one line, and exit."""
+    click.echo(f"fasttunnel: {error}", err=True)
+    sys.exit(error.exit_code)
+
+
+async def serve(end: Stoppable, started: Callable[[], None], say: Callable[[str], None]) -> None:
+    """Start one end of a tunnel, call `started`, and keep it running until it ends or a signal stops it."""
+
+    async def live() -> None:
+        await end.start()
+        started()
+        await end.wait_closed()
+
+    asked = stop_signal(say)
+    try:
+        await _first(asked, live())
+    finally:
+        await end.stop()
+
+
+def stop_signal(say: Callable[[str], None]) -> asyncio.Event:
+    """An event that SIGINT and SIGTERM set. A second signal ends the process on the spot."""
+    asked = asyncio.Event()
+
+    def on_signal() -> None:
+        if asked.is_set():
+            os._exit(1)
+        say("stopping  requests under way may finish; once more to stop at once")
+        asked.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    return asked
+
+
+async def _first(asked: asyncio.Event, work: Awaitable[None]) -> None:
+    """Returns when `work` has ended, and raises what it raised; or when the event is set, `work` is then cancelled."""
+    working = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(asked.wait())
+    await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if working.done():
+        await working
+        return
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)

@@ -1,0 +1,92 @@
+"""What a person sees of a running server or client: a few lines of summary, then one per event."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from fasttunnel import __version__
+from fasttunnel.control.config import ClientConfig, RouteSpec
+from fasttunnel.control.log import Events
+from fasttunnel.control.routes import Route
+
+
+class Screen(Events):
+    """Events as lines of two columns, coloured on a terminal. Texts from peers are shown as text, never as markup."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
+        self.console = console or Console(highlight=False)
+
+    def line(self, label: str, *parts: str | tuple[str, str], style: str = "bold") -> None:
+        """`parts` are texts, or (text, style)."""
+        text = Text("  ").append(f"{label:<9} ", style)
+        for part in parts:
+            text.append(*((part,) if isinstance(part, str) else part))
+        # A line is a line, also in a narrow window or a pipe: addresses can be copied and searched for.
+        self.console.print(text, soft_wrap=True)
+
+    def title(self, program: str) -> None:
+        self.console.print(f"[bold]fasttunnel {program}[/]  [dim]{__version__}[/]", soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A line whose first word is its label."""
+        label, _, rest = text.partition(" ")
+        self.line(label, rest.strip())
+
+    def warning(self, text: str) -> None:
+        self.line("warning", text, style="bold yellow")
+
+
+class ServerScreen(Screen):
+    """The server's. `public` is the address that URLs are made with, known once the server listens."""
+
+    public: tuple[str, int] = ("", 0)
+
+    def listening(self, kind: str, address: str) -> None:
+        """Told by the summary."""
+
+    def summary(self, public_url: str, tunnel: str, has_token: bool) -> None:
+        self.line("public", (public_url, "bold green"), "  HTTP, WebSocket and gRPC")
+        self.line("tunnel", tunnel, "  clients need the token" if has_token else "  no token: for this machine only")
+        self.line("routes", "none yet; to add some, run beside your app (here one on port 3000):")
+        self.line("", f"fasttunnel client --server {tunnel} http://127.0.0.1:3000")
+
+    def link_up(self, client_id: str, session_id: str, peer: str, routes: Sequence[Route]) -> None:
+        self.line("client", f"{client_id or session_id} from {peer}", style="bold green")
+        for route in routes:
+            self.line("", (route.url(*self.public), "green"), f"  {route.kinds}")
+
+    def link_down(self, client_id: str, session_id: str, reason: str) -> None:
+        self.line("gone", f"{client_id or session_id}: {reason}", style="bold red")
+
+
+class ClientScreen(Screen):
+    """The client's."""
+
+    def __init__(self, config: ClientConfig, console: Console | None = None) -> None:
+        super().__init__(console)
+        self._config = config
+        self._reason = ""
+        self._was_connected = False
+
+    def connected(self, server: str, urls: Sequence[str]) -> None:
+        self._reason = ""
+        if self._was_connected:
+            self.line("server", f"{server}  connected again", style="bold green")
+            return
+        self._was_connected = True
+        self.line("server", f"{server}  connected", style="bold green")
+        routes = self._config.routes
+        for index, spec in enumerate(routes):
+            # The server names a URL for each route; a server of another make may not.
+            url = urls[index] if len(urls) == len(routes) else str(spec.route)
+            self._route("routes" if index == 0 else "", url, spec)
+
+    def _route(self, label: str, url: str, spec: RouteSpec) -> None:
+        self.line(label, (url, "bold green"), f"  ->  {spec.backend}  ({spec.route.kinds})")
+
+    def disconnected(self, server: str, reason: str, retry_in_s: float | None) -> None:
+        if retry_in_s is not None and reason != self._reason:  # the reason for giving up is the command's last line
+            self._reason = reason
+            self.line("away", f"{server}: {reason}; trying again until it answers", style="bold yellow")

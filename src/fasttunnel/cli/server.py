@@ -1,0 +1,61 @@
+"""`fasttunnel server`."""
+
+from pathlib import Path
+
+import click
+
+from fasttunnel.cli import options, running
+from fasttunnel.control.config import DEFAULT_LISTEN, DEFAULT_TUNNEL, server_config
+from fasttunnel.errors import FasttunnelError
+
+
+@click.command()
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help=f"Where the public sends HTTP/1.1, HTTP/2 (h2c), WebSocket and gRPC requests. Default: {DEFAULT_LISTEN}",
+)
+@click.option("--tunnel", metavar="HOST:PORT", help=f"Where clients dial in. Default: {DEFAULT_TUNNEL}")
+@options.token_file
+@options.config_file
+@options.token_variable
+def server(
+    listen: str | None, tunnel: str | None, token_file: Path | None, config: Path | None, token: str | None
+) -> None:
+    """Accept requests of the public and pass them to clients.
+
+    \b
+    On this machine only:
+        fasttunnel server
+    For the network; whoever dials in needs the token:
+        FASTTUNNEL_TOKEN=... fasttunnel server --listen 0.0.0.0:80 --tunnel 0.0.0.0:7000
+    With the token in a file, IPv6, a free port (the first lines say which):
+        fasttunnel server --token-file token --listen [::]:80 --tunnel [::]:7000
+        fasttunnel server --listen 127.0.0.1:0
+
+    \b
+    A file for --config holds the same and more, such as
+        listen = "0.0.0.0:80"
+        tunnel = "0.0.0.0:7000"
+        token_file = "token"
+        ws_message_bytes = 16_777_216
+
+    A first Ctrl-C (SIGINT, SIGTERM) lets requests under way finish, a second one stops at once.
+    """
+    try:
+        settings = server_config(options.gather(config, token_file, listen=listen, tunnel=tunnel, token=token or None))
+    except FasttunnelError as error:
+        running.fail(error)
+
+    from fasttunnel.api import Server
+    from fasttunnel.cli.screen import ServerScreen
+
+    screen = ServerScreen()
+    end = Server.from_config(settings, events=screen)
+
+    def started() -> None:
+        screen.public = end.address
+        screen.title("server")
+        screen.summary(end.public_url, end.tunnel, settings.token is not None)
+
+    running.run(lambda: running.serve(end, started, screen.say))
