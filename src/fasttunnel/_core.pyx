@@ -9,6 +9,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
 import os
+from typing import NamedTuple
 
 include "core/cursor.pxi"           # checked reader of foreign bytes, writer
 include "core/buffer.pxi"           # growable bytes

@@ -145,12 +145,14 @@ cdef Py_ssize_t head_end(const uint8_t *data, size_t n, size_t *scanned) noexcep
             if i + 1 == n:
                 break
             if data[i + 1] != c'\n':
+                scanned[0] = i
                 return -1
             if i == 0 or data[i - 1] == c'\n':
                 scanned[0] = i + 2
                 return <Py_ssize_t>(i + 2)
             i += 2
         elif c == c'\n' or c == 0:
+            scanned[0] = i
             return -1
         else:
             i += 1
