@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = Path("src/fasttunnel")
 ENGINE = PACKAGE / "engine"
 NGHTTP2_MINIMUM = "1.52"
-NGHTTP2_HELP = f"""fasttunnel needs libnghttp2 {NGHTTP2_MINIMUM} or newer and its headers, found by pkg-config: {{problem}}.
+NGHTTP2_HELP = f"""fasttunnel needs libnghttp2 {NGHTTP2_MINIMUM} or newer and its headers: {{problem}}.
 Install it with
   Debian, Ubuntu   apt-get install libnghttp2-dev pkg-config
   Fedora           dnf install libnghttp2-devel pkgconf-pkg-config
@@ -77,21 +77,16 @@ def extensions() -> list[Extension]:
     return found
 
 
-def switched() -> bool:
-    """Whether the last build used other switches: its objects must not be mixed with ours."""
-    now = f"debug={DEBUG} sanitize={SANITIZE}"
-    stamp = ROOT / "build" / "switches"
-    before = stamp.read_text() if stamp.exists() else None
-    stamp.parent.mkdir(exist_ok=True)
-    stamp.write_text(now)
-    return before is not None and before != now
-
-
 def main() -> None:
     from Cython.Build import cythonize
 
     os.chdir(ROOT)
-    force = switched()
+    # Objects of a build with other switches must not be mixed with ours, also when this build fails half-way.
+    switches = f"debug={DEBUG} sanitize={SANITIZE} annotate={ANNOTATE}"
+    stamp = Path("build/switches")
+    force = not stamp.exists() or stamp.read_text() != switches
+    if force:
+        stamp.unlink(missing_ok=True)
     modules = cythonize(
         extensions(),
         build_dir="build/cython",  # C files and HTML stay out of the source tree
@@ -110,6 +105,9 @@ def main() -> None:
         },
     )
     setup(ext_modules=modules, options={"build_ext": {"force": force, "parallel": os.cpu_count() or 1}})
+    if "build_ext" in sys.argv or "editable_wheel" in sys.argv:
+        stamp.parent.mkdir(exist_ok=True)
+        stamp.write_text(switches)
 
 
 if __name__ == "__main__":  # cythonize's workers may import this file

@@ -1,4 +1,4 @@
-"""The wire contract as generated Python code (``make proto``): `tunnel_pb2`, and `tunnel_pb2_grpc` for stock gRPC programs.
+"""The wire contract as generated Python code (``make proto``).
 
-Import the modules by name. `tunnel_pb2_grpc` imports grpcio, which the engines do not need.
+Import the modules by name: `tunnel_pb2`, and for stock gRPC programs `tunnel_pb2_grpc`, which imports grpcio.
 """

@@ -1,0 +1,101 @@
+# Every command of a developer. `make demo` and `make test` do all they need by themselves, on a fresh machine with
+# Python 3.11 or newer, a C compiler and make.
+
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+PROTO_TOOLS := grpcio-tools==1.76.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+NODE := tests/interop/node
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# -- what is needed, each step once -----------------------------------------------------------------------------------
+
+$(VENV)/created: tools/system-packages
+	@test -n "$(PYTHON)" || { echo "fasttunnel needs Python 3.11 or newer; name one with make PYTHON=..."; exit 1; }
+	@tools/system-packages build $(PYTHON)
+	@echo "creating $(VENV) with $$($(PYTHON) -V)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade pip "setuptools>=77" "cython>=3.1"
+	@touch $@
+
+# The dependencies of an extra; the editable install builds the extension modules as well.
+$(VENV)/with-%: $(VENV)/created pyproject.toml
+	@echo "installing fasttunnel[$*]"
+	@$(PIP) install --no-build-isolation -e ".[$*]"
+	@touch $@
+
+$(VENV)/peers: tools/system-packages
+	@tools/system-packages test
+	@touch $@
+
+# Packages of the Node.js test clients; without npm those tests are skipped by name.
+$(VENV)/node: $(wildcard $(NODE)/package.json) | $(VENV)/peers
+	@if [ -f $(NODE)/package.json ] && command -v npm >/dev/null; then \
+		echo "installing the Node.js test clients"; \
+		npm --prefix $(NODE) install --no-audit --no-fund --loglevel=error >/dev/null || echo "npm install failed"; \
+	fi
+	@touch $@
+
+# -- building ---------------------------------------------------------------------------------------------------------
+
+BUILD := $(BIN)/python setup.py -q build_ext --inplace
+
+.PHONY: build debug annotate
+build: $(VENV)/created ## extension modules in place, optimised
+	@$(BUILD)
+
+debug: $(VENV)/created ## the same for debugging: -O0 -g, bounds and None checks, life-cycle counters
+	@FASTTUNNEL_DEBUG=1 $(BUILD)
+
+annotate: $(VENV)/created ## annotated HTML of every .pyx under build/cython
+	@FASTTUNNEL_ANNOTATE=1 $(BUILD)
+	@find build/cython -name '*.html'
+
+# -- running ----------------------------------------------------------------------------------------------------------
+
+.PHONY: demo test test-fast asan lint types
+demo: $(VENV)/with-demo build ## server, client and three backends, with real traffic (ARGS=--keep: stay up)
+	@$(BIN)/fasttunnel demo $(ARGS)
+
+test: $(VENV)/with-test build $(VENV)/peers $(VENV)/node ## the whole suite (ARGS: options of pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(VENV)/with-test build ## unit tests only
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+# Python itself is not built with the sanitizers, so their library is loaded first, and what Python leaks is its affair.
+asan: $(VENV)/with-test ## unit and differential tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@FASTTUNNEL_SANITIZE=1 $(BUILD)
+	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+		$(BIN)/python -m pytest $(wildcard tests/unit tests/differential) $(ARGS)
+
+lint: $(VENV)/with-dev ## ruff and cython-lint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/cython-lint src
+
+types: $(VENV)/with-dev build ## mypy
+	@$(BIN)/mypy
+
+# -- other ------------------------------------------------------------------------------------------------------------
+
+.PHONY: proto clean
+proto: ## Python code of proto/**/*.proto, with the protobuf version that pyproject.toml asks for at least
+	@test -x build/proto/bin/python || $(PYTHON) -m venv build/proto
+	@build/proto/bin/python -m pip --disable-pip-version-check -q install $(PROTO_TOOLS) setuptools
+	@build/proto/bin/python proto/generate.py src/fasttunnel
+
+clean: ## remove what was built, the virtual environment included
+	@rm -rf build $(VENV) src/*.egg-info $(NODE)/node_modules
+	@find src -name '*.so' -delete
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
