@@ -154,13 +154,16 @@ def client_config(options: Mapping[str, Any]) -> ClientConfig:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The options in a TOML file. Raises ConfigError."""
+    """The options in a TOML file; the token_file is sought beside it. Raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        options = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}", detail=error.strerror) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML", detail=str(error)) from None
+    if isinstance(options.get("token_file"), str):
+        options["token_file"] = str(path.parent / options["token_file"])
+    return options
 
 
 def read_token(path: Path) -> Secret:

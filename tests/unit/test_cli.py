@@ -1,0 +1,147 @@
+"""The command line: its forms, its help, and one clear line for every mistake. No engine is started here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from fasttunnel import __version__
+from fasttunnel.cli import main, options
+from fasttunnel.control.config import Secret
+from fasttunnel.errors import ConfigError
+
+
+def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command; a traceback is a failure of the test."""
+    result = CliRunner().invoke(
+        main, list(arguments), prog_name="fasttunnel", env={"FASTTUNNEL_TOKEN": "", **environment}
+    )
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_version() -> None:
+    code, out, _ = run("--version")
+    assert code == 0
+    assert __version__ in out
+
+
+@pytest.mark.parametrize("command", ["server", "client", "demo"])
+def test_help_teaches_by_example(command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"fasttunnel {command}" in out.split("Usage:")[1].split("\n", 1)[1], "an example beside the usage line"
+
+
+def test_help_of_the_program_shows_the_whole_way() -> None:
+    _, out, _ = run("--help")
+    for line in (
+        "fasttunnel demo",
+        "fasttunnel server",
+        "fasttunnel client --server 127.0.0.1:7000 http://127.0.0.1:3000",
+    ):
+        assert line in out
+
+
+FORMS = {
+    "server": {"--listen": "HOST:PORT", "--tunnel": "HOST:PORT", "--token-file": "F", "--config": "F"},
+    "client": {"--server": "HOST:PORT", "--token-file": "F", "--config": "F"},
+    "demo": {"--keep": None},
+}
+
+
+@pytest.mark.parametrize("command", FORMS)
+def test_forms(command: str) -> None:
+    shown = [
+        option
+        for option in main.commands[command].params
+        if isinstance(option, click.Option) and not option.hidden and option.name != "help"
+    ]
+    assert {option.opts[0]: option.metavar for option in shown} == FORMS[command]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["server", "--listen", "0.0.0.0:8080"], "--listen 0.0.0.0:8080 is open to the network, so a token is needed"),
+        (["server", "--tunnel", "[::]:7000"], "--tunnel [::]:7000 is open to the network, so a token is needed"),
+        (["server", "--listen", "8080"], "write HOST:PORT"),
+        (["server", "--config", "/does/not/exist"], "cannot read /does/not/exist"),
+        (["server", "--token-file", "/does/not/exist"], "cannot read the token file"),
+        (["client", "http://127.0.0.1:3000"], "--server HOST:PORT"),
+        (["client", "--server", "127.0.0.1:7000"], "nothing to serve"),
+        (["client", "--server", "127.0.0.1:7000", "3000"], "write http://127.0.0.1:3000"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def test_a_bad_token_in_the_environment_is_not_shown() -> None:
+    code, _, err = run("server", FASTTUNNEL_TOKEN="s3cret token")
+    assert code == 2
+    assert "visible ASCII" in err
+    assert "s3cret" not in err
+
+
+def test_the_more_explicit_option_wins(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text('listen = "127.0.0.1:1"\ntunnel = "127.0.0.1:2"\ntoken = "of-the-file"\n')
+    (tmp_path / "token").write_text("of-the-token-file\n")
+
+    gathered = options.gather(config, None, listen="127.0.0.1:3", tunnel=None, token=None)
+    assert gathered == {"listen": "127.0.0.1:3", "tunnel": "127.0.0.1:2", "token": "of-the-file"}
+    assert options.gather(config, None, token="of-the-environment")["token"] == "of-the-environment"
+    token = options.gather(config, tmp_path / "token", token="of-the-environment")["token"]
+    assert isinstance(token, Secret)
+    assert token.reveal() == "of-the-token-file"
+    with pytest.raises(ConfigError):
+        options.gather(tmp_path / "other.toml", None)
+
+
+def test_a_token_file_is_found_beside_the_file_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    (tmp_path / "server.toml").write_text('token_file = "token"\n')
+    assert options.gather(tmp_path / "server.toml", None)["token_file"] == str(tmp_path / "token")
+
+
+def test_an_unknown_server_is_one_line_and_exit_code_4() -> None:
+    # A process of its own: uvloop.run belongs to the main thread of a program.
+    command = [
+        sys.executable,
+        "-m",
+        "fasttunnel",
+        "client",
+        "--server",
+        "no.such.host.invalid:7000",
+        "http://127.0.0.1:1",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "FASTTUNNEL_TOKEN": ""}
+    )
+    if "Temporary failure" in done.stderr:  # a machine without any resolver cannot know
+        pytest.skip("no name resolution here")
+    assert done.returncode == 4
+    assert "cannot find the server no.such.host.invalid:7000" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_loads_no_engine_and_no_grpc() -> None:
+    program = (
+        "import sys\n"
+        "from fasttunnel.cli import main\n"
+        "try:\n    main(['server', '--help'], prog_name='fasttunnel')\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'grpc', 'google.protobuf', 'uvloop', 'rich', 'fasttunnel._core', 'fasttunnel.engine'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
