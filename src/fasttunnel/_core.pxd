@@ -19,7 +19,7 @@ cdef struct Buf:                # growable bytes; {NULL, 0, 0} is a valid empty 
     size_t len
     size_t cap
 
-cdef int buf_reserve(Buf *buf, size_t extra) noexcept nogil                          # room for `extra` more; 0, -1: no memory
+cdef int buf_reserve(Buf *buf, size_t extra) noexcept nogil                          # room for `extra` more; 0, -1: no memory or above 1 GiB
 cdef int buf_append(Buf *buf, const uint8_t *src, size_t n) noexcept nogil           # 0, -1: no memory
 cdef void buf_consume(Buf *buf, size_t n) noexcept nogil                             # drop the first n bytes; frees when empty
 cdef void buf_free(Buf *buf) noexcept nogil
@@ -237,6 +237,7 @@ cdef size_t msg_encode_ws(const uint8_t *id, size_t id_len, int direction, const
 
 cdef int hdr_append(Buf *block, uint8_t tag, const uint8_t *name, size_t name_len, const uint8_t *value,
                     size_t value_len) noexcept nogil                                   # 0, -1: no memory
+cdef void hdr_retag(Buf *block, uint8_t tag) noexcept nogil                           # give all fields of a block another tag
 cdef bint hdr_name_ok(const uint8_t *name, size_t n) noexcept nogil                   # token, RFC 9110 5.6.2
 cdef bint hdr_value_ok(const uint8_t *value, size_t n) noexcept nogil                 # field-value, RFC 9110 5.5: no CR LF NUL or
                                                                                       # other control but HTAB, no space at the ends

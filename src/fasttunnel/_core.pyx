@@ -4,7 +4,7 @@ bodies and the request table.
 `_core.pxd` is what the engine uses. The classes and functions visible from Python (core/face.pxi) exist for tests: they
 copy, and they put every input into a block of exactly its size, so that a sanitizer sees a read beyond it.
 """
-from libc.stdint cimport INT32_MAX, INT64_MAX, UINT32_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, UINT32_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 

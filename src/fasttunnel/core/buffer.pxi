@@ -2,6 +2,7 @@
 
 cdef enum:
     BUF_FIRST_BYTES = 256
+    BUF_MAX_BYTES = 1 << 30         # nothing that is buffered on purpose comes near it
 
 
 cdef int buf_reserve(Buf *buf, size_t extra) noexcept nogil:
@@ -10,11 +11,11 @@ cdef int buf_reserve(Buf *buf, size_t extra) noexcept nogil:
         uint8_t *data
     if extra <= cap - buf.len:
         return 0
-    if extra > <size_t>INT64_MAX - buf.len:
+    if extra > BUF_MAX_BYTES - buf.len:
         return -1
     if cap < BUF_FIRST_BYTES:
         cap = BUF_FIRST_BYTES
-    while cap - buf.len < extra:                        # no overflow: both stay below 2^63 and cap at most doubles past them
+    while cap - buf.len < extra:
         cap *= 2
     data = <uint8_t *>realloc(buf.data, cap)
     if data == NULL:

@@ -69,20 +69,31 @@ cdef inline uint64_t cur_varint(Cursor *c) noexcept nogil:
     return _cur_long_varint(c, 10)
 
 
-cdef inline uint32_t cur_tag(Cursor *c) noexcept nogil:
-    """Field number << 3 | wire type, in at most 5 bytes; 0 on failure."""
+cdef inline uint32_t _cur_any_tag(Cursor *c) noexcept nogil:
+    """Field number << 3 | wire type, in at most 5 bytes."""
     cdef:
         const uint8_t *start = c.p
         uint64_t tag
     if start != c.end and start[0] < 0x80:
         tag = start[0]
-        c.p += 1
+        c.p = start + 1
     else:
         tag = _cur_long_varint(c, 5)
-    if tag < 8 or tag > UINT32_MAX or (tag & 7) > WIRE_FIXED32:
+    if tag > UINT32_MAX or (tag & 7) > WIRE_FIXED32:
         cur_fail(c, MSG_E_TAG, start)
         return 0
     return <uint32_t>tag
+
+
+cdef inline uint32_t cur_tag(Cursor *c) noexcept nogil:
+    """Tag of a field of a message, where number 0 is an error; 0 on failure."""
+    cdef:
+        const uint8_t *start = c.p
+        uint32_t tag = _cur_any_tag(c)
+    if tag < 8:
+        cur_fail(c, MSG_E_TAG, start)
+        return 0
+    return tag
 
 
 cdef inline const uint8_t *cur_take(Cursor *c, uint64_t n) noexcept nogil:
@@ -132,8 +143,8 @@ cdef void cur_skip(Cursor *c, uint32_t tag, int depth) noexcept nogil:
         cur_take(c, 4)
     elif wire == WIRE_GROUP and depth > 0:
         while True:
-            inner = cur_tag(c)                          # a group that never ends runs into the end of the input
-            if c.error:
+            inner = _cur_any_tag(c)                     # protobuf skips number 0 inside an unknown group, so we do
+            if c.error:                                 # also of a group that never ends: the input does
                 return
             if inner == tag + 1:                        # same number, WIRE_END_GROUP
                 return

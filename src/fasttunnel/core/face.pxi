@@ -471,6 +471,10 @@ cdef class HeadEnd:
         self._data = b""
         self._scanned = 0
 
+    @property
+    def scanned(self):
+        return self._scanned
+
     def feed(self, bytes data not None):
         cdef:
             _Block block

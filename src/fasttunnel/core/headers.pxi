@@ -124,3 +124,24 @@ cdef bint hdr_has_token(const uint8_t *value, size_t n, const char *lower) noexc
             return True
         start = i + 1
     return False
+
+
+cdef void hdr_retag(Buf *block, uint8_t tag) noexcept nogil:
+    """The block is one that hdr_append made: tag, length as a varint, field."""
+    cdef size_t pos = 0
+    cdef uint64_t length
+    cdef int shift
+    while pos < block.len:
+        block.data[pos] = tag
+        pos += 1
+        length = 0
+        shift = 0
+        while pos < block.len and shift < 64:
+            length |= <uint64_t>(block.data[pos] & 0x7f) << shift
+            shift += 7
+            pos += 1
+            if block.data[pos - 1] < 0x80:
+                break
+        if length > block.len - pos:
+            return
+        pos += length

@@ -1,0 +1,107 @@
+"""Checks of header fields (RFC 9110 5, RFC 9113 8.2.1)."""
+
+import pytest
+from fasttunnel._core import (
+    header_has_token,
+    header_is,
+    header_lower,
+    header_name_ok,
+    header_value_ok,
+    is_hop_by_hop,
+    target_ok,
+)
+
+TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # RFC 9110 5.6.2
+
+
+def test_names_are_tokens() -> None:
+    assert not header_name_ok(b"")
+    assert header_name_ok(TOKEN)
+    for byte in range(256):
+        assert header_name_ok(bytes([byte])) == (byte in TOKEN)
+        assert header_name_ok(b"ab" + bytes([byte])) == (byte in TOKEN)
+
+
+@pytest.mark.parametrize("name", [b"a b", b"a:", b":path", b"a\r\nb", b"a\x00", b" a", b"a\t", b"\xc3\xa9"])
+def test_names_refused(name: bytes) -> None:
+    assert not header_name_ok(name)
+
+
+def test_values() -> None:
+    assert header_value_ok(b"")
+    assert header_value_ok(b"a b\tc")
+    assert header_value_ok(b"\x80\xff")
+    for byte in range(256):
+        inside = byte >= 0x20 and byte != 0x7F or byte == 0x09
+        assert header_value_ok(b"a" + bytes([byte]) + b"b") == inside
+        assert header_value_ok(bytes([byte])) == (inside and byte not in b" \t")
+
+
+@pytest.mark.parametrize("value", [b" a", b"a ", b"\ta", b"a\t", b" ", b"a\r\nb: c", b"a\nb", b"a\rb", b"a\x00b", b"a\x7f"])
+def test_values_refused(value: bytes) -> None:
+    assert not header_value_ok(value)
+
+
+def test_targets() -> None:
+    assert not target_ok(b"")
+    assert target_ok(b"/a?b=%20#c")
+    for byte in range(256):
+        assert target_ok(b"/" + bytes([byte])) == (byte > 0x20 and byte != 0x7F)
+
+
+@pytest.mark.parametrize(
+    ("name", "lower", "same"),
+    [
+        (b"Content-Length", b"content-length", True),
+        (b"content-length", b"content-length", True),
+        (b"content-lengt", b"content-length", False),
+        (b"content-length2", b"content-length", False),
+        (b"", b"", True),
+        (b"", b"a", False),
+        (b"a", b"", False),
+        (b"a\x00b", b"a", False),
+        (b"K\xc9", b"k\xe9", False),  # only ASCII has case
+        (b"@", b"`", False),
+        (b"[", b"{", False),
+    ],
+)
+def test_is(name: bytes, lower: bytes, same: bool) -> None:
+    assert header_is(name, lower) == same
+
+
+def test_lower() -> None:
+    everything = bytes(range(256))
+    assert header_lower(everything) == everything.lower()
+    assert header_lower(b"") == b""
+
+
+def test_hop_by_hop() -> None:
+    names = [b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"]
+    for name in names:
+        assert is_hop_by_hop(name)
+        assert is_hop_by_hop(name.title())
+        assert not is_hop_by_hop(name + b"x")
+        assert not is_hop_by_hop(name[:-1])
+    for name in (b"", b"host", b"trailer", b"proxy-authenticate", b"proxy-authorization", b"content-length", b"xx"):
+        assert not is_hop_by_hop(name)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (b"upgrade", True),
+        (b"Upgrade", True),
+        (b"keep-alive, Upgrade", True),
+        (b"keep-alive,\t upgrade \t,x", True),
+        (b",,upgrade,", True),
+        (b"", False),
+        (b",", False),
+        (b"upgrades", False),
+        (b"upgrad", False),
+        (b"up grade", False),
+        (b"keep-alive; upgrade", False),
+        (b"upgrade=1", False),
+    ],
+)
+def test_has_token(value: bytes, found: bool) -> None:
+    assert header_has_token(value, b"upgrade") == found
