@@ -1,0 +1,42 @@
+"""From a request of the tunnel to a backend. Only what the client's own configuration names is ever connected to, whatever
+a message says; the routes are matched again here, by the same rules as at the server."""
+from fasttunnel._core cimport MSG_GRPC_REQUEST, Msg, PROTO_GRPC, PROTO_HTTP
+from fasttunnel.engine._backend_http1 cimport open_request
+from fasttunnel.engine._backend_http2 cimport open_call
+from fasttunnel.engine._backend_websocket cimport open_websocket
+from fasttunnel.engine._exchange cimport Endpoint, Exchange
+from fasttunnel.engine._target cimport Plan, text_of
+
+
+cdef class Backends(Acceptor):
+    def __init__(self, routes):
+        self.routes = routes
+
+    cdef Endpoint accept(self, Exchange exchange, const Msg *m):
+        cdef Plan plan = Plan()
+        cdef bytes path
+        cdef str prefix
+        cdef object found, route
+        plan.host = text_of(&m.host)
+        if m.kind == MSG_GRPC_REQUEST:
+            path = b"/" + text_of(&m.service) + b"/" + text_of(&m.method)
+            plan.url = path
+        else:
+            plan.url = text_of(&m.url)
+            path = plan.url.partition(b"?")[0]
+        found = self.routes.match(exchange.protocol, plan.host.decode("latin-1"), path.decode("latin-1"))
+        if found is None:
+            return None
+        route, plan.target = found
+        prefix = route.path_prefix
+        if route.strip_prefix and prefix and m.kind != MSG_GRPC_REQUEST:
+            plan.url = plan.url[len(prefix):]
+            if plan.url[:1] != b"/":
+                plan.url = b"/" + plan.url
+        if route.host_rewrite:
+            plan.host = route.host_rewrite.encode()
+        if exchange.protocol == PROTO_HTTP:
+            return open_request(plan)
+        if exchange.protocol == PROTO_GRPC:
+            return open_call(plan)
+        return open_websocket(plan)

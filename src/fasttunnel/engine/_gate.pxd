@@ -1,0 +1,36 @@
+"""What all public connections of a server share: routing, limits, forwarding fields, and what the public is told of an error."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fasttunnel._core cimport Buf
+from fasttunnel.engine._io cimport Reactor
+from fasttunnel.engine._link cimport Link
+
+
+cdef class Gate:
+    cdef readonly Reactor reactor
+    cdef object routes                  # control.routes.RouteTable of Link
+    cdef size_t head_bytes
+    cdef size_t target_bytes
+    cdef double head_timeout_s
+    cdef uint64_t ws_message_bytes
+    cdef uint64_t grpc_message_bytes
+    cdef public bint recording          # requests carry a label for the record
+    cdef public bint draining
+
+    cdef Link find(self, int protocol, bytes host, bytes target)
+    cdef tuple label(self, bytes method, bytes host, bytes target)
+
+
+cdef class Visitor:
+    """Who is at the other end of a public connection, as the forwarding fields name it."""
+    cdef bytes address
+    cdef bytes forwarded_for            # for=... of Forwarded, RFC 7239 6
+
+    cdef int add_fields(self, Buf *block, uint8_t tag, bytes host) except -1
+
+
+cdef bint is_forwarding_field(const uint8_t *name, size_t n) noexcept
+cdef int http_status_of(uint32_t code) noexcept
+cdef int grpc_status_of(uint32_t code) noexcept
+cdef int close_code_of(uint32_t code) noexcept
+cdef bytes explain(uint32_t code, bytes text)

@@ -1,0 +1,94 @@
+"""The server's front desk: finds the tunnel of a request, and words what goes wrong."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fasttunnel._core cimport hdr_append, hdr_is
+from fasttunnel.errors import ANSWERS, ResetCode
+
+cdef enum:
+    CODES = 10
+
+cdef int HTTP_STATUS[CODES]
+cdef int GRPC_STATUS[CODES]
+cdef int CLOSE_CODE[CODES]
+cdef list TEXTS = []
+
+for _code in ResetCode:
+    HTTP_STATUS[<int>_code] = ANSWERS[_code].http
+    GRPC_STATUS[<int>_code] = ANSWERS[_code].grpc
+    CLOSE_CODE[<int>_code] = ANSWERS[_code].ws_close
+    TEXTS.append(ANSWERS[_code].text.encode())
+
+
+cdef int http_status_of(uint32_t code) noexcept:
+    """0: no answer, the connection is closed."""
+    return HTTP_STATUS[code] if 0 < code < CODES else 502
+
+
+cdef int grpc_status_of(uint32_t code) noexcept:
+    return GRPC_STATUS[code] if 0 < code < CODES else 13
+
+
+cdef int close_code_of(uint32_t code) noexcept:
+    return CLOSE_CODE[code] if 0 < code < CODES else 1011
+
+
+cdef bytes explain(uint32_t code, bytes text):
+    """What happened, for a person: the sender's words, or those of the code."""
+    return text or (TEXTS[code] if 0 < code < CODES else b"the tunnel failed")
+
+
+cdef class Gate:
+    def __init__(self, Reactor reactor, routes, config, bint recording):
+        self.reactor = reactor
+        self.routes = routes
+        self.head_bytes = config.header_list_bytes
+        self.target_bytes = config.target_bytes
+        self.head_timeout_s = config.head_timeout_s
+        self.ws_message_bytes = config.ws_message_bytes
+        self.grpc_message_bytes = config.grpc_message_bytes
+        self.recording = recording
+
+    cdef Link find(self, int protocol, bytes host, bytes target):
+        """The tunnel for a request, or None. One look-up per request, never per message."""
+        cdef object found = self.routes.match(
+            protocol, host.decode("latin-1"), target.partition(b"?")[0].decode("latin-1"))
+        cdef Link link
+        if found is None:
+            return None
+        link = found[1]
+        return link if link.up and not link.draining else None
+
+    cdef tuple label(self, bytes method, bytes host, bytes target):
+        if not self.recording:
+            return None
+        return (method.decode("latin-1"), host.decode("latin-1"), target.partition(b"?")[0].decode("latin-1"))
+
+
+cdef class Visitor:
+    def __init__(self, transport):
+        cdef object peer = transport.get_extra_info("peername")
+        cdef str address = peer[0] if isinstance(peer, tuple) else "unknown"
+        self.address = address.encode()
+        # RFC 7239 6: an IPv6 address is bracketed and quoted, a name that is not an address is hidden as "unknown".
+        self.forwarded_for = b'for="[' + self.address + b']"' if ":" in address else b"for=" + self.address
+
+    cdef int add_fields(self, Buf *block, uint8_t tag, bytes host) except -1:
+        """X-Forwarded-For, -Proto, -Host and Forwarded: what the visitor sent of these has been dropped, it proves nothing."""
+        cdef bytes forwarded = self.forwarded_for + b";proto=http"
+        if host:
+            forwarded += b';host="' + host + b'"' if b":" in host else b";host=" + host
+        if (hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-For", 15, self.address, len(self.address)) < 0
+                or hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-Proto", 17, <const uint8_t *>b"http", 4) < 0
+                or hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-Host", 16, host, len(host)) < 0
+                or hdr_append(block, tag, <const uint8_t *>b"Forwarded", 9, forwarded, len(forwarded)) < 0):
+            raise MemoryError
+        return 0
+
+
+cdef bint is_forwarding_field(const uint8_t *name, size_t n) noexcept:
+    if n == 9:
+        return hdr_is(name, n, "forwarded")
+    if 14 <= n <= 18:
+        return (hdr_is(name, n, "x-forwarded-for") or hdr_is(name, n, "x-forwarded-proto")
+                or hdr_is(name, n, "x-forwarded-host") or hdr_is(name, n, "x-forwarded-port"))
+    return False

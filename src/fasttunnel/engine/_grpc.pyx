@@ -1,0 +1,61 @@
+"""gRPC over HTTP/2 (grpc/doc/PROTOCOL-HTTP2.md), beside the framing of messages."""
+import re
+from urllib.parse import unquote_to_bytes
+
+from libc.stdint cimport uint8_t, uint64_t
+
+_PLAIN = re.compile(rb"[\x20-\x24\x26-\x7e]*").fullmatch
+
+
+cdef double decode_timeout(const uint8_t *value, size_t n) noexcept:
+    """Timeout: at most 8 digits and a unit. Returns seconds, at least a millisecond; -1: malformed."""
+    cdef double seconds
+    cdef uint64_t number = 0
+    cdef size_t i
+    if n < 2 or n > 9:
+        return -1.0
+    for i in range(n - 1):
+        if not 48 <= value[i] <= 57:
+            return -1.0
+        number = number * 10 + (value[i] - 48)
+    if value[n - 1] == b"H":
+        seconds = number * 3600.0
+    elif value[n - 1] == b"M":
+        seconds = number * 60.0
+    elif value[n - 1] == b"S":
+        seconds = <double>number
+    elif value[n - 1] == b"m":
+        seconds = number / 1e3
+    elif value[n - 1] == b"u":
+        seconds = number / 1e6
+    elif value[n - 1] == b"n":
+        seconds = number / 1e9
+    else:
+        return -1.0
+    return max(seconds, 0.001)
+
+
+cdef bytes encode_message(bytes text):
+    if _PLAIN(text):
+        return text
+    return b"".join([bytes((c,)) if 32 <= c < 127 and c != 37 else b"%%%02X" % c for c in text])
+
+
+cdef bytes decode_message(bytes text):
+    text = unquote_to_bytes(text) if b"%" in text else text
+    return text.decode("utf-8", "replace").encode()
+
+
+cdef int status_for_http(int http_status) noexcept:
+    """For an answer without grpc-status (grpc/doc/http-grpc-status-mapping.md)."""
+    if http_status == 400:
+        return 13
+    if http_status == 401:
+        return 16
+    if http_status == 403:
+        return 7
+    if http_status == 404:
+        return 12
+    if http_status == 429 or 502 <= http_status <= 504:
+        return 14
+    return 2

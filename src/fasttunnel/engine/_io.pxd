@@ -1,0 +1,106 @@
+"""What every connection of the data plane shares: reactor (read buffer, flushing, timers), output buffer, Conn."""
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from fasttunnel._core cimport Buf
+from fasttunnel.engine._exchange cimport Endpoint
+
+
+cdef enum:
+    READ_BYTES = 262144                 # one read of a socket takes at most this much
+
+
+# -- output: a bytes object that is private until it is handed to the transport --------------------------------------
+
+cdef struct Out:
+    PyObject *bytes                     # owned, reference count 1; NULL: empty
+    size_t len
+    size_t cap
+    size_t hint                         # what the last batches needed: the size of the next object
+
+cdef uint8_t *out_reserve(Out *out, size_t n) except NULL        # room for n more; write there, then add to out.len
+cdef int out_append(Out *out, const void *src, size_t n) except -1
+cdef bytes out_take(Out *out)                                    # hands the bytes over; `out` is empty again
+cdef void out_clear(Out *out) noexcept
+cdef bytes out_copy(Out *out, size_t start)                      # what was written from `start` on
+
+
+# -- timers: one wheel per reactor -------------------------------------------------------------------------------------
+
+cdef class Timer:
+    """A deadline; `on_timer` of its owner is called once when it has passed."""
+    cdef Conn owner
+    cdef object stream                  # what the deadline is about, when it is not the connection itself
+    cdef Timer before
+    cdef Timer after
+    cdef int64_t due_ms                 # 0: not running
+    cdef int slot
+
+
+cdef class Reactor:
+    """What the connections of one engine share on one event loop."""
+    cdef object loop
+    cdef uint8_t *read_buffer           # READ_BYTES + room in front of it for the rest of the last read
+    cdef size_t read_cap
+    cdef list dirty                     # connections with something to write
+    cdef list dirty_links               # the same for tunnels: flushed after the others, whose credit they carry
+    cdef bint flush_scheduled
+    cdef public object on_error         # callable(text): an unexpected error, already contained
+    cdef list wheel
+    cdef int64_t wheel_ms               # everything before this has fired
+    cdef int timers
+    cdef object tick_handle
+    cdef int64_t tick_due_ms
+    cdef readonly set conns             # every open connection
+
+    cdef int mark_dirty(self, Conn conn) except -1
+    cdef int contain(self, Conn conn, object error) except -1
+    cdef int64_t now_ms(self) except? -1
+    cdef int start_timer(self, Timer timer, double delay_s) except -1
+    cdef int stop_timer(self, Timer timer) except -1
+    cdef int _flush_one(self, Conn conn) except -1
+    cdef int _schedule_tick(self, int64_t due_ms) except -1
+
+
+cdef class Conn(Endpoint):
+    """A socket: bytes in by feed(), bytes out through `out`, one write per loop iteration."""
+    cdef Reactor reactor
+    cdef readonly object transport      # None before connection_made and after connection_lost
+    cdef Out out
+    cdef list segments                  # batches that go out before `out`, each as it is
+    cdef Buf rest                       # input not yet used: half a frame, or bytes beyond the credit
+    cdef bint dirty
+    cdef bint is_link                   # flushed after the connections that feed it
+    cdef bint feeding                   # feed() is on the stack
+    cdef bint flushing                  # flush() is on the stack
+    cdef bint again                     # refeed() was asked for while it was
+    cdef bint reading_paused
+    cdef bint write_paused              # the transport is above its high-water mark
+    cdef bint connecting                # output is kept until the connection stands
+    cdef bint closing                   # close() was asked for: when everything is written, the transport is closed
+    cdef bint peer_eof
+    cdef Timer timer                    # the one deadline of this connection, made on first use
+
+    cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1     # returns the bytes used
+    cdef size_t read_room(self) noexcept                                     # how much the next read may take
+    cdef int fill(self) except -1                                            # last chance to add output before the write
+    cdef int written(self) except -1                                         # after a write that left the transport below its mark
+    cdef int on_connected(self) except -1
+    cdef int on_eof(self) except -1                                          # the peer has ended its side
+    cdef int on_lost(self, object exc) except -1
+    cdef int on_timer(self, object stream) except -1
+
+    cdef int refeed(self) except -1                                          # show the rest to feed() again
+    cdef int hold(self) except -1                                            # stop reading the socket
+    cdef int unhold(self) except -1
+    cdef int touch(self) except -1                                           # there is something to write
+    cdef int close(self) except -1                                           # after what is queued has been written
+    cdef int abort(self) except -1
+    cdef int take_in(self, const uint8_t *data, size_t n) except -1
+    cdef int flush(self) except -1
+    cdef int _flush(self) except -1
+    cdef int flush_early(self) except -1                                     # now, though the iteration is not over
+    cdef int hand_over(self, Conn successor, const uint8_t *data, size_t n) except -1
+    cdef int arm(self, double delay_s) except -1
+    cdef int disarm(self) except -1
+    cdef str peer_text(self)

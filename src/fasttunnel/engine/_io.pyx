@@ -1,0 +1,508 @@
+"""The loop side of the data plane: one read buffer, one flush and one timer wheel per engine, and the base of all connections.
+
+Reads: every connection of a reactor reads into the same buffer, for libuv asks for memory and reads back to back; what
+feed() leaves is kept in ``Conn.rest`` and put in front of the next read. Writes: whoever has output marks its connection
+dirty; one ``call_soon`` per loop iteration flushes them all, each with one write.
+"""
+import traceback
+from asyncio import BufferedProtocol
+
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_XDECREF
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
+
+from fasttunnel._core cimport buf_append, buf_free
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **obj, Py_ssize_t size) except -1
+    PyObject *_new_bytes "PyBytes_FromStringAndSize"(const char *text, Py_ssize_t size) except NULL
+    char *_bytes_data "PyBytes_AS_STRING"(PyObject *obj)
+
+
+cdef double CLOSE_TIMEOUT_S = 10.0
+
+
+# -- output --------------------------------------------------------------------------------------------------------------
+
+cdef enum:
+    OUT_MIN = 480                       # smallest object made: stays within the small-object allocator
+
+cdef uint8_t *out_reserve(Out *out, size_t n) except NULL:
+    cdef size_t cap
+    if out.cap - out.len < n:
+        cap = out.len + n
+        if out.bytes == NULL:
+            cap = max(cap, out.hint, <size_t>OUT_MIN)
+            out.bytes = _new_bytes(NULL, cap)
+            out.len = 0
+        else:
+            cap = max(cap, out.cap * 2)
+            _PyBytes_Resize(&out.bytes, cap)
+        out.cap = cap
+    return <uint8_t *>_bytes_data(out.bytes) + out.len
+
+
+cdef int out_append(Out *out, const void *src, size_t n) except -1:
+    if n:
+        memcpy(out_reserve(out, n), src, n)
+        out.len += n
+    return 0
+
+
+cdef bytes out_take(Out *out):
+    cdef bytes result
+    if out.len == 0:
+        out_clear(out)
+        return b""
+    out.hint = max(out.len, out.hint - out.hint / 8)
+    if out.len != out.cap:
+        _PyBytes_Resize(&out.bytes, out.len)
+    result = <bytes>out.bytes
+    Py_DECREF(result)                   # the reference that `out` held
+    out.bytes = NULL
+    out.len = out.cap = 0
+    return result
+
+
+cdef void out_clear(Out *out) noexcept:
+    Py_XDECREF(out.bytes)
+    out.bytes = NULL
+    out.len = out.cap = 0
+
+
+cdef bytes out_copy(Out *out, size_t start):
+    return _bytes_data(out.bytes)[start:out.len] if out.bytes != NULL else b""
+
+
+# -- timers ----------------------------------------------------------------------------------------------------------------
+
+cdef enum:
+    SLOTS = 512
+    SLOT_MS = 16                        # a timer fires up to this much late
+
+
+cdef class Timer:
+    def __cinit__(self, Conn owner, object stream=None):
+        self.owner = owner
+        self.stream = stream
+        self.slot = -1
+
+
+cdef class Reactor:
+    def __cinit__(self, loop):
+        self.loop = loop
+        self.read_cap = READ_BYTES + 4096
+        self.read_buffer = <uint8_t *>malloc(self.read_cap)
+        if self.read_buffer == NULL:
+            raise MemoryError
+        self.dirty = []
+        self.dirty_links = []
+        self.conns = set()
+        self.wheel = [None] * SLOTS
+        self.wheel_ms = self.now_ms() // SLOT_MS * SLOT_MS
+
+    def __dealloc__(self):
+        free(self.read_buffer)
+
+    # -- flushing
+
+    cdef int mark_dirty(self, Conn conn) except -1:
+        if conn.dirty:
+            return 0
+        conn.dirty = True
+        (self.dirty_links if conn.is_link else self.dirty).append(conn)
+        if not self.flush_scheduled:
+            self.flush_scheduled = True
+            self.loop.call_soon(self._flush)
+        return 0
+
+    def _flush(self):
+        cdef Conn conn
+        cdef list batch = self.dirty
+        self.dirty = []
+        for conn in batch:
+            self._flush_one(conn)
+        batch = self.dirty_links
+        self.dirty_links = []
+        for conn in batch:
+            self._flush_one(conn)
+        self.flush_scheduled = False
+        if self.dirty or self.dirty_links:
+            self.flush_scheduled = True
+            self.loop.call_soon(self._flush)
+
+    cdef int _flush_one(self, Conn conn) except -1:
+        try:
+            conn.flush()
+        except Exception as error:
+            self.contain(conn, error)
+        return 0
+
+    cdef int contain(self, Conn conn, object error) except -1:
+        """An unexpected error costs the connection on which it happened, nothing else."""
+        if self.on_error is not None:
+            self.on_error("".join(traceback.format_exception(error)))
+        conn.abort()
+        return 0
+
+    # -- timers
+
+    cdef int64_t now_ms(self) except? -1:
+        return <int64_t>(<double>self.loop.time() * 1000.0)
+
+    cdef int start_timer(self, Timer timer, double delay_s) except -1:
+        cdef int64_t due
+        cdef Timer head
+        self.stop_timer(timer)
+        due = self.now_ms() + <int64_t>(delay_s * 1000.0) + 1
+        if self.timers == 0:
+            self.wheel_ms = self.now_ms() // SLOT_MS * SLOT_MS
+        timer.due_ms = due
+        timer.slot = <int>(due // SLOT_MS % SLOTS)
+        head = self.wheel[timer.slot]
+        timer.after = head
+        if head is not None:
+            head.before = timer
+        self.wheel[timer.slot] = timer
+        self.timers += 1
+        self._schedule_tick(due // SLOT_MS * SLOT_MS + SLOT_MS)
+        return 0
+
+    cdef int stop_timer(self, Timer timer) except -1:
+        if timer.slot < 0:
+            return 0
+        if timer.before is not None:
+            timer.before.after = timer.after
+        else:
+            self.wheel[timer.slot] = timer.after
+        if timer.after is not None:
+            timer.after.before = timer.before
+        timer.before = timer.after = None
+        timer.slot = -1
+        timer.due_ms = 0
+        self.timers -= 1
+        return 0
+
+    cdef int _schedule_tick(self, int64_t due_ms) except -1:
+        if self.tick_handle is not None:
+            if self.tick_due_ms <= due_ms:
+                return 0
+            self.tick_handle.cancel()
+        self.tick_due_ms = due_ms
+        self.tick_handle = self.loop.call_at(due_ms / 1000.0, self._tick)
+        return 0
+
+    def _tick(self):
+        cdef int64_t now = self.now_ms()
+        cdef int64_t slots = min(now // SLOT_MS - self.wheel_ms // SLOT_MS + 1, <int64_t>SLOTS)
+        cdef int64_t i, first = self.wheel_ms // SLOT_MS
+        cdef Timer timer, following
+        cdef list fired = []
+        self.tick_handle = None
+        for i in range(slots):
+            timer = self.wheel[(first + i) % SLOTS]
+            while timer is not None:
+                following = timer.after
+                if timer.due_ms <= now:
+                    self.stop_timer(timer)
+                    fired.append(timer)
+                timer = following
+        self.wheel_ms = now // SLOT_MS * SLOT_MS
+        for timer in fired:
+            if timer.slot < 0:
+                try:
+                    timer.owner._timed_out(timer.stream)
+                except Exception as error:
+                    self.contain(timer.owner, error)
+        if self.timers:
+            # Sleep until the next slot that holds a timer, a whole turn at most.
+            first = self.wheel_ms // SLOT_MS
+            for i in range(SLOTS):
+                if self.wheel[(first + i) % SLOTS] is not None:
+                    break
+            self._schedule_tick((first + max(i, 1)) * SLOT_MS + SLOT_MS)
+
+    def close(self):
+        """Cancel the tick; connections are closed by their engine."""
+        if self.tick_handle is not None:
+            self.tick_handle.cancel()
+            self.tick_handle = None
+
+
+# -- connections -----------------------------------------------------------------------------------------------------------
+
+cdef class Conn(Endpoint, BufferedProtocol):
+    def __cinit__(self, *args, **kwargs):
+        pass
+
+    def __dealloc__(self):
+        out_clear(&self.out)
+        buf_free(&self.rest)
+
+    # -- what subclasses override
+
+    cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
+        raise NotImplementedError
+
+    cdef size_t read_room(self) noexcept:
+        return READ_BYTES
+
+    cdef int fill(self) except -1:
+        return 0
+
+    cdef int written(self) except -1:
+        return 0
+
+    cdef int on_connected(self) except -1:
+        return 0
+
+    cdef int on_eof(self) except -1:
+        return self.close()
+
+    cdef int on_lost(self, object exc) except -1:
+        return 0
+
+    cdef int on_timer(self, object stream) except -1:
+        return self.abort()
+
+    # -- asyncio's side
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.reactor.conns.add(self)
+        try:
+            if self.connecting:
+                self.connecting = False
+                if self.closing:        # given up meanwhile
+                    transport.abort()
+                    return
+                self.touch()
+            self.on_connected()
+        except Exception as error:
+            self.reactor.contain(self, error)
+
+    def connection_lost(self, exc):
+        if self.transport is None:
+            return
+        self.transport = None
+        self.reactor.conns.discard(self)
+        if self.timer is not None:
+            self.reactor.stop_timer(self.timer)
+        out_clear(&self.out)
+        self.segments = None
+        buf_free(&self.rest)
+        try:
+            self.on_lost(exc)
+        except Exception as error:
+            self.reactor.contain(self, error)
+
+    def get_buffer(self, sizehint):
+        cdef Reactor reactor = self.reactor
+        cdef size_t kept = self.rest.len
+        cdef size_t room = self.read_room()
+        cdef uint8_t *grown
+        if kept + room > reactor.read_cap:
+            grown = <uint8_t *>realloc(reactor.read_buffer, kept + room)
+            if grown == NULL:
+                raise MemoryError
+            reactor.read_buffer = grown
+            reactor.read_cap = kept + room
+        if kept:
+            memcpy(reactor.read_buffer, self.rest.data, kept)
+        return PyMemoryView_FromMemory(<char *>reactor.read_buffer + kept, <Py_ssize_t>room, PyBUF_WRITE)
+
+    def buffer_updated(self, Py_ssize_t n):
+        cdef size_t kept = self.rest.len
+        self.rest.len = 0
+        self.take_in(self.reactor.read_buffer, kept + <size_t>n)
+
+    def eof_received(self):
+        self.peer_eof = True
+        try:
+            self.on_eof()
+        except Exception as error:
+            self.reactor.contain(self, error)
+        return True                     # our side is closed by close(), after what is queued
+
+    def pause_writing(self):
+        self.write_paused = True
+
+    def resume_writing(self):
+        self.write_paused = False
+        self.touch()
+
+    # -- ours
+
+    cdef int take_in(self, const uint8_t *data, size_t n) except -1:
+        """Show input to feed() and keep what it leaves. `data` must not be this connection's own rest."""
+        cdef size_t pos = 0
+        cdef Py_ssize_t used
+        self.feeding = True
+        try:
+            while True:
+                self.again = False
+                used = self.feed(data + pos, n - pos)
+                pos += <size_t>used
+                if not self.again:
+                    break
+        except Exception as error:
+            self.feeding = False
+            self.reactor.contain(self, error)
+            return 0
+        self.feeding = False
+        if pos < n and self.transport is not None:
+            if buf_append(&self.rest, data + pos, n - pos) < 0:
+                raise MemoryError
+        elif self.rest.data != NULL and self.rest.len == 0:
+            buf_free(&self.rest)
+        return 0
+
+    cdef int refeed(self) except -1:
+        cdef Buf kept
+        if self.feeding:
+            self.again = True
+            return 0
+        kept = self.rest
+        self.rest.data = NULL
+        self.rest.len = self.rest.cap = 0
+        try:
+            self.take_in(kept.data, kept.len)
+        finally:
+            buf_free(&kept)
+        return 0
+
+    cdef int flush(self) except -1:
+        self.flushing = True
+        try:
+            return self._flush()
+        finally:
+            self.flushing = False
+
+    cdef int _flush(self) except -1:
+        cdef bytes batch
+        cdef list segments
+        self.dirty = False
+        if self.transport is None:
+            if not self.connecting:
+                out_clear(&self.out)
+            return 0
+        if not self.write_paused:
+            self.fill()
+        if self.segments is not None:
+            segments = self.segments
+            self.segments = None
+            if self.out.len:
+                segments.append(out_take(&self.out))
+            if len(segments) == 1:
+                self.transport.write(segments[0])
+            else:
+                self.transport.writelines(segments)
+        elif self.out.len:
+            batch = out_take(&self.out)
+            self.transport.write(batch)
+        if not self.write_paused and self.transport is not None:
+            self.written()
+        if self.closing and self.transport is not None and self.out.len == 0:
+            self.transport.close()
+        return 0
+
+    cdef int flush_early(self) except -1:
+        cdef bint marked = self.dirty
+        if self.feeding or self.flushing:
+            return 0
+        self.flush()
+        self.dirty = marked             # it is still in the reactor's list
+        return 0
+
+    cdef int hold(self) except -1:
+        if not self.reading_paused and self.transport is not None:
+            self.reading_paused = True
+            self.transport.pause_reading()
+        return 0
+
+    cdef int unhold(self) except -1:
+        if self.reading_paused and self.transport is not None:
+            self.reading_paused = False
+            self.transport.resume_reading()
+        return 0
+
+    cdef int touch(self) except -1:
+        if not self.dirty:
+            self.reactor.mark_dirty(self)
+        return 0
+
+    cdef int close(self) except -1:
+        if self.connecting:
+            self.closing = True
+        if not self.closing and self.transport is not None:
+            self.closing = True
+            self.arm(CLOSE_TIMEOUT_S)   # a peer that does not read what is left is cut off
+            self.touch()
+        return 0
+
+    cdef int abort(self) except -1:
+        if self.connecting:
+            self.closing = True
+        if self.transport is not None:
+            self.closing = True
+            self.transport.abort()
+        return 0
+
+    cdef int hand_over(self, Conn successor, const uint8_t *data, size_t n) except -1:
+        """The next protocol of the same socket takes over, with the bytes that are not ours any more."""
+        cdef object transport = self.transport
+        self.disarm()
+        self.reactor.conns.discard(self)
+        self.transport = None
+        successor.reactor = self.reactor
+        successor.transport = transport
+        successor.reading_paused = self.reading_paused
+        successor.write_paused = self.write_paused
+        successor.peer_eof = self.peer_eof
+        successor.out = self.out
+        self.out.bytes = NULL
+        self.out.len = self.out.cap = 0
+        self.reactor.conns.add(successor)
+        transport.set_protocol(successor)
+        successor.on_connected()
+        if successor.out.len:
+            successor.touch()
+        if n:
+            successor.take_in(data, n)
+        return 0
+
+    cdef int arm(self, double delay_s) except -1:
+        if self.timer is None:
+            self.timer = Timer(self)
+        self.reactor.start_timer(self.timer, delay_s)
+        return 0
+
+    cdef int disarm(self) except -1:
+        if self.timer is not None and not self.closing:
+            self.reactor.stop_timer(self.timer)
+        return 0
+
+    def _timed_out(self, stream):
+        if self.closing and stream is None:
+            self.abort()
+        elif self.transport is not None:
+            self.on_timer(stream)
+
+    def leave(self):
+        """The engine is stopping: close as soon as nothing is under way here. Overridden where something can be."""
+        self.close()
+
+    def cut(self):
+        """Close at once, whatever is under way."""
+        self.abort()
+
+    cdef str peer_text(self):
+        """Address of the peer as HOST:PORT, for logs and Forwarded headers."""
+        cdef object peer = self.transport.get_extra_info("peername") if self.transport is not None else None
+        if isinstance(peer, tuple) and len(peer) >= 2:
+            return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+        return "unknown"

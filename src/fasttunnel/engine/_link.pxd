@@ -1,0 +1,88 @@
+"""A tunnel: one gRPC stream of TunnelMessages over HTTP/2, with the exchanges that it carries."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from fasttunnel._core cimport GrpcPiece, GrpcSplitter, Msg, Table, WsFrame
+from fasttunnel.engine._exchange cimport Carrier, Endpoint, Exchange
+from fasttunnel.engine._http2 cimport H2Stream, Http2Conn
+from fasttunnel.engine._io cimport Out, Reactor
+
+
+cdef enum:
+    RECENT = 1024                       # ids of ended requests that are remembered, to answer late messages once
+
+
+cdef class Acceptor:
+    """Client end: finds the backend of a request that the tunnel brings, and makes its endpoint."""
+    # The endpoint keeps `exchange`; None: no route, the request is reset.
+    cdef Endpoint accept(self, Exchange exchange, const Msg *m)
+
+
+cdef class LinkStream(H2Stream):
+    """The HTTP/2 stream that carries a tunnel; its output is the link's batch."""
+    cdef Link link
+    cdef bint server
+    cdef bytes path                     # server: what the peer asked for
+    cdef bytes method
+    cdef bytes content_type
+    cdef bytes authorization
+    cdef int http_status                # client: of the answer
+    cdef int grpc_status                # client: from the trailers; -1: none yet
+    cdef bytes grpc_message
+    cdef bint refused
+
+    cdef int refuse(self, int grpc_status, str message) except -1
+
+
+cdef class LinkConn(Http2Conn):
+    """A connection of the tunnel port, or the client's connection to it."""
+    cdef object handler                 # the engine's side, see Link.handler
+    cdef Link dialled                   # client: the link on this connection
+    cdef Acceptor acceptor
+    cdef readonly bytes authority
+    cdef bytes token
+    cdef int dial(self) except -1
+    cdef int accept_stream(self, LinkStream stream) except -1
+    cdef readonly uint64_t reads        # reads so far: the peer is alive while this moves
+
+
+cdef class Link(Carrier):
+    # handler, a Python object with: authorize(link, authorization: bytes | None) -> None or (grpc_status, message);
+    # opened(link); control(link, kind: int, message: bytes); lost(link, grpc_status: int, message: str);
+    # idle(link): draining and no request left; warning(text)
+    cdef object handler
+    cdef Acceptor acceptor              # None at the server
+    cdef readonly LinkConn conn         # None when lost
+    cdef LinkStream stream
+    cdef Reactor reactor
+    cdef readonly bint up               # registered, requests may be carried
+    cdef readonly bint draining
+    cdef bint watched                   # handler.idle() is wanted
+    cdef public object info             # the engine's notes on this link
+    # requests
+    cdef Table table
+    cdef object ring                    # deque of exchanges that wait for room
+    cdef Exchange turn                  # whose turn it is
+    cdef uint64_t turn_left             # payload bytes that it may still send
+    cdef uint64_t recent[RECENT]        # hashes of ids that ended abnormally
+    cdef public object on_record        # callable for each finished request, or None
+    # output
+    cdef Out batch                      # prefixed messages behind 9 bytes of headroom for the DATA frame's header
+    cdef size_t batch_pos               # sent of it
+    # input
+    cdef GrpcSplitter splitter
+    # counters
+    cdef readonly uint64_t messages_sent
+    cdef readonly uint64_t messages_received
+    cdef readonly uint64_t requests
+
+    cdef Exchange open(self, Endpoint endpoint, int protocol)
+    cdef uint8_t *reserve(self, size_t n) except NULL
+    cdef int commit(self, size_t n) except -1
+    cdef bint congested(self) noexcept
+    cdef int serve_ring(self) except -1
+    cdef int dispatch_piece(self, const GrpcPiece *piece) except -1
+    cdef int dispatch(self, const uint8_t *data, size_t n) except -1
+    cdef int unknown(self, const Msg *m) except -1
+    cdef int malformed(self, str text) except -1
+    cdef Exchange new_exchange(self, Endpoint endpoint, int protocol, int direction)
+    cdef int lose(self, int grpc_status, str message) except -1

@@ -1,0 +1,608 @@
+"""The tunnel itself: TunnelMessages in batches over one gRPC stream, dispatched by request_id.
+
+Out: every message is encoded straight into the batch, which leaves as one DATA frame and one write per loop iteration;
+nine bytes in front of it are kept free, so that the frame header is put there and nothing is copied. In: messages are
+decoded where they lie in the read buffer; only one that two reads cut is gathered.
+Sharing: while the socket is above its high-water mark, exchanges wait in a ring and are served by turns.
+"""
+import time
+from collections import deque
+
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memmove, memset
+
+from fasttunnel._core cimport (
+    GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, MSG_GRPC_REQUEST, MSG_GRPC_RESPONSE, MSG_HTTP_REQUEST,
+    MSG_HTTP_RESPONSE, MSG_NONE, MSG_RESET, MSG_TCP_DATA, MSG_WINDOW_UPDATE, MSG_WS_FRAME, MSG_WS_OVERHEAD,
+    MSG_WS_REQUEST, MSG_WS_RESPONSE, PROTO_GRPC, PROTO_HTTP, PROTO_WEBSOCKET, TO_BACKEND, TO_PUBLIC, TableEntry,
+    buf_append, buf_consume, buf_free, grpc_at_boundary, grpc_prefix, grpc_split, msg_bound, msg_decode, msg_encode,
+    msg_encode_ws, tbl_find, tbl_free, tbl_init, tbl_pop, tbl_put,
+)
+from fasttunnel.engine._exchange cimport FLOW_IDLE
+from fasttunnel.engine._http2 cimport nv_add, nv_add_number, nv_add_text, nv_start
+from fasttunnel.engine._io cimport out_append, out_clear, out_reserve, out_take
+
+cdef enum:
+    HEADROOM = 9                        # an HTTP/2 frame header
+    BATCH_FLUSH = 262144                # a longer batch is written without waiting for the end of the iteration
+    BATCH_LIMIT = 1048576               # beyond this, sources wait
+    QUANTUM = 65536                     # payload bytes of one turn
+    MESSAGE_LIMIT = 4194304             # one TunnelMessage (wire.md, "Flow control")
+    LINK_WINDOW = 0x7fffffff
+    LINK_FRAME = 16777215               # RFC 9113 4.2: the largest that can be announced
+
+    GRPC_UNIMPLEMENTED = 12
+    GRPC_INTERNAL = 13
+    GRPC_UNAVAILABLE = 14
+
+    NO_ROUTE = 2
+    PROTOCOL_ERROR = 5
+    TUNNEL_LOST = 9
+
+cdef bytes CONNECT_PATH = b"/fasttunnel.v1.TunnelService/Connect"
+cdef double time_monotonic() except? -1:
+    return time.monotonic()
+
+cdef uint64_t next_request = 0          # request_ids are unique in the process
+cdef char *HEX = b"0123456789abcdef"
+
+
+cdef class Acceptor:
+    cdef Endpoint accept(self, Exchange exchange, const Msg *m):
+        raise NotImplementedError
+
+
+# -- the stream ----------------------------------------------------------------------------------------------------------------
+
+cdef class LinkStream(H2Stream):
+    def __cinit__(self):
+        self.grpc_status = -1
+
+    cdef int on_header(self, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len) except -1:
+        cdef bytes key = name[:name_len]
+        if self.server:
+            if key == b":path":
+                self.path = value[:value_len]
+            elif key == b":method":
+                self.method = value[:value_len]
+            elif key == b"content-type":
+                self.content_type = value[:value_len]
+            elif key == b"authorization":
+                self.authorization = value[:value_len]
+        elif key == b":status":
+            self.http_status = int(value[:value_len])
+        elif key == b"grpc-status":
+            self.grpc_status = int(value[:value_len])
+        elif key == b"grpc-message":
+            self.grpc_message = value[:value_len]
+        return 0
+
+    cdef int on_headers(self) except -1:
+        if self.link is not None or not self.server:
+            return 0
+        if self.method != b"POST" or self.content_type is None or not self.content_type.startswith(b"application/grpc"):
+            nv_start(&self.conn.nv, 20)
+            nv_add_text(&self.conn.nv, ":status", "415" if self.method == b"POST" else "405")
+            self.conn.submit_response(self, False)
+            return self.rst(0)
+        if self.path != CONNECT_PATH:
+            return self.refuse(GRPC_UNIMPLEMENTED, "this port serves /fasttunnel.v1.TunnelService/Connect only")
+        return (<LinkConn>self.conn).accept_stream(self)
+
+    cdef int refuse(self, int grpc_status, str message) except -1:
+        """Server: end the call with a status, in trailers or, where nothing was sent yet, as the only answer."""
+        cdef bytes text = percent_encode(message)
+        cdef bytes number = str(grpc_status).encode()
+        self.refused = True
+        if self.conn is None:
+            return 0
+        if self.link is not None and self.link.conn is not None:
+            self.add_trailer(b"grpc-status", 11, number, len(number))
+            self.add_trailer(b"grpc-message", 12, text, len(text))
+            self.write_end()
+        else:
+            nv_start(&self.conn.nv, 20)
+            nv_add_text(&self.conn.nv, ":status", "200")
+            nv_add_text(&self.conn.nv, "content-type", "application/grpc")
+            nv_add(&self.conn.nv, b"grpc-status", 11, number, len(number))
+            nv_add(&self.conn.nv, b"grpc-message", 12, text, len(text))
+            self.conn.submit_response(self, False)
+        if not self.receive_end:
+            self.rst(0)                 # RFC 9113 8.1: the answer is complete, the request need not go on
+        return 0
+
+    cdef int on_data(self, const uint8_t *data, size_t n) except -1:
+        cdef Link link = self.link
+        cdef GrpcPiece piece
+        cdef size_t used = 0, need, part
+        cdef int result
+        if link is None or self.refused:
+            return 0
+        while n:
+            if self.rest.len:
+                # A message that the last read cut: complete it, and no more than it.
+                need = <size_t>link.splitter.remaining if link.splitter.in_message else 5
+                part = min(n, need - self.rest.len)
+                if buf_append(&self.rest, data, part) < 0:
+                    raise MemoryError
+                data += part
+                n -= part
+                result = grpc_split(&link.splitter, self.rest.data, self.rest.len, LINK_WINDOW, &used, &piece)
+                if result == GRPC_PIECE:
+                    link.dispatch_piece(&piece)
+                if used:
+                    buf_consume(&self.rest, used)
+            else:
+                result = grpc_split(&link.splitter, data, n, LINK_WINDOW, &used, &piece)
+                if result == GRPC_PIECE:
+                    link.dispatch_piece(&piece)
+                data += used
+                n -= used
+                if result == GRPC_NEED_MORE:
+                    if buf_append(&self.rest, data, n) < 0:
+                        raise MemoryError
+                    return 0
+            if result < 0:
+                return link.malformed("gRPC message with a bad prefix, or above 4 MiB")
+            if self.refused or link.conn is None:
+                return 0
+        return 0
+
+    cdef int pump(self) except -1:
+        if self.receive_end and self.link is not None and self.server:
+            # The client has closed its side: it is leaving.
+            self.link.lose(0, "the client closed the tunnel")
+        return 0
+
+    cdef int on_closed(self, uint32_t error_code) except -1:
+        cdef str text
+        cdef int status = self.grpc_status
+        if self.link is None:
+            return 0
+        if status >= 0:
+            text = (self.grpc_message or b"").decode("utf-8", "replace")
+        else:
+            status = GRPC_UNAVAILABLE
+            text = "connection lost" if self.http_status in (0, 200) else f"HTTP status {self.http_status}"
+        return self.link.lose(status, text)
+
+    cdef size_t out_available(self) noexcept:
+        return self.link.batch.len - self.link.batch_pos if self.link is not None else 0
+
+    cdef int emit(self, const uint8_t *frame_head, size_t length) except -1:
+        cdef Link link = self.link
+        cdef Http2Conn conn = self.conn
+        cdef uint8_t *data
+        cdef uint8_t *room
+        if link is None or link.batch.bytes == NULL:
+            out_append(&conn.out, frame_head, 9)
+            return 0
+        data = out_reserve(&link.batch, 0) - link.batch.len
+        if link.batch_pos == HEADROOM and length == link.batch.len - HEADROOM:
+            memcpy(data, frame_head, 9)
+            if conn.segments is None:
+                conn.segments = []
+            if conn.out.len:
+                conn.segments.append(out_take(&conn.out))
+            conn.segments.append(out_take(&link.batch))
+            link.batch_pos = 0
+            return 0
+        room = out_reserve(&conn.out, length + 9)
+        memcpy(room, frame_head, 9)
+        memcpy(room + 9, data + link.batch_pos, length)
+        conn.out.len += length + 9
+        link.batch_pos += length
+        if link.batch_pos == link.batch.len:
+            out_clear(&link.batch)
+            link.batch_pos = 0
+        return 0
+
+
+# -- the connection ------------------------------------------------------------------------------------------------------------
+
+cdef class LinkConn(Http2Conn):
+    """handler: see Link.handler. acceptor: None at the server; at the client this connection opens the call itself."""
+
+    def __init__(self, Reactor reactor, handler, Acceptor acceptor=None, bytes authority=b"", bytes token=None):
+        self.reactor = reactor
+        self.handler = handler
+        self.acceptor = acceptor
+        self.authority = authority
+        self.token = token
+        self.is_link = True
+
+    cdef int on_connected(self) except -1:
+        cdef bint server = self.acceptor is None
+        self.start_session(server, True, LINK_WINDOW, LINK_WINDOW, LINK_FRAME, 16, 65536)
+        if not server:
+            self.dial()
+        return 0
+
+    cdef int dial(self) except -1:
+        """Client: open the call. Headers as the gRPC over HTTP/2 protocol has them."""
+        cdef LinkStream stream = LinkStream()
+        cdef Link link = Link(self, stream, self.handler, self.acceptor)
+        cdef bytes bearer
+        self.dialled = link
+        stream.link = link
+        nv_start(&self.nv, 0)
+        nv_add_text(&self.nv, ":method", "POST")
+        nv_add_text(&self.nv, ":scheme", "http")
+        nv_add_text(&self.nv, ":path", CONNECT_PATH)
+        nv_add(&self.nv, <const uint8_t *><char *>b":authority", 10, self.authority, len(self.authority))
+        nv_add_text(&self.nv, "te", "trailers")
+        nv_add_text(&self.nv, "content-type", "application/grpc")
+        nv_add_text(&self.nv, "user-agent", "fasttunnel")
+        if self.token is not None:
+            bearer = b"Bearer " + self.token
+            nv_add(&self.nv, <const uint8_t *><char *>b"authorization", 13, bearer, len(bearer))
+        if self.submit_request(stream, True):
+            raise ConnectionError("the server takes no stream")
+        self.handler.opened(link)
+        return 0
+
+    cdef H2Stream new_stream(self):
+        cdef LinkStream stream = LinkStream()
+        stream.server = True
+        return stream
+
+    cdef int accept_stream(self, LinkStream stream) except -1:
+        cdef Link link
+        cdef object refusal
+        link = Link(self, stream, self.handler, None)
+        refusal = self.handler.authorize(link, stream.authorization)
+        if refusal is not None:
+            link.conn = None
+            return stream.refuse(refusal[0], refusal[1])
+        stream.link = link
+        nv_start(&self.nv, 0)
+        nv_add_text(&self.nv, ":status", "200")
+        nv_add_text(&self.nv, "content-type", "application/grpc")
+        self.submit_response(stream, True)
+        self.handler.opened(link)
+        return 0
+
+    cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
+        self.reads += 1
+        return Http2Conn.feed(self, data, n)
+
+    cdef int fill(self) except -1:
+        cdef H2Stream stream
+        for stream in self.streams.values():
+            if stream.deferred and stream.out_available():
+                stream.resume()
+        return Http2Conn.fill(self)
+
+    cdef int written(self) except -1:
+        cdef H2Stream stream
+        for stream in list(self.streams.values()):
+            if (<LinkStream>stream).link is not None:
+                (<LinkStream>stream).link.serve_ring()
+        return 0
+
+    cdef int on_timer(self, object stream) except -1:
+        return self.abort()
+
+    def keep_alive(self):
+        """An HTTP/2 PING: any peer answers it, so that `reads` moves while the peer lives."""
+        self.ping()
+
+    def leave(self):
+        pass                                # its links decide
+
+    def hang_up(self):
+        """Close once everything is written: the link has ended."""
+        self.close()
+
+
+# -- the tunnel ----------------------------------------------------------------------------------------------------------------
+
+cdef class Link(Carrier):
+    def __cinit__(self, LinkConn conn, LinkStream stream, handler, Acceptor acceptor):
+        if tbl_init(&self.table) < 0:
+            raise MemoryError
+        self.conn = conn
+        self.stream = stream
+        self.reactor = conn.reactor
+        self.handler = handler
+        self.acceptor = acceptor
+        self.ring = deque()
+        self.splitter.max_message_bytes = MESSAGE_LIMIT
+
+    def __dealloc__(self):
+        tbl_free(&self.table)
+        out_clear(&self.batch)
+
+    # -- the engine's side
+
+    def send_control(self, bytes message):
+        """Send a TunnelMessage that protobuf has encoded."""
+        cdef uint8_t *room
+        cdef size_t n = len(message)
+        if self.conn is None:
+            return
+        room = self.reserve(n + 5)
+        grpc_prefix(room, False, <uint32_t>n)
+        memcpy(room + 5, <const char *>message, n)
+        self.commit(n + 5)
+
+    def start(self, int64_t peer_window, int64_t local_window, uint64_t max_fragment):
+        """The two ends have agreed (Register, Registered): requests may be carried. All in bytes."""
+        self.peer_window = min(peer_window, <int64_t>0x7fffffff)
+        self.local_window = local_window
+        self.max_fragment = max_fragment
+        self.up = True
+
+    def drain(self):
+        """No new requests on this link; those under way go on."""
+        self.draining = True
+
+    def report_idle(self):
+        """Have handler.idle() called when no request is left, while new ones are still taken."""
+        self.watched = True
+        if self.table.count == 0:
+            self.handler.idle(self)
+
+    def end(self, int grpc_status, str message):
+        """End the tunnel in order: a server gives its status, a client closes its side."""
+        cdef LinkStream stream = self.stream
+        if self.conn is None:
+            return
+        if stream.server:
+            stream.refuse(grpc_status, message)
+        else:
+            stream.write_end()
+        self.lose(grpc_status, message)
+
+    @property
+    def active(self):
+        """Requests under way."""
+        return self.table.count
+
+    @property
+    def peer(self):
+        return self.conn.peer_text() if self.conn is not None else "unknown"
+
+    # -- requests
+
+    cdef Exchange new_exchange(self, Endpoint endpoint, int protocol, int direction):
+        cdef Exchange exchange = Exchange.__new__(Exchange)
+        exchange.protocol = <uint8_t>protocol
+        exchange.direction = <uint8_t>direction
+        exchange.carrier = self
+        exchange.endpoint = endpoint
+        exchange.send_credit = self.peer_window
+        exchange.receive_credit = self.local_window
+        exchange.reset_code = -1
+        if self.on_record is not None:
+            exchange.started_s = time_monotonic()
+        if endpoint is not None:
+            endpoint.exchange = exchange
+        self.requests += 1
+        return exchange
+
+    cdef Exchange open(self, Endpoint endpoint, int protocol):
+        """Server: a new request begins; its id is made here."""
+        global next_request
+        cdef Exchange exchange = self.new_exchange(endpoint, protocol, TO_BACKEND)
+        cdef uint64_t number
+        cdef uint8_t *p = exchange.id
+        cdef int digits = 1
+        next_request += 1
+        number = next_request
+        if protocol == PROTO_WEBSOCKET:
+            memcpy(p, b"ws-", 3)
+            p += 3
+        else:
+            memcpy(p, b"g-" if protocol == PROTO_GRPC else b"h-", 2)
+            p += 2
+        while digits < 13 and number >> (4 * digits):
+            digits += 1
+        exchange.id_len = <uint8_t>(p - exchange.id) + digits
+        while digits:
+            digits -= 1
+            p[digits] = <uint8_t>HEX[number & 15]
+            number >>= 4
+        if tbl_put(&self.table, exchange.id, exchange.id_len, <void *>exchange) != 0:
+            raise MemoryError
+        Py_INCREF(exchange)
+        return exchange
+
+    cdef int retire(self, Exchange exchange, bint abnormal) except -1:
+        cdef object record = self.on_record
+        if tbl_pop(&self.table, exchange.id, exchange.id_len) == NULL:
+            return 0
+        if abnormal:
+            self.recent[id_hash(exchange.id, exchange.id_len) % RECENT] = id_hash(exchange.id, exchange.id_len)
+        if self.turn is exchange:
+            self.turn = None
+        if record is not None:
+            record(exchange.request_id().decode(), exchange.protocol, exchange.label, exchange.status,
+                   exchange.reset_code if exchange.reset_code >= 0 else None,
+                   exchange.messages_sent, exchange.messages_received, exchange.bytes_sent, exchange.bytes_received,
+                   time_monotonic() - exchange.started_s)
+        Py_DECREF(exchange)
+        if (self.draining or self.watched) and self.table.count == 0:
+            self.handler.idle(self)
+        return 0
+
+    # -- output
+
+    cdef uint8_t *reserve(self, size_t n) except NULL:
+        if self.batch.bytes == NULL:
+            out_reserve(&self.batch, n + HEADROOM)
+            self.batch.len = HEADROOM
+            self.batch_pos = HEADROOM
+        return out_reserve(&self.batch, n)
+
+    cdef int commit(self, size_t n) except -1:
+        self.batch.len += n
+        self.messages_sent += 1
+        if self.conn is None:
+            out_clear(&self.batch)
+            self.batch_pos = 0
+            return 0
+        self.conn.touch()
+        if self.batch.len > BATCH_FLUSH and not self.conn.feeding and not self.conn.write_paused \
+                and self.batch_pos == HEADROOM:
+            self.conn.flush_early()
+        return 0
+
+    cdef int send(self, Msg *m) except -1:
+        cdef size_t bound = msg_bound(m)
+        if self.turn is not None and m.body.len:
+            self.turn_left -= min(self.turn_left, m.body.len)
+        return self.commit(msg_encode(m, True, self.reserve(bound)))
+
+    cdef int send_frame(self, Exchange exchange, const WsFrame *frame) except -1:
+        if self.turn is exchange:
+            self.turn_left -= min(self.turn_left, frame.payload_len)
+        return self.commit(msg_encode_ws(exchange.id, exchange.id_len, exchange.direction, frame,
+                                         self.reserve(frame.payload_len + MSG_WS_OVERHEAD)))
+
+    cdef bint congested(self) noexcept:
+        return self.conn is None or self.conn.write_paused or self.batch.len - self.batch_pos > BATCH_LIMIT
+
+    cdef uint64_t room(self, Exchange exchange) except? 0xffffffffffffffff:
+        if self.turn is exchange:
+            if self.turn_left:
+                return self.turn_left
+        elif not self.congested() and not self.ring:
+            return LINK_WINDOW
+        if not exchange.waiting:
+            exchange.waiting = True
+            self.ring.append(exchange)
+            if self.conn is not None:
+                self.conn.touch()
+        return 0
+
+    cdef int serve_ring(self) except -1:
+        """The socket takes more: give each waiting exchange its turn, round robin, until it is full again."""
+        cdef Exchange exchange
+        while self.ring and not self.congested():
+            exchange = self.ring.popleft()
+            exchange.waiting = False
+            if exchange.endpoint is None:
+                continue
+            self.turn = exchange
+            self.turn_left = QUANTUM
+            exchange.endpoint.on_credit()
+            self.turn = None
+        return 0
+
+    # -- input
+
+    cdef int dispatch_piece(self, const GrpcPiece *piece) except -1:
+        if piece.compressed:
+            return self.malformed("compressed message although no compression was offered")
+        return self.dispatch(piece.body, piece.body_len)
+
+    cdef int dispatch(self, const uint8_t *data, size_t n) except -1:
+        cdef Msg m
+        cdef size_t where = 0
+        cdef int code = msg_decode(data, n, &m, &where)
+        cdef void *entry
+        cdef Exchange exchange
+        self.messages_received += 1
+        if code < 0:
+            return self.malformed(f"malformed TunnelMessage ({decode_error(code)}) at byte {where} of {n}")
+        if m.kind == MSG_NONE or m.kind == MSG_TCP_DATA:
+            return 0
+        if m.kind >= MSG_HTTP_REQUEST and m.kind <= MSG_WS_FRAME or m.kind == MSG_RESET or m.kind == MSG_WINDOW_UPDATE:
+            if m.request_id.len > 16:
+                return self.malformed(f"request_id of {m.request_id.len} bytes, at most 16 are allowed")
+            entry = tbl_find(&self.table, m.request_id.ptr, m.request_id.len)
+            if entry == NULL:
+                return self.unknown(&m)
+            exchange = <Exchange>entry
+            return exchange.receive(&m)
+        self.handler.control(self, m.kind, data[:n])
+        return 0
+
+    cdef int unknown(self, const Msg *m) except -1:
+        """A request that is not in the table: the client opens it when it begins here; late messages are dropped."""
+        cdef Exchange exchange
+        cdef Endpoint endpoint
+        cdef Msg reset
+        cdef uint64_t mark
+        cdef int protocol
+        if m.kind == MSG_RESET or m.kind == MSG_WINDOW_UPDATE:
+            return 0
+        if self.acceptor is not None and self.up and m.request_id.len and not self.draining and (
+                m.kind == MSG_WS_REQUEST or m.first and (m.kind == MSG_HTTP_REQUEST or m.kind == MSG_GRPC_REQUEST)):
+            protocol = (PROTO_WEBSOCKET if m.kind == MSG_WS_REQUEST else
+                        PROTO_HTTP if m.kind == MSG_HTTP_REQUEST else PROTO_GRPC)
+            exchange = self.new_exchange(None, protocol, TO_PUBLIC)
+            memcpy(exchange.id, m.request_id.ptr, m.request_id.len)
+            exchange.id_len = <uint8_t>m.request_id.len
+            if tbl_put(&self.table, exchange.id, exchange.id_len, <void *>exchange) != 0:
+                raise MemoryError
+            Py_INCREF(exchange)
+            endpoint = self.acceptor.accept(exchange, m)
+            if endpoint is None:
+                exchange.reset(NO_ROUTE, b"this client has no backend for the request")
+                return 0
+            exchange.endpoint = endpoint
+            endpoint.exchange = exchange
+            return exchange.receive(m)
+        mark = id_hash(m.request_id.ptr, m.request_id.len)
+        if self.recent[mark % RECENT] == mark:
+            return 0
+        self.recent[mark % RECENT] = mark
+        memset(&reset, 0, sizeof(reset))
+        reset.request_id = m.request_id
+        reset.direction = TO_BACKEND if self.acceptor is None else TO_PUBLIC
+        reset.protocol_type = m.protocol_type
+        reset.kind = MSG_RESET
+        reset.code = 8 if self.draining else PROTOCOL_ERROR
+        reset.text.ptr = <const uint8_t *><const char *>b"unknown request_id"
+        reset.text.len = 18
+        return self.send(&reset)
+
+    cdef int malformed(self, str text) except -1:
+        """The peer does not speak the protocol: the tunnel ends with INTERNAL; other tunnels live on."""
+        if self.conn is None:
+            return 0
+        self.handler.warning(f"tunnel with {self.peer} ended: {text}")
+        if self.stream.server:
+            self.stream.refuse(GRPC_INTERNAL, text)
+        else:
+            self.stream.rst(2)
+        return self.lose(GRPC_INTERNAL, text)
+
+    cdef int lose(self, int grpc_status, str message) except -1:
+        """The tunnel is gone: every request on it fails, once."""
+        cdef size_t i
+        cdef list exchanges = []
+        cdef Exchange exchange
+        if self.conn is None:
+            return 0
+        self.conn = None
+        self.up = False
+        for i in range(self.table.capacity):
+            if self.table.entries[i].value != NULL:
+                exchanges.append(<Exchange>self.table.entries[i].value)
+        for exchange in exchanges:
+            exchange.fail(TUNNEL_LOST, b"the tunnel was lost")
+        self.ring.clear()
+        self.handler.lost(self, grpc_status, message)
+        return 0
+
+
+cdef uint64_t id_hash(const uint8_t *id, size_t n) noexcept nogil:
+    """FNV-1a: only remembers late messages, a collision costs one answer. Never 0."""
+    cdef uint64_t h = 0xcbf29ce484222325
+    cdef size_t i
+    for i in range(n):
+        h = (h ^ id[i]) * <uint64_t>0x100000001b3
+    return h | 1
+
+
+cdef str decode_error(int code):
+    return {-1: "truncated", -2: "varint above 10 bytes", -3: "bad tag", -4: "string is not UTF-8"}.get(code, "unknown")
+
+
+cdef bytes percent_encode(str message):
+    """grpc-message, gRPC over HTTP/2 "Status-Message": percent-encoded UTF-8."""
+    return b"".join(bytes((c,)) if 32 <= c < 127 and c != 37 else b"%%%02X" % c for c in message.encode())

@@ -1,0 +1,51 @@
+"""HTTP/1.1 towards the public: requests become exchanges, answers are written in order."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fasttunnel._core cimport BodyReader, Msg
+from fasttunnel.engine._gate cimport Gate, Visitor
+from fasttunnel.engine._http1 cimport BodyWriter, Head
+from fasttunnel.engine._io cimport Conn
+from fasttunnel.engine._public_websocket cimport PublicWebSocket
+
+
+cdef class PublicConn(Conn):
+    """A new public connection: the first bytes tell HTTP/2 with prior knowledge from HTTP/1.1."""
+    cdef Gate gate
+
+
+cdef enum Phase:
+    PHASE_HEAD = 0                      # waiting for a request
+    PHASE_BODY = 1                      # its body is coming
+    PHASE_ANSWER = 2                    # it has come, the answer is awaited
+    PHASE_HANDSHAKE = 3                 # a WebSocket handshake is with the backend
+    PHASE_DISCARD = 4                   # nothing more is wanted of this peer
+
+
+cdef class PublicHttp1(Conn):
+    cdef Gate gate
+    cdef Visitor visitor
+    cdef Head head
+    cdef uint8_t phase                  # Phase
+    cdef BodyReader reader
+    cdef BodyWriter writer
+    cdef bint blocked                   # waiting for credit
+    cdef bint keep_alive
+    cdef bint http10
+    cdef bint is_head                   # the request is HEAD: its answer has no body
+    cdef bint answer_begun
+    cdef bint no_body                   # the answer has none (HEAD, 204, 304)
+    cdef uint64_t unconsumed            # body bytes written since the last written()
+    cdef bytes ws_key
+    cdef bint half_close                # end our side after the next write
+
+    cdef int no_route(self) except -1
+    cdef int take_over(self, PublicWebSocket successor) except -1
+    cdef Py_ssize_t begin(self, const uint8_t *data, size_t n) except -1
+    cdef Py_ssize_t read_body(self, const uint8_t *data, size_t n) except -1
+    cdef int begin_handshake(self) except -1
+    cdef int write_answer_head(self, const Msg *m) except -1
+    cdef int answer_done(self) except -1
+    cdef int answer_handshake(self, const Msg *m) except -1
+    cdef int write_error(self, int status, bytes text) except -1
+    cdef int bad_answer(self, bytes text) except -1
+    cdef int discard(self) except -1

@@ -1,0 +1,509 @@
+"""HTTP/1.1 connections of the public (RFC 9112).
+
+One request at a time: what is pipelined behind it waits in the connection's rest, and the socket is not read meanwhile, so
+answers are in order by construction. A body is sent on as it comes; its first bytes travel with the head if they came together.
+"""
+import base64
+import socket
+import struct
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memset
+
+from fasttunnel._core cimport (
+    BODY_CHUNKED, BODY_DONE, BODY_LENGTH, BODY_NONE, BODY_PIECE, BODY_TRAILERS, BODY_UNTIL_CLOSE, Buf, MSG_HTTP_REQUEST,
+    MSG_WS_REQUEST, MSG_WS_RESPONSE, PROTO_HTTP, PROTO_WEBSOCKET, Slice, TAG_HTTP_REQUEST_HEADERS,
+    TAG_HTTP_REQUEST_TRAILERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, TAG_WS_REQUEST_HEADERS,
+    TAG_WS_RESPONSE_HEADERS, body_read, buf_free, hdr_retag,
+    hdr_value_ok,
+)
+from fasttunnel.engine._exchange cimport Exchange
+from fasttunnel.engine._gate cimport explain, http_status_of
+from fasttunnel.engine._http1 cimport (
+    has_field, parse_trailers, websocket_accept, write_body, write_body_end, write_bytes, write_fields, write_number, write_status_line,
+    write_text,
+)
+from fasttunnel.engine._http1 import BadMessage
+from fasttunnel.engine._io cimport out_append
+from fasttunnel.engine._link cimport Link
+from fasttunnel.engine._public_http2 cimport PublicHttp2
+from fasttunnel.engine._public_websocket cimport PublicWebSocket
+
+cdef const char *PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+cdef enum:
+    PREFACE_BYTES = 24
+    CANCELLED = 1
+    NO_ROUTE = 2
+    PROTOCOL_ERROR = 5
+
+cdef double LINGER_S = 2.0              # to read what a peer still sends before its connection is closed
+cdef double HALF_CLOSED_S = 30.0        # for an answer to begin when the peer has closed its side: it may have gone
+
+
+cdef bint valid_key(bytes key):
+    """Sec-WebSocket-Key: 16 bytes in base64 (RFC 6455 4.2.1)."""
+    try:
+        return key is not None and len(key) == 24 and len(base64.b64decode(key, validate=True)) == 16
+    except ValueError:
+        return False
+
+
+cdef void set_slice(Slice *slice, bytes value) noexcept:
+    slice.ptr = <const uint8_t *><const char *>value
+    slice.len = <size_t>len(value)
+
+
+cdef class PublicConn(Conn):
+    def __init__(self, Gate gate):
+        self.gate = gate
+        self.reactor = gate.reactor
+
+    cdef int on_connected(self) except -1:
+        return self.arm(self.gate.head_timeout_s)
+
+    cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
+        cdef Conn successor
+        if n == 0:
+            return 0
+        if memcmp(data, PREFACE, min(n, <size_t>PREFACE_BYTES)) != 0:
+            successor = PublicHttp1(self.gate)
+        elif n < PREFACE_BYTES:
+            return 0
+        else:
+            successor = PublicHttp2(self.gate)
+        self.hand_over(successor, data, n)
+        return <Py_ssize_t>n
+
+
+cdef class PublicHttp1(Conn):
+    def __init__(self, Gate gate):
+        self.gate = gate
+        self.head = Head(True)
+
+    cdef int on_connected(self) except -1:
+        self.visitor = Visitor(self.transport)
+        return 0
+
+    def leave(self):
+        if self.exchange is None and self.phase != PHASE_BODY:
+            self.close()                    # otherwise answer_done() does, now that the gate is draining
+
+    # -- requests
+
+    cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
+        cdef size_t pos = 0
+        cdef Py_ssize_t used
+        try:
+            while True:
+                if self.phase == PHASE_HEAD:
+                    while pos < n and self.head.scanned == 0 and (data[pos] == 13 or data[pos] == 10):
+                        pos += 1            # RFC 9112 2.2: empty lines before a request are ignored
+                    if pos == n:
+                        return <Py_ssize_t>pos
+                    used = self.head.parse(data + pos, n - pos, self.gate.head_bytes, TAG_HTTP_REQUEST_HEADERS)
+                    if used == 0:
+                        if self.timer is None or self.timer.slot < 0:
+                            self.arm(self.gate.head_timeout_s)
+                        return <Py_ssize_t>pos
+                    self.disarm()
+                    pos += <size_t>used
+                    pos += <size_t>self.begin(data + pos, n - pos)
+                elif self.phase == PHASE_BODY:
+                    used = self.read_body(data + pos, n - pos)
+                    pos += <size_t>used
+                    if self.phase == PHASE_BODY:
+                        return <Py_ssize_t>pos
+                elif self.phase == PHASE_DISCARD:
+                    return <Py_ssize_t>n
+                else:
+                    if pos < n:
+                        self.hold()         # pipelined: its turn comes after this answer
+                    return <Py_ssize_t>pos
+        except BadMessage as error:
+            if self.exchange is not None:
+                self.exchange.reset(CANCELLED, b"the request was malformed")
+            if self.answer_begun:
+                self.abort()
+            else:
+                self.write_error(error.status, str(error).encode())
+                self.discard()
+            return <Py_ssize_t>n
+
+    cdef Py_ssize_t begin(self, const uint8_t *data, size_t n) except -1:
+        """A head is complete: open the exchange, with as much of the body as lies there. Returns the body bytes used."""
+        cdef Head head = self.head
+        cdef Link link
+        cdef Msg m
+        cdef Slice piece
+        cdef size_t used = 0
+        cdef uint64_t limit
+        cdef int result
+        self.http10 = head.http10
+        self.keep_alive = head.keep_alive and not self.gate.draining
+        self.is_head = head.method == b"HEAD"
+        self.answer_begun = False
+        if len(head.target) > self.gate.target_bytes:
+            raise BadMessage(414, f"request target above {self.gate.target_bytes} bytes")
+        if head.websocket:
+            self.begin_handshake()
+            return 0
+        head.start_body(&self.reader)
+        self.phase = PHASE_ANSWER if self.reader.mode == BODY_NONE else PHASE_BODY
+        link = self.gate.find(PROTO_HTTP, head.host, head.target)
+        if link is None:
+            self.no_route()
+            return 0
+        self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host)
+        link.open(self, PROTO_HTTP)
+        self.exchange.label = self.gate.label(head.method, head.host, head.target)
+        memset(&m, 0, sizeof(m))
+        m.kind = MSG_HTTP_REQUEST
+        m.first = True
+        set_slice(&m.method, head.method)
+        set_slice(&m.url, head.target)
+        set_slice(&m.host, head.host)
+        m.scheme.ptr = <const uint8_t *>b"http"
+        m.scheme.len = 4
+        m.headers.ptr = head.block.data
+        m.headers.len = head.block.len
+        if self.phase == PHASE_BODY and n:
+            limit = min(self.exchange.sendable(), link.max_fragment)
+            result = body_read(&self.reader, data, n, limit, &used, &piece)
+            if result < 0:
+                raise BadMessage(400, "bad chunk in the body")
+            if result == BODY_PIECE:
+                m.body = piece
+        m.last = self.phase == PHASE_ANSWER or self.reader.mode == BODY_LENGTH and self.reader.remaining == 0
+        if m.last:
+            self.phase = PHASE_ANSWER
+        self.exchange.send(&m)
+        buf_free(&head.block)
+        return <Py_ssize_t>used
+
+    cdef Py_ssize_t read_body(self, const uint8_t *data, size_t n) except -1:
+        cdef size_t pos = 0, used = 0
+        cdef uint64_t limit
+        cdef Slice piece
+        cdef Msg m
+        cdef int result
+        cdef Py_ssize_t size
+        cdef Buf trailers
+        while self.exchange is not None:
+            limit = min(self.exchange.sendable(), self.exchange.carrier.max_fragment)
+            result = body_read(&self.reader, data + pos, n - pos, limit, &used, &piece)
+            pos += used
+            memset(&m, 0, sizeof(m))
+            m.kind = MSG_HTTP_REQUEST
+            if result == BODY_PIECE:
+                m.body = piece
+                m.last = self.reader.mode == BODY_LENGTH and self.reader.remaining == 0
+                if m.last:
+                    self.phase = PHASE_ANSWER
+                self.exchange.send(&m)
+                if m.last:
+                    return <Py_ssize_t>pos
+            elif result == BODY_TRAILERS or result == BODY_DONE:
+                memset(&trailers, 0, sizeof(trailers))
+                try:
+                    if result == BODY_TRAILERS:
+                        size = parse_trailers(data + pos, n - pos, self.gate.head_bytes, TAG_HTTP_REQUEST_TRAILERS, &trailers)
+                        if size == 0:
+                            return <Py_ssize_t>pos
+                        pos += <size_t>size
+                    m.trailers.ptr = trailers.data
+                    m.trailers.len = trailers.len
+                    m.last = True
+                    self.phase = PHASE_ANSWER
+                    self.exchange.send(&m)
+                finally:
+                    buf_free(&trailers)
+                return <Py_ssize_t>pos
+            elif result < 0:
+                raise BadMessage(400, "bad chunk in the body")
+            else:
+                if limit == 0 and pos < n:
+                    self.blocked = True
+                    self.hold()
+                return <Py_ssize_t>pos
+        return <Py_ssize_t>n
+
+    cdef int on_credit(self) except -1:
+        if self.blocked:
+            self.blocked = False
+            self.refeed()
+            if not self.blocked and self.phase == PHASE_BODY:
+                self.unhold()
+        return 0
+
+    cdef int no_route(self) except -1:
+        cdef bint draining = self.gate.draining
+        cdef int status = 503 if draining else 404
+        cdef bytes where = self.head.host + self.head.target.partition(b"?")[0]
+        self.write_error(status, b"the server is shutting down" if draining else
+                         b"no tunnel serves " + where + b"\n\nA client registers it with:\n"
+                         b"    fasttunnel client --server HOST:PORT " + (self.head.host or b"HOST") + b"=http://127.0.0.1:3000")
+        return self.answer_done()
+
+    # -- WebSocket handshake
+
+    cdef int begin_handshake(self) except -1:
+        """RFC 6455 4.2.1. The key stays here: the backend is asked with a key of its own."""
+        cdef Head head = self.head
+        cdef Link link
+        cdef Msg m
+        self.phase = PHASE_ANSWER
+        if head.ws_version != b"13":
+            self.write_error(426, b"only WebSocket version 13 is spoken here")
+            return self.answer_done()
+        if not valid_key(head.ws_key):
+            self.write_error(400, b"Sec-WebSocket-Key is missing or not 16 bytes in base64")
+            return self.answer_done()
+        if head.body_mode != BODY_NONE:
+            raise BadMessage(400, "a WebSocket handshake has no body")
+        link = self.gate.find(PROTO_WEBSOCKET, head.host, head.target)
+        if link is None:
+            return self.no_route()
+        self.phase = PHASE_HANDSHAKE
+        self.ws_key = head.ws_key
+        self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host)
+        hdr_retag(&head.block, TAG_WS_REQUEST_HEADERS)
+        link.open(self, PROTO_WEBSOCKET)
+        self.exchange.label = self.gate.label(head.method, head.host, head.target)
+        memset(&m, 0, sizeof(m))
+        m.kind = MSG_WS_REQUEST
+        set_slice(&m.url, head.target)
+        set_slice(&m.host, head.host)
+        if head.ws_protocol is not None:
+            set_slice(&m.subprotocol, head.ws_protocol)
+        m.headers.ptr = head.block.data
+        m.headers.len = head.block.len
+        self.exchange.send(&m)
+        buf_free(&head.block)
+        return 0
+
+    cdef int answer_handshake(self, const Msg *m) except -1:
+        cdef PublicWebSocket successor
+        cdef bytes accept
+        cdef bint has_length = False, extensions
+        cdef uint64_t length = 0
+        cdef size_t mark = self.out.len
+        cdef Exchange exchange = self.exchange
+        exchange.status = m.status
+        if not m.accepted:
+            # Refused: the backend's status, fields and body, as an ordinary answer.
+            if m.status < 200 or m.status > 599 or m.status == 204:
+                return self.bad_answer(b"bad status of a refused handshake")
+            write_status_line(&self.out, m.status)
+            if write_fields(&self.out, m, TAG_WS_RESPONSE_HEADERS, &has_length, &length):
+                self.out.len = mark
+                return self.bad_answer(b"bad header field from the backend")
+            write_text(&self.out, "Content-Length: ")
+            write_number(&self.out, m.body.len)
+            write_text(&self.out, "\r\n\r\n" if self.keep_alive else "\r\nConnection: close\r\n\r\n")
+            out_append(&self.out, m.body.ptr, m.body.len)
+            exchange.finish(False)
+            return self.answer_done()
+        accept = websocket_accept(self.ws_key)
+        write_text(&self.out, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                              "Sec-WebSocket-Accept: ")
+        write_bytes(&self.out, accept)
+        write_text(&self.out, "\r\n")
+        if m.subprotocol.len:
+            if not hdr_value_ok(m.subprotocol.ptr, m.subprotocol.len):
+                self.out.len = mark
+                return self.bad_answer(b"bad subprotocol from the backend")
+            write_text(&self.out, "Sec-WebSocket-Protocol: ")
+            out_append(&self.out, m.subprotocol.ptr, m.subprotocol.len)
+            write_text(&self.out, "\r\n")
+        if write_fields(&self.out, m, TAG_WS_RESPONSE_HEADERS, &has_length, &length):
+            self.out.len = mark
+            return self.bad_answer(b"bad header field from the backend")
+        write_text(&self.out, "\r\n")
+        extensions = has_field(m, TAG_WS_RESPONSE_HEADERS, "sec-websocket-extensions")
+        successor = PublicWebSocket()
+        successor.start_frames(extensions, exchange.carrier.max_fragment, self.gate.ws_message_bytes)
+        self.exchange = None
+        exchange.endpoint = successor
+        successor.exchange = exchange
+        exchange.status = 0
+        self.take_over(successor)
+        return 0
+
+    cdef int take_over(self, PublicWebSocket successor) except -1:
+        cdef Buf kept = self.rest
+        memset(&self.rest, 0, sizeof(Buf))
+        self.hand_over(successor, kept.data, kept.len)
+        buf_free(&kept)
+        return successor.unhold()
+
+    # -- answers
+
+    cdef int on_message(self, const Msg *m) except -1:
+        cdef bint has_length = False
+        cdef uint64_t length = 0
+        cdef size_t mark = self.out.len
+        if m.kind == MSG_WS_RESPONSE:
+            return self.answer_handshake(m) if self.phase == PHASE_HANDSHAKE else 0
+        if self.phase == PHASE_HANDSHAKE:
+            return self.bad_answer(b"frame before the handshake was answered")
+        if m.informational:
+            if m.status < 100 or m.status > 199 or m.status == 101 or self.answer_begun:
+                return self.bad_answer(b"bad informational answer")
+            if self.http10:
+                return 0                    # RFC 9110 15.2: not for HTTP/1.0
+            write_status_line(&self.out, m.status)
+            if write_fields(&self.out, m, TAG_HTTP_RESPONSE_HEADERS, &has_length, &length):
+                self.out.len = mark
+                return self.bad_answer(b"bad header field from the backend")
+            write_text(&self.out, "\r\n")
+            return self.touch()
+        if m.first:
+            self.exchange.status = m.status
+            if self.write_answer_head(m):
+                self.out.len = mark
+                return self.bad_answer(b"bad header field from the backend")
+            self.answer_begun = True
+        if m.body.len and not self.no_body:
+            if write_body(&self.out, &self.writer, m.body.ptr, m.body.len):
+                return self.bad_answer(b"answer longer than its Content-Length")
+        self.unconsumed += m.body.len
+        self.touch()
+        if m.last:
+            if not self.no_body and write_body_end(&self.out, &self.writer, m, TAG_HTTP_RESPONSE_TRAILERS):
+                return self.bad_answer(b"answer shorter than its Content-Length")
+            self.exchange.finish(False)
+            return self.answer_done()
+        return 0
+
+    cdef int write_answer_head(self, const Msg *m) except -1:
+        """Status line, fields, and the framing of the body (RFC 9112 6.3). Returns 1 when it may not be written."""
+        cdef bint has_length = False
+        cdef uint64_t length = 0
+        if m.status < 200 or m.status > 999:
+            return 1
+        write_status_line(&self.out, m.status)
+        if write_fields(&self.out, m, TAG_HTTP_RESPONSE_HEADERS, &has_length, &length):
+            return 1
+        self.no_body = self.is_head or m.status == 204 or m.status == 304
+        self.writer.mode = BODY_NONE
+        if self.no_body:
+            if has_length and m.status != 204:
+                write_text(&self.out, "Content-Length: ")
+                write_number(&self.out, length)
+                write_text(&self.out, "\r\n")
+        elif has_length or m.last:
+            self.writer.mode = BODY_LENGTH
+            self.writer.remaining = length if has_length else m.body.len
+            write_text(&self.out, "Content-Length: ")
+            write_number(&self.out, self.writer.remaining)
+            write_text(&self.out, "\r\n")
+        elif self.http10:
+            self.writer.mode = BODY_UNTIL_CLOSE
+            self.keep_alive = False
+        else:
+            self.writer.mode = BODY_CHUNKED
+            write_text(&self.out, "Transfer-Encoding: chunked\r\n")
+        if not self.keep_alive or self.phase == PHASE_BODY:
+            write_text(&self.out, "Connection: close\r\n")
+            self.keep_alive = False
+        elif self.http10:
+            write_text(&self.out, "Connection: keep-alive\r\n")
+        return write_text(&self.out, "\r\n")
+
+    cdef int answer_done(self) except -1:
+        """An answer is complete: on to the next request, or towards the end of the connection."""
+        self.blocked = False
+        if self.phase == PHASE_BODY or not self.keep_alive or self.gate.draining or self.peer_eof and self.rest.len == 0 \
+                and not self.feeding:
+            return self.discard()
+        self.phase = PHASE_HEAD
+        self.unhold()
+        if self.rest.len or self.feeding:
+            self.refeed()
+        return self.touch()
+
+    cdef int write_error(self, int status, bytes text) except -1:
+        """An answer of our own, as plain text for a person."""
+        cdef bytes body = b"%d: %s\n" % (status, text)
+        write_status_line(&self.out, status)
+        write_text(&self.out, "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n")
+        if status == 503:
+            write_text(&self.out, "Retry-After: 1\r\n")
+        elif status == 426:
+            write_text(&self.out, "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
+        elif status == 405:
+            write_text(&self.out, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n")
+        write_text(&self.out, "Content-Length: ")
+        write_number(&self.out, len(body))
+        if status == 426:
+            write_text(&self.out, "\r\nConnection: Upgrade" if self.keep_alive else "\r\nConnection: Upgrade, close")
+        elif not self.keep_alive or self.phase == PHASE_BODY:
+            write_text(&self.out, "\r\nConnection: close")
+            self.keep_alive = False
+        write_text(&self.out, "\r\n\r\n")
+        if not self.is_head:
+            write_bytes(&self.out, body)
+        return self.touch()
+
+    cdef int bad_answer(self, bytes text) except -1:
+        """The backend's side cannot be put into HTTP: end the exchange and tell both."""
+        if self.exchange is not None:
+            self.exchange.reset(PROTOCOL_ERROR, text)
+        return self.on_reset(PROTOCOL_ERROR, text)
+
+    cdef int on_reset(self, uint32_t code, bytes text) except -1:
+        cdef int status = http_status_of(code)
+        if not self.answer_begun and status:
+            self.write_error(status, explain(code, text))
+            return self.answer_done()
+        # The status is out, or there is none to give: all that is left is to break off, so that the body cannot be
+        # taken for complete. Only a connection reset says so when the body ends with the connection.
+        self.phase = PHASE_DISCARD
+        if self.transport is not None and self.answer_begun and self.writer.mode == BODY_UNTIL_CLOSE:
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return self.abort()
+        return self.close()
+
+    cdef int discard(self) except -1:
+        """The last answer is written. A peer that still sends would be reset before it has read it: let it finish."""
+        cdef bint unread = self.phase == PHASE_BODY
+        self.phase = PHASE_DISCARD
+        if not unread:
+            return self.close()
+        self.unhold()
+        self.touch()
+        self.half_close = True
+        return self.arm(LINGER_S)
+
+    cdef int written(self) except -1:
+        cdef uint64_t n = self.unconsumed
+        if n:
+            self.unconsumed = 0
+            if self.exchange is not None:
+                self.exchange.consumed(n)
+        if self.half_close and self.transport is not None:
+            self.half_close = False
+            self.transport.write_eof()
+        return 0
+
+    cdef int on_timer(self, object stream) except -1:
+        if self.phase == PHASE_HEAD and not self.peer_eof:
+            self.keep_alive = False
+            self.is_head = False
+            self.write_error(408, b"the request head took too long")
+            return self.close()
+        return self.abort()
+
+    cdef int on_eof(self) except -1:
+        if self.phase == PHASE_ANSWER and self.exchange is not None:
+            # It may have closed its side only, as HTTP allows, and still wait for the answer.
+            self.keep_alive = False
+            return 0 if self.answer_begun else self.arm(HALF_CLOSED_S)
+        if self.exchange is not None:
+            self.exchange.reset(CANCELLED, b"the public side closed the connection")
+        return self.close()
+
+    cdef int on_lost(self, object exc) except -1:
+        if self.exchange is not None:
+            self.exchange.reset(CANCELLED, b"the public side closed the connection")
+        return 0

@@ -1,0 +1,49 @@
+"""HTTP/2 with prior knowledge towards the public: ordinary requests and gRPC calls, one stream each."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from fasttunnel._core cimport Buf, GrpcSplitter, Msg
+from fasttunnel.engine._gate cimport Gate, Visitor
+from fasttunnel.engine._http2 cimport H2Stream, Http2Conn
+from fasttunnel.engine._io cimport Timer
+
+
+cdef class PublicHttp2(Http2Conn):
+    cdef Gate gate
+    cdef Visitor visitor
+
+
+cdef class PublicStream(H2Stream):
+    cdef bytes method
+    cdef bytes path
+    cdef bytes authority
+    cdef bytes content_type
+    cdef bytes cookie                   # crumbs, joined (RFC 9113 8.2.3)
+    cdef double timeout_s               # grpc-timeout; 0: none
+    cdef Timer deadline
+    cdef Buf block                      # fields, encoded for the first message
+    cdef size_t field_bytes
+    cdef GrpcSplitter splitter
+    cdef bint is_grpc
+    cdef bint is_head
+    cdef bint too_large
+    cdef bint headers_done
+    cdef bint first_sent
+    cdef bint last_sent
+    cdef bint answer_begun
+    cdef bint answer_done
+    cdef uint64_t writing               # bytes of the gRPC message being written that are still to come
+
+    cdef int begin(self) except -1
+    cdef int pump_grpc(self) except -1
+    cdef int pump_http(self) except -1
+    cdef int fill_first(self, Msg *m) except -1
+    cdef int answer_grpc(self, const Msg *m) except -1
+    cdef int answer_http(self, const Msg *m) except -1
+    cdef int add_fields(self, const Msg *m, uint8_t tag) except -1
+    cdef int answer_status(self, int status, bytes message, bytes details, const Msg *m) except -1
+    cdef int answer_error(self, int status, bytes text) except -1
+    cdef int bad_answer(self, bytes text) except -1
+    cdef int finish_answer(self) except -1
+    cdef int expire(self) except -1
+    cdef bint _typed(self, const Msg *m) noexcept
+    cdef int _add_trailers(self, const Msg *m, uint8_t tag) except -1

@@ -1,0 +1,488 @@
+"""HTTP/2 of the public: each stream is one exchange, gRPC by its content-type and plain HTTP otherwise.
+
+What comes in one read (head, body, end) leaves in one message where that is possible: pump() runs after the read. A stream
+without credit gets no WINDOW_UPDATE, its neighbours flow on.
+"""
+import base64
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from fasttunnel._core cimport (
+    GRPC_BLOCKED, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
+    PROTO_HTTP, Slice, TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING,
+    TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary, grpc_prefix,
+    grpc_split, hdr_append, hdr_hop_by_hop, hdr_is, hdr_lower, hdr_name_ok, hdr_retag, hdr_value_ok, msg_headers,
+    msg_next_header,
+)
+from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of, is_forwarding_field
+from fasttunnel.engine._grpc cimport decode_timeout, encode_message
+from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
+from fasttunnel.engine._link cimport Link
+
+cdef enum:
+    STREAM_WINDOW = 262144
+    CONNECTION_WINDOW = 16777216
+    MAX_STREAMS = 1024
+    MAX_FRAME = 65536
+
+    CANCELLED = 1
+    BACKEND_TIMEOUT = 4
+    PROTOCOL_ERROR = 5
+    TOO_LARGE = 7
+
+    GRPC_DEADLINE_EXCEEDED = 4
+    GRPC_RESOURCE_EXHAUSTED = 8
+    GRPC_UNIMPLEMENTED = 12
+    GRPC_INTERNAL = 13
+    GRPC_UNAVAILABLE = 14
+
+    H2_NO_ERROR = 0
+    H2_INTERNAL_ERROR = 2
+    H2_CANCEL = 8
+
+
+cdef void set_slice(Slice *slice, bytes value) noexcept:
+    if value is not None:
+        slice.ptr = <const uint8_t *><const char *>value
+        slice.len = <size_t>len(value)
+
+
+cdef class PublicHttp2(Http2Conn):
+    def __init__(self, Gate gate):
+        self.gate = gate
+
+    cdef int on_connected(self) except -1:
+        self.visitor = Visitor(self.transport)
+        return self.start_session(True, False, STREAM_WINDOW, CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS,
+                                  <uint32_t>self.gate.head_bytes)
+
+    cdef H2Stream new_stream(self):
+        return PublicStream()
+
+    cdef int on_timer(self, object stream) except -1:
+        if stream is not None:
+            return (<PublicStream>stream).expire()
+        return self.abort()
+
+
+cdef class PublicStream(H2Stream):
+    def __dealloc__(self):
+        buf_free(&self.block)
+
+    # -- request
+
+    cdef int on_header(self, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len) except -1:
+        cdef uint8_t tag = TAG_HTTP_REQUEST_HEADERS
+        if self.headers_done:
+            if self.is_grpc:
+                return 0                    # a gRPC request has no trailers
+            tag = 0x4a                      # HttpRequest.trailers
+        self.field_bytes += name_len + value_len + 32      # RFC 9113 6.5.2
+        if self.field_bytes > (<PublicHttp2>self.conn).gate.head_bytes:
+            self.too_large = True
+            return 0
+        if name_len and name[0] == 58:      # a pseudo-header field; the library has checked which, and how often
+            if hdr_is(name, name_len, ":method"):
+                self.method = value[:value_len]
+            elif hdr_is(name, name_len, ":path"):
+                self.path = value[:value_len]
+            elif hdr_is(name, name_len, ":authority"):
+                self.authority = value[:value_len]
+            return 0
+        if not self.headers_done:
+            if name_len == 4 and hdr_is(name, name_len, "host"):
+                if self.authority is None:
+                    self.authority = value[:value_len]
+                return 0
+            if name_len == 6 and hdr_is(name, name_len, "cookie"):
+                self.cookie = value[:value_len] if self.cookie is None else self.cookie + b"; " + value[:value_len]
+                return 0
+            if name_len == 12:
+                if hdr_is(name, name_len, "content-type"):
+                    self.content_type = value[:value_len]
+                elif hdr_is(name, name_len, "grpc-timeout"):
+                    self.timeout_s = decode_timeout(value, value_len)
+            if is_forwarding_field(name, name_len):
+                return 0
+        if hdr_append(&self.block, tag, name, name_len, value, value_len) < 0:
+            raise MemoryError
+        return 0
+
+    cdef int on_headers(self) except -1:
+        if self.headers_done:
+            return 0                        # trailers: pump() sends them with the last chunk
+        self.headers_done = True
+        self.is_head = self.method == b"HEAD"
+        if self.content_type is not None and self.content_type.startswith(b"application/grpc"):
+            self.is_grpc = self.method == b"POST" and self.content_type[16:17] in (b"", b"+", b";")
+        return self.begin()
+
+    cdef int begin(self) except -1:
+        cdef Gate gate = (<PublicHttp2>self.conn).gate
+        cdef Link link
+        cdef int protocol = PROTO_GRPC if self.is_grpc else PROTO_HTTP
+        if self.too_large:
+            return self.answer_error(431, b"header list above the limit")
+        if self.path is None:
+            return self.answer_error(405, b"CONNECT is not served here")
+        if len(self.path) > gate.target_bytes:
+            return self.answer_error(414, b"request target above the limit")
+        self.authority = self.authority or b""
+        if self.timeout_s < 0:
+            return self.answer_error(400, b"bad grpc-timeout")
+        link = gate.find(protocol, self.authority, self.path)
+        if link is None:
+            if gate.draining:
+                return self.answer_error(503, b"the server is shutting down")
+            return self.answer_error(404, b"no tunnel serves " + self.authority + self.path.partition(b"?")[0])
+        if self.cookie is not None:
+            if hdr_append(&self.block, TAG_HTTP_REQUEST_HEADERS, <const uint8_t *>b"cookie", 6, self.cookie,
+                          len(self.cookie)) < 0:
+                raise MemoryError
+        (<PublicHttp2>self.conn).visitor.add_fields(&self.block, TAG_HTTP_REQUEST_HEADERS, self.authority)
+        link.open(self, protocol)
+        self.exchange.grpc_stream_id = <uint32_t>self.id
+        self.exchange.label = gate.label(self.method, self.authority, self.path)
+        if self.is_grpc:
+            self.splitter.max_fragment = link.max_fragment
+            self.splitter.max_message_bytes = gate.grpc_message_bytes
+            hdr_retag(&self.block, TAG_GRPC_REQUEST_METADATA)
+            if self.timeout_s > 0:
+                self.deadline = Timer(self.conn, self)
+                self.conn.reactor.start_timer(self.deadline, self.timeout_s)
+        return 0
+
+    cdef int pump(self) except -1:
+        if self.exchange is None:
+            return self.take(self.rest.len)
+        return self.pump_grpc() if self.is_grpc else self.pump_http()
+
+    cdef int on_credit(self) except -1:
+        return self.pump()
+
+    cdef int fill_first(self, Msg *m) except -1:
+        """The fields that only the first message of a request carries."""
+        cdef Py_ssize_t slash
+        m.first = True
+        self.first_sent = True
+        m.headers.ptr = self.block.data
+        m.headers.len = self.block.len
+        set_slice(&m.host, self.authority)
+        if self.is_grpc:
+            slash = self.path.rfind(b"/")
+            m.service.ptr = <const uint8_t *><const char *>self.path + 1
+            m.service.len = <size_t>max(slash - 1, 0)
+            m.method.ptr = <const uint8_t *><const char *>self.path + slash + 1
+            m.method.len = <size_t>(len(self.path) - slash - 1)
+        else:
+            set_slice(&m.method, self.method)
+            set_slice(&m.url, self.path)
+            m.scheme.ptr = <const uint8_t *>b"http"
+            m.scheme.len = 4
+        return 0
+
+    cdef int pump_grpc(self) except -1:
+        cdef Msg m
+        cdef GrpcPiece piece
+        cdef size_t pos = 0, used = 0
+        cdef int result = GRPC_NEED_MORE
+        cdef bint first
+        while self.exchange is not None and not self.last_sent:
+            result = grpc_split(&self.splitter, self.rest.data + pos, self.rest.len - pos, self.exchange.sendable(), &used,
+                                &piece)
+            pos += used
+            if result == GRPC_PIECE:
+                memset(&m, 0, sizeof(m))
+                m.kind = MSG_GRPC_REQUEST
+                first = not self.first_sent
+                if first:
+                    self.fill_first(&m)
+                m.body.ptr = piece.body
+                m.body.len = piece.body_len
+                m.compressed = piece.compressed
+                m.more = piece.more
+                if piece.first and piece.more:
+                    m.message_bytes = piece.message_bytes
+                m.last = self.receive_end and pos == self.rest.len and not piece.more
+                self.last_sent = m.last
+                self.exchange.send(&m)
+                if first:
+                    buf_free(&self.block)
+                continue
+            if result < 0:
+                self.exchange.reset(PROTOCOL_ERROR if result == -1 else TOO_LARGE, b"bad gRPC message from the public side")
+                self.answer_status(GRPC_INTERNAL if result == -1 else GRPC_RESOURCE_EXHAUSTED,
+                                   b"bad message flags" if result == -1 else b"message above the limit of the tunnel", None, NULL)
+            break
+        if self.exchange is not None and not self.last_sent:
+            if self.receive_end and result == GRPC_NEED_MORE:
+                if pos < self.rest.len or not grpc_at_boundary(&self.splitter):
+                    self.exchange.reset(PROTOCOL_ERROR, b"the request ended inside a message")
+                    self.answer_status(GRPC_INTERNAL, b"the request ended inside a message", None, NULL)
+                else:
+                    self.last_sent = True
+            if self.exchange is not None and (self.last_sent or not self.first_sent):
+                memset(&m, 0, sizeof(m))
+                m.kind = MSG_GRPC_REQUEST
+                if not self.first_sent:
+                    self.fill_first(&m)
+                m.last = self.last_sent
+                self.exchange.send(&m)
+                if m.first:
+                    buf_free(&self.block)
+        return self.take(pos if self.exchange is not None else self.rest.len)
+
+    cdef int pump_http(self) except -1:
+        cdef Msg m
+        cdef size_t pos = 0, n
+        while self.exchange is not None and not self.last_sent:
+            n = min(self.rest.len - pos, self.exchange.carrier.max_fragment)
+            if n:
+                n = min(n, self.exchange.sendable())
+                if n == 0 and self.first_sent:
+                    break
+            memset(&m, 0, sizeof(m))
+            m.kind = MSG_HTTP_REQUEST
+            m.last = self.receive_end and pos + n == self.rest.len
+            if self.first_sent:
+                if n == 0 and not m.last:
+                    break
+                if m.last:
+                    m.trailers.ptr = self.block.data
+                    m.trailers.len = self.block.len
+            else:
+                self.fill_first(&m)
+            if n:
+                m.body.ptr = self.rest.data + pos
+                m.body.len = n
+            self.last_sent = m.last
+            pos += n
+            self.exchange.send(&m)
+            if m.first:
+                buf_free(&self.block)
+        return self.take(pos if self.exchange is not None else self.rest.len)
+
+    cdef int expire(self) except -1:
+        if self.exchange is not None:
+            self.exchange.status = GRPC_DEADLINE_EXCEEDED
+            self.exchange.reset(CANCELLED, b"deadline exceeded")
+            self.on_reset(BACKEND_TIMEOUT, b"deadline exceeded")
+        return 0
+
+    # -- answer
+
+    cdef int on_message(self, const Msg *m) except -1:
+        if self.conn is None or self.answer_done:
+            return 0
+        return self.answer_grpc(m) if self.is_grpc else self.answer_http(m)
+
+    cdef int add_fields(self, const Msg *m, uint8_t tag) except -1:
+        """The fields of a message into the connection's header list. Returns 1 when one of them may not be sent."""
+        cdef HeaderIter it
+        cdef Slice name, value
+        msg_headers(m, tag, &it)
+        while msg_next_header(&it, &name, &value):
+            if not hdr_name_ok(name.ptr, name.len) or not hdr_value_ok(value.ptr, value.len):
+                return 1
+            if hdr_hop_by_hop(name.ptr, name.len) or self.is_grpc and (
+                    hdr_is(name.ptr, name.len, "grpc-status") or hdr_is(name.ptr, name.len, "grpc-message")
+                    or hdr_is(name.ptr, name.len, "grpc-status-details-bin")):
+                continue
+            nv_add_lower(&self.conn.nv, name.ptr, name.len, value.ptr, value.len)
+        return 0
+
+    cdef int answer_grpc(self, const Msg *m) except -1:
+        cdef uint8_t prefix[5]
+        cdef bint typed = False
+        cdef HeaderIter it
+        cdef Slice name, value
+        if m.first and not (m.last and m.body.ptr == NULL):
+            nv_start(&self.conn.nv, <size_t>(m.end - m.run) + 32)
+            nv_add_text(&self.conn.nv, ":status", "200")
+            msg_headers(m, TAG_GRPC_RESPONSE_INITIAL, &it)
+            while msg_next_header(&it, &name, &value):
+                typed = typed or hdr_is(name.ptr, name.len, "content-type")
+            if not typed:
+                nv_add_text(&self.conn.nv, "content-type", "application/grpc")
+            if self.add_fields(m, TAG_GRPC_RESPONSE_INITIAL):
+                return self.bad_answer(b"bad metadata from the backend")
+            self.answer_begun = True
+            self.conn.submit_response(self, True)
+        if m.body.ptr != NULL:
+            if self.writing == 0:
+                self.writing = m.message_bytes if m.more else m.body.len
+                if m.more and m.message_bytes <= m.body.len:
+                    return self.bad_answer(b"fragments of a message do not add up")
+                grpc_prefix(prefix, m.compressed, <uint32_t>self.writing)
+                self.write(prefix, 5)
+            if m.body.len > self.writing or (m.body.len == self.writing) == m.more:
+                return self.bad_answer(b"fragments of a message do not add up")
+            self.writing -= m.body.len
+            self.write(m.body.ptr, m.body.len)
+        if m.last:
+            if self.writing:
+                return self.bad_answer(b"the answer ended inside a message")
+            self.exchange.status = m.status
+            self.exchange.finish(False)
+            return self.answer_status(m.status, m.status_message.ptr[:m.status_message.len] if m.status_message.len else b"",
+                                      m.status_details.ptr[:m.status_details.len] if m.status_details.len else None, m)
+        return 0
+
+    cdef int answer_status(self, int status, bytes message, bytes details, const Msg *m) except -1:
+        """The end of a call: trailers, or the whole answer when nothing was sent before (Trailers-Only)."""
+        cdef bytes number = b"%d" % status
+        cdef bytes text
+        cdef HeaderIter it
+        cdef Slice name, value
+        cdef bytes lower
+        if self.conn is None or self.answer_done:
+            return 0
+        if not self.answer_begun:
+            nv_start(&self.conn.nv, (<size_t>(m.end - m.run) if m != NULL else 0) + 32)
+            nv_add_text(&self.conn.nv, ":status", "200")
+            if m == NULL or not self._typed(m):
+                nv_add_text(&self.conn.nv, "content-type", "application/grpc")
+            nv_add(&self.conn.nv, <const uint8_t *>b"grpc-status", 11, number, len(number))
+            text = encode_message(message)
+            if text:
+                nv_add(&self.conn.nv, <const uint8_t *>b"grpc-message", 12, text, len(text))
+            if details is not None:
+                details = base64.b64encode(details).rstrip(b"=")
+                nv_add(&self.conn.nv, <const uint8_t *>b"grpc-status-details-bin", 23, details, len(details))
+            if m != NULL and (self.add_fields(m, TAG_GRPC_RESPONSE_INITIAL) or self.add_fields(m, TAG_GRPC_RESPONSE_TRAILING)):
+                return self.bad_answer(b"bad metadata from the backend")
+            self.answer_begun = True
+            self.conn.submit_response(self, False)
+            return self.finish_answer()
+        self.add_trailer(<const uint8_t *>b"grpc-status", 11, number, len(number))
+        text = encode_message(message)
+        if text:
+            self.add_trailer(<const uint8_t *>b"grpc-message", 12, text, len(text))
+        if details is not None:
+            details = base64.b64encode(details).rstrip(b"=")
+            self.add_trailer(<const uint8_t *>b"grpc-status-details-bin", 23, details, len(details))
+        if m != NULL:
+            self._add_trailers(m, TAG_GRPC_RESPONSE_TRAILING)
+        self.write_end()
+        return self.finish_answer()
+
+    cdef bint _typed(self, const Msg *m) noexcept:
+        cdef HeaderIter it
+        cdef Slice name, value
+        cdef uint8_t tag
+        for tag in (<uint8_t>TAG_GRPC_RESPONSE_INITIAL, <uint8_t>TAG_GRPC_RESPONSE_TRAILING):
+            msg_headers(m, tag, &it)
+            while msg_next_header(&it, &name, &value):
+                if hdr_is(name.ptr, name.len, "content-type"):
+                    return True
+        return False
+
+    cdef int _add_trailers(self, const Msg *m, uint8_t tag) except -1:
+        cdef HeaderIter it
+        cdef Slice name, value
+        cdef bytes lower
+        msg_headers(m, tag, &it)
+        while msg_next_header(&it, &name, &value):
+            if not hdr_name_ok(name.ptr, name.len) or not hdr_value_ok(value.ptr, value.len) \
+                    or hdr_hop_by_hop(name.ptr, name.len) or hdr_is(name.ptr, name.len, "content-type"):
+                continue
+            lower = name.ptr[:name.len].lower()
+            if self.is_grpc and lower in (b"grpc-status", b"grpc-message", b"grpc-status-details-bin"):
+                continue
+            self.add_trailer(lower, len(lower), value.ptr, value.len)
+        return 0
+
+    cdef int answer_http(self, const Msg *m) except -1:
+        cdef bint empty
+        if m.informational:
+            if m.status < 100 or m.status > 199 or m.status == 101 or self.answer_begun:
+                return self.bad_answer(b"bad informational answer")
+            nv_start(&self.conn.nv, <size_t>(m.end - m.run) + 32)
+            nv_add_number(&self.conn.nv, ":status", <uint64_t>m.status)
+            if self.add_fields(m, TAG_HTTP_RESPONSE_HEADERS):
+                return self.bad_answer(b"bad header field from the backend")
+            return self.conn.submit_informational(self)
+        if m.first:
+            self.exchange.status = m.status
+            if m.status < 200 or m.status > 999:
+                return self.bad_answer(b"bad status from the backend")
+            nv_start(&self.conn.nv, <size_t>(m.end - m.run) + 32)
+            nv_add_number(&self.conn.nv, ":status", <uint64_t>m.status)
+            if self.add_fields(m, TAG_HTTP_RESPONSE_HEADERS):
+                return self.bad_answer(b"bad header field from the backend")
+            self.answer_begun = True
+            empty = self.is_head or m.status == 204 or m.status == 304 or m.last and m.body.len == 0
+            self.conn.submit_response(self, not empty)
+            self.out_end = empty
+        if m.body.len:
+            if self.out_end:
+                self.exchange.consumed(m.body.len)      # the body of an answer that has none: dropped
+            else:
+                self.write(m.body.ptr, m.body.len)
+        if m.last:
+            self.exchange.finish(False)
+            if not self.out_end:
+                self._add_trailers(m, TAG_HTTP_RESPONSE_TRAILERS)
+                self.write_end()
+            return self.finish_answer()
+        return 0
+
+    cdef int finish_answer(self) except -1:
+        self.answer_done = True
+        if self.deadline is not None:
+            self.conn.reactor.stop_timer(self.deadline)
+            self.deadline = None
+        if not self.receive_end:            # RFC 9113 8.1: an early answer; the rest of the request is not wanted
+            if self.has_body:
+                self.end_request = True
+            else:
+                self.rst(H2_NO_ERROR)
+        return self.take(self.rest.len)
+
+    cdef int answer_error(self, int status, bytes text) except -1:
+        """An answer of our own to a request that goes nowhere."""
+        cdef bytes body
+        if self.is_grpc:
+            return self.answer_status({404: GRPC_UNIMPLEMENTED, 503: GRPC_UNAVAILABLE, 431: GRPC_RESOURCE_EXHAUSTED,
+                                       414: GRPC_RESOURCE_EXHAUSTED}.get(status, GRPC_INTERNAL), text, None, NULL)
+        body = b"%d: %s\n" % (status, text)
+        nv_start(&self.conn.nv, 64)
+        nv_add_number(&self.conn.nv, ":status", <uint64_t>status)
+        nv_add_text(&self.conn.nv, "content-type", "text/plain; charset=utf-8")
+        nv_add_text(&self.conn.nv, "x-content-type-options", "nosniff")
+        nv_add_number(&self.conn.nv, "content-length", <uint64_t>len(body))
+        if status == 503:
+            nv_add_text(&self.conn.nv, "retry-after", "1")
+        self.answer_begun = True
+        self.conn.submit_response(self, not self.is_head)
+        if not self.is_head:
+            self.write(body, <size_t>len(body))
+            self.write_end()
+        return self.finish_answer()
+
+    cdef int bad_answer(self, bytes text) except -1:
+        if self.exchange is not None:
+            self.exchange.reset(PROTOCOL_ERROR, text)
+        return self.on_reset(PROTOCOL_ERROR, text)
+
+    cdef int on_reset(self, uint32_t code, bytes text) except -1:
+        cdef int status = http_status_of(code)
+        if self.conn is None or self.answer_done:
+            return 0
+        text = explain(code, text)
+        if self.is_grpc and self.writing == 0:
+            return self.answer_status(grpc_status_of(code), text, None, NULL)
+        if not self.answer_begun and status:
+            return self.answer_error(status, text)
+        self.finish_answer()
+        self.end_request = False
+        return self.rst(H2_CANCEL if code == CANCELLED else H2_INTERNAL_ERROR)
+
+    cdef int on_closed(self, uint32_t error_code) except -1:
+        if self.deadline is not None:
+            self.deadline.owner.reactor.stop_timer(self.deadline)
+            self.deadline = None
+        if self.exchange is not None:
+            self.exchange.reset(CANCELLED, b"the public side cancelled the request")
+        return 0

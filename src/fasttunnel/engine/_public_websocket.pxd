@@ -1,0 +1,5 @@
+from fasttunnel.engine._websocket cimport WebSocketConn
+
+
+cdef class PublicWebSocket(WebSocketConn):
+    pass

@@ -1,0 +1,30 @@
+"""One backend of the client: its address, its limits, its open connections."""
+from libc.stdint cimport uint64_t
+
+from fasttunnel._core cimport Slice
+from fasttunnel.engine._io cimport Conn, Reactor
+
+
+cdef class Target:
+    cdef readonly str host
+    cdef readonly int port
+    cdef readonly bint grpc
+    cdef bytes authority                # HOST:PORT as it is sent where the request names no host
+    cdef Reactor reactor
+    cdef object dialler                 # callable(conn, target): connects in the background, then made or connect_failed()
+    cdef size_t head_bytes
+    cdef uint64_t ws_message_bytes
+    cdef uint64_t grpc_message_bytes
+    cdef list idle                      # HTTP/1.1 connections between two requests, the newest last
+    cdef list multiplexed               # HTTP/2 connections
+
+    cdef int dial(self, Conn conn) except -1
+
+
+cdef class Plan:
+    """What the route says about a request on its way to a backend."""
+    cdef Target target
+    cdef bytes url                      # path and query, without a stripped prefix
+    cdef bytes host                     # empty: the backend's own address
+
+cdef bytes text_of(const Slice *slice)

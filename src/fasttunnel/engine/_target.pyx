@@ -1,0 +1,34 @@
+"""Backends by address. A connection is dialled in the background; it is an endpoint at once and keeps its output until then."""
+from fasttunnel._core cimport Slice
+
+
+cdef bytes text_of(const Slice *slice):
+    return slice.ptr[:slice.len] if slice.ptr != NULL else b""
+
+
+cdef class Target:
+    def __init__(self, Reactor reactor, str host, int port, bint grpc, dialler, config):
+        self.reactor = reactor
+        self.host = host
+        self.port = port
+        self.grpc = grpc
+        self.authority = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
+        self.dialler = dialler
+        self.head_bytes = config.header_list_bytes
+        self.ws_message_bytes = config.ws_message_bytes
+        self.grpc_message_bytes = config.grpc_message_bytes
+        self.idle = []
+        self.multiplexed = []
+
+    def __str__(self):
+        return f"{'grpc' if self.grpc else 'http'}://{self.authority.decode()}"
+
+    cdef int dial(self, Conn conn) except -1:
+        conn.reactor = self.reactor
+        conn.connecting = True
+        self.dialler(conn, self)
+        return 0
+
+
+cdef class Plan:
+    pass

@@ -1,0 +1,185 @@
+"""WebSocket frames between a socket and an exchange, one to one.
+
+A frame is never gathered: its header is written when its first fragment comes, the rest follows as it comes. Frames that
+a client must mask get a fresh key each; the fragments of one frame continue it.
+"""
+import os
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from fasttunnel._core cimport (
+    MSG_WS_FRAME, WS_BLOCKED, WS_FRAME, WS_NEED_MORE, WsFrame, ws_build_head, ws_error_close_code, ws_error_text, ws_mask,
+    ws_parse, ws_parser_init, ws_rotate,
+)
+from fasttunnel.engine._io cimport out_reserve
+
+cdef enum:
+    KEY_POOL = 4096
+    PROTOCOL_ERROR = 5
+    TOO_LARGE = 7
+
+cdef double CLOSE_WAIT_S = 5.0          # for the server of a connection to close the TCP connection (RFC 6455 7.1.1)
+
+# Masking keys come from the system's random source (RFC 6455 5.3), a page at a time.
+cdef bytes key_pool = b""
+cdef size_t key_next = KEY_POOL
+
+cdef int fresh_key(uint8_t *key) except -1:
+    global key_pool, key_next
+    if key_next >= KEY_POOL:
+        key_pool = os.urandom(KEY_POOL)
+        key_next = 0
+    memcpy(key, <const char *>key_pool + key_next, 4)
+    key_next += 4
+    return 0
+
+
+cdef class WebSocketConn(Conn):
+    cdef int start_frames(self, bint extensions, uint64_t max_fragment, uint64_t max_message_bytes) except -1:
+        ws_parser_init(&self.parser, not self.client_side, extensions, max_fragment, max_message_bytes)
+        self.open = True
+        return 0
+
+    def leave(self):
+        if self.exchange is None:
+            self.close()
+
+    # -- socket to tunnel
+
+    cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
+        return self.feed_frames(data, n)
+
+    cdef Py_ssize_t feed_frames(self, const uint8_t *data, size_t n) except -1:
+        cdef size_t pos = 0, used = 0
+        cdef WsFrame frame
+        cdef uint64_t credit
+        cdef int code
+        while True:
+            if self.close_received or self.exchange is None:
+                return <Py_ssize_t>n            # RFC 6455 5.5.1: nothing is processed behind a Close frame
+            credit = self.exchange.sendable()
+            code = ws_parse(&self.parser, data + pos, n - pos, credit, &used, &frame)
+            pos += used
+            if code == WS_FRAME:
+                self.exchange.send_frame(&frame)
+                if frame.opcode == 8:
+                    self.close_received = True
+                    if self.close_sent:
+                        self.finish_closing()
+            elif code == WS_NEED_MORE:
+                return <Py_ssize_t>pos
+            elif code == WS_BLOCKED:
+                self.blocked = True
+                self.hold()
+                return <Py_ssize_t>pos
+            else:
+                self.on_violation(TOO_LARGE if ws_error_close_code(code) == 1009 else PROTOCOL_ERROR,
+                                  ws_error_close_code(code), ws_error_text(code))
+                return <Py_ssize_t>n
+
+    cdef int on_credit(self) except -1:
+        if self.blocked:
+            self.blocked = False
+            self.refeed()
+            if not self.blocked:
+                self.unhold()
+        return 0
+
+    cdef int on_violation(self, uint32_t reset_code, int close_code, bytes text) except -1:
+        """The peer of this socket broke the protocol: it gets the close code, the far side a reset."""
+        if self.exchange is not None:
+            self.exchange.status = close_code
+            self.exchange.reset(reset_code, text)
+        if not self.close_sent:
+            self.write_close(close_code, text)
+        return self.close()
+
+    # -- tunnel to socket
+
+    cdef int on_message(self, const Msg *m) except -1:
+        if m.kind != MSG_WS_FRAME or not self.open:
+            return 0
+        if self.write_frame(m):
+            self.exchange.reset(PROTOCOL_ERROR, b"fragments of a frame do not add up")
+            return self.on_reset(PROTOCOL_ERROR, b"fragments of a frame do not add up")
+        if m.opcode < 8:
+            self.unconsumed += m.body.len
+        self.touch()
+        if m.opcode == 8:
+            self.close_sent = True
+            if m.body.len >= 2 and self.exchange.status == 0:
+                self.exchange.status = m.body.ptr[0] << 8 | m.body.ptr[1]
+            if self.close_received:
+                self.finish_closing()
+        return 0
+
+    cdef int write_frame(self, const Msg *m) except -1:
+        """Returns 1 when the fragments of a frame do not add up to what its first one announced."""
+        cdef uint8_t *p
+        cdef size_t n = m.body.len
+        cdef size_t head = 0
+        if m.opcode > 15 or m.rsv > 7 or m.opcode >= 8 and (n > 125 or m.more or not m.fin):
+            return 1
+        p = out_reserve(&self.out, n + 14)
+        if self.writing == 0 or m.opcode >= 8:
+            if m.opcode < 8:
+                self.writing = m.frame_bytes if m.more else n
+            if m.more and m.frame_bytes <= n or self.writing >> 63:
+                return 1
+            if self.client_side:
+                fresh_key(self.key)
+            head = ws_build_head(p, m.fin, <int>m.rsv, <int>m.opcode, self.writing if m.opcode < 8 else n,
+                                 self.key if self.client_side else NULL)
+        if m.opcode < 8:
+            if n > self.writing or (n == self.writing) == m.more:
+                return 1
+            self.writing -= n
+        if self.client_side:
+            ws_mask(p + head, m.body.ptr, n, self.key)
+            ws_rotate(self.key, n)
+        elif n:
+            memcpy(p + head, m.body.ptr, n)
+        self.out.len += head + n
+        return 0
+
+    cdef int write_close(self, int code, bytes reason) except -1:
+        """A Close frame of our own; not inside a frame that is being written, where none can be sent any more."""
+        cdef uint8_t payload[125]
+        cdef uint8_t *p
+        cdef size_t n = min(len(reason), <size_t>123), head
+        if self.writing or self.close_sent:
+            return 0
+        payload[0] = <uint8_t>(code >> 8)
+        payload[1] = <uint8_t>(code & 255)
+        memcpy(payload + 2, <const char *>reason, n)
+        p = out_reserve(&self.out, 14 + 125)
+        if self.client_side:
+            fresh_key(self.key)
+        head = ws_build_head(p, True, 0, 8, n + 2, self.key if self.client_side else NULL)
+        if self.client_side:
+            ws_mask(p + head, payload, n + 2, self.key)
+        else:
+            memcpy(p + head, payload, n + 2)
+        self.out.len += head + n + 2
+        self.close_sent = True
+        return self.touch()
+
+    cdef int written(self) except -1:
+        cdef uint64_t n = self.unconsumed
+        if n:
+            self.unconsumed = 0
+            if self.exchange is not None:
+                self.exchange.consumed(n)
+        return 0
+
+    cdef int finish_closing(self) except -1:
+        if self.exchange is not None:
+            self.exchange.finish(False)
+        if self.client_side:
+            self.arm(CLOSE_WAIT_S)
+            return 0
+        return self.close()
+
+    cdef int on_timer(self, object stream) except -1:
+        return self.close() if self.close_sent and self.close_received else self.abort()

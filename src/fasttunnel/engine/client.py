@@ -1,0 +1,278 @@
+"""The client's side of starting and stopping: dialling the server and coming back to it, connecting to backends, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from typing import Any
+
+from fasttunnel import limits
+from fasttunnel.control.backoff import Backoff
+from fasttunnel.control.config import ClientConfig, parse_address
+from fasttunnel.control.log import Events
+from fasttunnel.control.routes import RouteTable
+from fasttunnel.engine._backends import Backends
+from fasttunnel.engine._io import Reactor
+from fasttunnel.engine._link import Link, LinkConn
+from fasttunnel.engine._target import Target
+from fasttunnel.engine.heartbeat import HeartbeatTimer
+from fasttunnel.engine.server import _settle
+from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError
+from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Register, Registered, TunnelMessage
+
+REGISTERED_TIMEOUT_S = 10.0
+
+# Statuses that another attempt would only meet again.
+REFUSALS: dict[int, type[FasttunnelError]] = {
+    GrpcStatus.UNAUTHENTICATED: AuthError,
+    GrpcStatus.PERMISSION_DENIED: AuthError,
+    GrpcStatus.ALREADY_EXISTS: RegisterError,
+    GrpcStatus.INVALID_ARGUMENT: RegisterError,
+    GrpcStatus.UNIMPLEMENTED: ConnectError,
+}
+
+
+class ClientEngine:
+    """The end beside the backends, on the Cython data plane. Satisfies `fasttunnel.abc.ClientEngine`."""
+
+    def __init__(self, config: ClientConfig, *, events: Events) -> None:
+        self._config = config
+        self._events = events
+        self._instance_id = secrets.token_hex(8)
+        self._client_id = config.client_id
+        self.urls: list[str] = []
+        self._routes: RouteTable[Target] = RouteTable()
+        self._link: Link | None = None
+        self._lost: asyncio.Future[tuple[int, str]] | None = None
+        self._registered = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._failure: FasttunnelError | None = None
+        self._draining = False
+        self._runner: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._dials: set[asyncio.Task[None]] = set()
+        self._heartbeat: HeartbeatTimer | None = None
+        self._reconnects = 0
+        self._requests = 0
+
+    # -- starting and stopping
+
+    async def start(self) -> None:
+        self._reactor = Reactor(asyncio.get_running_loop())
+        self._reactor.on_error = self.warning
+        targets: dict[object, Target] = {}
+        for spec in self._config.routes:
+            backend = spec.backend
+            target = targets.get(backend)
+            if target is None:
+                grpc = backend.scheme == "grpc"
+                target = Target(self._reactor, backend.host, backend.port, grpc, self._dial_backend, self._config)
+                targets[backend] = target
+            self._routes.add(target, [spec.route])
+        self._acceptor = Backends(self._routes)
+        self._runner = asyncio.ensure_future(self._run())
+        waiter = asyncio.ensure_future(self._registered.wait())
+        try:
+            await asyncio.wait([waiter, self._runner], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        if self._stopping is not None and not self._stopping.done():
+            self._stopping.cancel()
+        elif self._closed.is_set() or self._runner is None:
+            return
+        grace_s = self._config.drain_timeout_s if grace_s is None else grace_s
+        self._stopping = asyncio.ensure_future(self._stop(grace_s))
+        await asyncio.wait([self._stopping])
+
+    async def _stop(self, grace_s: float) -> None:
+        self._draining = True
+        link = self._link
+        if link is not None and link.up:
+            message = GoAway(reason="the client is shutting down", grace_ms=int(grace_s * 1000))
+            link.send_control(TunnelMessage(protocol_type=CONTROL, go_away=message).SerializeToString())
+            if link.active and grace_s > 0:
+                # Requests that were on their way when we said so are still taken: the server has not heard it yet.
+                link.report_idle()
+                try:
+                    await asyncio.wait_for(self._idle.wait(), grace_s)
+                except TimeoutError:
+                    pass
+        if self._runner is not None:
+            self._runner.cancel()
+        if self._link is not None:
+            self._link.end(0, "the client was stopped")
+        for task in self._dials:
+            task.cancel()
+        for conn in list(self._reactor.conns):
+            conn.leave()
+        if link is not None and self._conn is not None:
+            self._conn.hang_up()
+        await _settle(self._reactor)
+        self._reactor.close()
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        if self._runner is not None:
+            await asyncio.wait([self._runner])
+        if self._failure is not None:
+            raise self._failure
+        await self._closed.wait()
+
+    def status(self) -> dict[str, Any]:
+        link = self._link
+        return {
+            "connected": link is not None and link.up,
+            "server": self._config.server,
+            "client_id": self._client_id,
+            "urls": list(self.urls),
+            "reconnects": self._reconnects,
+            "connections": len(self._reactor.conns),
+            "active_requests": link.active if link is not None else 0,
+            "requests": self._requests + (link.requests if link is not None else 0),
+            "round_trip_s": self._heartbeat.round_trip_s if self._heartbeat else None,
+        }
+
+    # -- the tunnel
+
+    async def _run(self) -> None:
+        """Be connected; when the tunnel is lost, come back."""
+        backoff = Backoff(self._config.backoff_min_s, self._config.backoff_max_s)
+        while True:
+            reason, refusal = await self._connect_once()
+            if refusal is not None:
+                self._failure = refusal
+                self._events.disconnected(self._config.server, reason, None)
+                self._closed.set()
+                return
+            if self._registered.is_set() and self._was_up:
+                backoff.reset()
+                self._reconnects += 1
+            delay = backoff.next()
+            self._events.disconnected(self._config.server, reason, delay)
+            await asyncio.sleep(delay)
+
+    async def _connect_once(self) -> tuple[str, FasttunnelError | None]:
+        """One life of a tunnel. Returns why it ended, and the error where coming back would not help."""
+        host, port = parse_address(self._config.server)
+        token = self._config.token
+        loop = asyncio.get_running_loop()
+        lost = self._lost = loop.create_future()
+        self._was_up = False
+        conn = self._conn = LinkConn(
+            self._reactor,
+            self,
+            self._acceptor,
+            self._config.server.encode(),
+            token.reveal().encode() if token is not None else None,
+        )
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_s):
+                await loop.create_connection(lambda: conn, host, port)
+        except TimeoutError:
+            return "it does not answer", None
+        except OSError as error:
+            return describe(error), None
+        try:
+            done, _ = await asyncio.wait([lost], timeout=REGISTERED_TIMEOUT_S)
+            if not done and not self._was_up:
+                return "it did not answer the registration", None
+            status, reason = await lost
+        finally:
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
+            conn.cut() if not lost.done() or lost.cancelled() else conn.hang_up()
+        if status in REFUSALS:
+            return reason, REFUSALS[status](f"{self._config.server} refused the tunnel", detail=reason)
+        return reason, None
+
+    # -- what links report (see Link.handler)
+
+    def authorize(self, link: Link, authorization: bytes | None) -> tuple[int, str] | None:
+        raise NotImplementedError("a client accepts no tunnels")
+
+    def opened(self, link: Link) -> None:
+        self._link = link
+        register = Register(
+            version=limits.WIRE_VERSION,
+            routes=[spec.route.to_message() for spec in self._config.routes],
+            initial_window=self._config.initial_window,
+            max_fragment=self._config.max_fragment,
+            weight=1,
+            instance_id=self._instance_id,
+        )
+        message = TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register)
+        link.send_control(message.SerializeToString())
+
+    def control(self, link: Link, kind: int, data: bytes) -> None:
+        try:
+            message = TunnelMessage.FromString(data)
+        except Exception:
+            link.end(GrpcStatus.INTERNAL, "malformed TunnelMessage")
+            return
+        payload = message.WhichOneof("payload")
+        if payload == "registered" and not link.up:
+            self._welcome(link, message.registered)
+        elif payload == "heartbeat" and self._heartbeat is not None:
+            self._heartbeat.received(message.heartbeat)
+
+    def _welcome(self, link: Link, registered: Registered) -> None:
+        fragment = min(self._config.max_fragment, registered.max_fragment or limits.FRAGMENT_BYTES)
+        window = registered.initial_window or limits.INITIAL_WINDOW_BYTES
+        link.start(window, self._config.initial_window, fragment)
+        interval_ms = registered.heartbeat_interval_ms
+        self._heartbeat = HeartbeatTimer(link, interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
+        # The name that the server gave is kept: it makes us the same client when we come back.
+        self._client_id = registered.client_id or self._client_id
+        self.urls = list(registered.urls)
+        self._was_up = True
+        self._registered.set()
+        self._events.connected(self._config.server, self.urls)
+
+    def lost(self, link: Link, grpc_status: int, message: str) -> None:
+        self._requests += link.requests
+        if self._link is link:
+            self._link = None
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result((grpc_status, message or "the server closed the tunnel"))
+        self._idle.set()
+
+    def idle(self, link: Link) -> None:
+        self._idle.set()
+
+    def warning(self, text: str) -> None:
+        self._events.warning(text)
+
+    # -- backends
+
+    def _dial_backend(self, conn: Any, target: Target) -> None:
+        task = asyncio.get_running_loop().create_task(self._connect_backend(conn, target))
+        self._dials.add(task)
+        task.add_done_callback(self._dials.discard)
+
+    async def _connect_backend(self, conn: Any, target: Target) -> None:
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_s):
+                await asyncio.get_running_loop().create_connection(lambda: conn, target.host, target.port)
+        except TimeoutError:
+            conn.connect_failed(f"backend {target} did not take the connection in time", True)
+        except OSError as error:
+            conn.connect_failed(f"backend {target} cannot be reached: {describe(error)}", False)
+        except asyncio.CancelledError:
+            conn.connect_failed("the client is shutting down", False)
+            raise
+
+
+def describe(error: OSError) -> str:
+    """The reason without the address, which the reader knows."""
+    if isinstance(error, socket.gaierror):
+        return "there is no such host"
+    if error.errno:
+        return os.strerror(error.errno).lower()
+    return str(error)

@@ -1,0 +1,55 @@
+"""Notices a dead peer: a tunnel that has been silent for two intervals although it was asked to answer is cut."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from fasttunnel.wire.tunnel_pb2 import CONTROL, Heartbeat, TunnelMessage
+
+if TYPE_CHECKING:
+    from fasttunnel.engine._link import Link
+
+
+class HeartbeatTimer:
+    """Sends a Heartbeat, and an HTTP/2 PING, which any peer answers, each interval."""
+
+    def __init__(self, link: Link, interval_s: float) -> None:
+        self._link = link
+        self._interval_s = interval_s
+        self._loop = asyncio.get_running_loop()
+        self._nonce = 0
+        self._sent_at = 0.0
+        self._reads = -1
+        self._silent = 0
+        self.round_trip_s: float | None = None
+        self._handle = self._loop.call_later(interval_s, self._beat)
+
+    def _beat(self) -> None:
+        conn = self._link.conn
+        if conn is None:
+            return
+        self._silent = self._silent + 1 if conn.reads == self._reads else 0
+        if self._silent >= 2:
+            conn.cut()
+            return
+        self._reads = conn.reads
+        self._nonce += 1
+        self._sent_at = self._loop.time()
+        self._link.send_control(
+            TunnelMessage(protocol_type=CONTROL, heartbeat=Heartbeat(nonce=self._nonce)).SerializeToString()
+        )
+        conn.keep_alive()
+        self._handle = self._loop.call_later(self._interval_s, self._beat)
+
+    def received(self, heartbeat: Heartbeat) -> None:
+        """Answer the peer's heartbeat, or note the answer to ours."""
+        if heartbeat.reply:
+            if heartbeat.nonce == self._nonce:
+                self.round_trip_s = self._loop.time() - self._sent_at
+            return
+        answer = Heartbeat(nonce=heartbeat.nonce, reply=True)
+        self._link.send_control(TunnelMessage(protocol_type=CONTROL, heartbeat=answer).SerializeToString())
+
+    def stop(self) -> None:
+        self._handle.cancel()

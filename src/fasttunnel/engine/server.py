@@ -1,0 +1,321 @@
+"""The server's side of starting and stopping: listeners, the registration of clients, draining. Nothing per message."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from fasttunnel import limits
+from fasttunnel.control.auth import Authenticator
+from fasttunnel.control.config import ServerConfig, parse_address
+from fasttunnel.control.log import Events, RequestRecord
+from fasttunnel.control.routes import Route, RouteTable
+from fasttunnel.engine._gate import Gate
+from fasttunnel.engine._io import Reactor
+from fasttunnel.engine._link import Link, LinkConn
+from fasttunnel.engine._public_http1 import PublicConn
+from fasttunnel.engine.heartbeat import HeartbeatTimer
+from fasttunnel.errors import ConfigError, GrpcStatus, RouteTaken
+from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Registered, TunnelMessage
+
+PROTOCOL_NAMES = {1: "http", 2: "grpc", 3: "websocket"}
+REGISTER_TIMEOUT_S = 10.0
+BACKLOG = 4096
+CLOSING_S = 1.0  # for last bytes to leave once everything has been closed
+
+
+class Session:
+    """What the server knows of one tunnel."""
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+        self.session_id = secrets.token_hex(6)
+        self.client_id = ""
+        self.instance_id = ""
+        self.peer = ""
+        self.routes: list[Route] = []
+        self.registered = False
+        self.heartbeat: HeartbeatTimer | None = None
+        self.timeout: asyncio.TimerHandle | None = None
+
+
+class ServerEngine:
+    """The public end, on the Cython data plane. Satisfies `fasttunnel.abc.ServerEngine`."""
+
+    def __init__(self, config: ServerConfig, *, authenticator: Authenticator, events: Events) -> None:
+        self._config = config
+        self._authenticator = authenticator
+        self._events = events
+        self.routes: RouteTable[Link] = RouteTable()
+        self.public_addresses: list[tuple[str, int]] = []
+        self.tunnel_addresses: list[tuple[str, int]] = []
+        self._links: set[Link] = set()
+        self._listeners: list[asyncio.Server] = []
+        self._draining = False
+        self._stopping: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._requests = 0  # of tunnels that are gone
+
+    # -- starting and stopping
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._reactor = Reactor(loop)
+        self._reactor.on_error = self.warning
+        recording = self._events.request_done is not None
+        self._gate = Gate(self._reactor, self.routes, self._config, recording)
+        # The tunnel port first: whoever finds the public port open may expect that clients can come.
+        try:
+            self.tunnel_addresses = await self._listen(self._config.tunnel, lambda: LinkConn(self._reactor, self))
+            self.public_addresses = await self._listen(self._config.listen, lambda: PublicConn(self._gate))
+        except BaseException:
+            for listener in self._listeners:
+                listener.close()
+            self._reactor.close()
+            raise
+        for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
+            for host, port in addresses:
+                self._events.listening(kind, f"{host}:{port}")
+
+    async def _listen(self, address: str, factory: Callable[[], Any]) -> list[tuple[str, int]]:
+        host, port = parse_address(address)
+        listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=BACKLOG)
+        self._listeners.append(listener)
+        return [sock.getsockname()[:2] for sock in listener.sockets]
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """A second call with a shorter grace overtakes the first."""
+        if self._stopping is not None and not self._stopping.done():
+            self._stopping.cancel()
+        elif self._closed.is_set():
+            return
+        grace_s = self._config.drain_timeout_s if grace_s is None else grace_s
+        self._stopping = asyncio.ensure_future(self._stop(grace_s))
+        await asyncio.wait([self._stopping])
+
+    async def _stop(self, grace_s: float) -> None:
+        # Reverse order of the start: nothing new comes in, then what is under way ends, then the tunnels.
+        self._draining = self._gate.draining = True
+        for listener in self._listeners:
+            listener.close()
+        message = GoAway(reason="the server is shutting down", grace_ms=int(grace_s * 1000))
+        go_away = TunnelMessage(protocol_type=CONTROL, go_away=message).SerializeToString()
+        for link in list(self._links):
+            link.drain()
+            link.send_control(go_away)
+        for conn in list(self._reactor.conns):
+            conn.leave()
+        self._check_idle()
+        if grace_s > 0:
+            try:
+                await asyncio.wait_for(self._idle.wait(), grace_s)
+            except TimeoutError:
+                pass
+        for link in list(self._links):
+            link.end(GrpcStatus.UNAVAILABLE, "the server is shutting down")
+        for conn in list(self._reactor.conns):
+            conn.leave()
+        await _settle(self._reactor)
+        for listener in self._listeners:
+            await listener.wait_closed()
+        self._reactor.close()
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        await self._closed.wait()
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "draining": self._draining,
+            "connections": len(self._reactor.conns),
+            "active_requests": sum(link.active for link in self._links),
+            "requests": self._requests + sum(link.requests for link in self._links),
+            "links": [
+                {
+                    "client_id": link.info.client_id,
+                    "session_id": link.info.session_id,
+                    "peer": link.info.peer,
+                    "routes": [str(route) for route in link.info.routes],
+                    "active_requests": link.active,
+                    "requests": link.requests,
+                    "messages_sent": link.messages_sent,
+                    "messages_received": link.messages_received,
+                    "round_trip_s": link.info.heartbeat.round_trip_s if link.info.heartbeat else None,
+                }
+                for link in self._links
+                if link.up
+            ],
+        }
+
+    # -- what links report (see Link.handler)
+
+    def authorize(self, link: Link, authorization: bytes | None) -> tuple[int, str] | None:
+        """None to let the call in, or the status that refuses it."""
+        if self._draining:
+            return GrpcStatus.UNAVAILABLE, "the server is shutting down"
+        identity = self._authenticator.check(authorization)
+        if identity is None:
+            if authorization is None:
+                return GrpcStatus.UNAUTHENTICATED, "a token is required"
+            return GrpcStatus.UNAUTHENTICATED, "the token is not valid"
+        link.info = Session(identity)
+        return None
+
+    def opened(self, link: Link) -> None:
+        session: Session = link.info
+        session.peer = link.peer
+        self._links.add(link)
+        session.timeout = asyncio.get_running_loop().call_later(
+            REGISTER_TIMEOUT_S, link.end, GrpcStatus.INVALID_ARGUMENT, "no Register came"
+        )
+
+    def control(self, link: Link, kind: int, data: bytes) -> None:
+        session: Session = link.info
+        try:
+            message = TunnelMessage.FromString(data)
+        except Exception:
+            link.end(GrpcStatus.INTERNAL, "malformed TunnelMessage")
+            return
+        payload = message.WhichOneof("payload")
+        if payload == "register":
+            if session.registered:
+                link.end(GrpcStatus.INVALID_ARGUMENT, "a second Register")
+            else:
+                self._register(link, session, message)
+        elif not session.registered:
+            link.end(GrpcStatus.INVALID_ARGUMENT, "the first message has to be Register")
+        elif payload == "heartbeat" and session.heartbeat is not None:
+            session.heartbeat.received(message.heartbeat)
+        elif payload == "go_away":
+            self.routes.remove(link)
+            link.drain()
+
+    def _register(self, link: Link, session: Session, message: TunnelMessage) -> None:
+        register = message.register
+        try:
+            if register.version not in (0, limits.WIRE_VERSION):
+                raise ConfigError(f"version {register.version} of the wire contract is not spoken here")
+            if not register.routes or len(register.routes) > limits.ROUTES_PER_CLIENT:
+                raise ConfigError(f"between 1 and {limits.ROUTES_PER_CLIENT} routes are to be registered")
+            routes = [Route.from_message(route) for route in register.routes]
+        except ConfigError as error:
+            link.end(GrpcStatus.INVALID_ARGUMENT, str(error))
+            return
+        if message.client_id:
+            # The same client, come again, takes its routes over from its own ghost; nobody else can take its name.
+            for other in [other for other in self._links if other.info.client_id == message.client_id and other.up]:
+                if other.info.identity != session.identity:
+                    link.end(GrpcStatus.PERMISSION_DENIED, f"client_id {message.client_id} belongs to somebody else")
+                    return
+                if not register.instance_id or other.info.instance_id != register.instance_id:
+                    other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
+        try:
+            self.routes.add(link, routes)
+        except RouteTaken as error:
+            link.end(GrpcStatus.ALREADY_EXISTS, str(error))
+            return
+        session.registered = True
+        session.client_id = message.client_id or f"client-{session.session_id}"
+        session.instance_id = register.instance_id
+        session.routes = routes
+        if session.timeout is not None:
+            session.timeout.cancel()
+        if self._events.request_done is not None:
+            link.on_record = self._record
+        fragment = min(self._config.max_fragment, register.max_fragment or limits.FRAGMENT_BYTES)
+        window = register.initial_window or limits.INITIAL_WINDOW_BYTES
+        link.start(window, self._config.initial_window, fragment)
+        link.send_control(self._registered(session).SerializeToString())
+        session.heartbeat = HeartbeatTimer(link, self._config.heartbeat_interval_s)
+        self._events.link_up(session.client_id, session.session_id, session.peer, routes)
+
+    def _registered(self, session: Session) -> TunnelMessage:
+        from fasttunnel import __version__
+
+        host, port = self.public_addresses[0]
+        return TunnelMessage(
+            client_id=session.client_id,
+            protocol_type=CONTROL,
+            registered=Registered(
+                session_id=session.session_id,
+                client_id=session.client_id,
+                routes=[route.to_message() for route in session.routes],
+                urls=[route.url(host, port) for route in session.routes],
+                heartbeat_interval_ms=int(self._config.heartbeat_interval_s * 1000),
+                initial_window=self._config.initial_window,
+                max_fragment=self._config.max_fragment,
+                server_version=__version__,
+            ),
+        )
+
+    def lost(self, link: Link, grpc_status: int, message: str) -> None:
+        session: Session = link.info
+        self._links.discard(link)
+        self._requests += link.requests
+        self.routes.remove(link)
+        if session.heartbeat is not None:
+            session.heartbeat.stop()
+        if session.timeout is not None:
+            session.timeout.cancel()
+        if session.registered:
+            self._events.link_down(session.client_id, session.session_id, message)
+        self._check_idle()
+
+    def idle(self, link: Link) -> None:
+        self._check_idle()
+
+    def warning(self, text: str) -> None:
+        self._events.warning(text)
+
+    def _check_idle(self) -> None:
+        if self._draining and not any(link.active for link in self._links):
+            self._idle.set()
+
+    def _record(
+        self,
+        request_id: str,
+        protocol: int,
+        label: tuple[str, str, str] | None,
+        status: int,
+        reset: int | None,
+        messages_in: int,
+        messages_out: int,
+        bytes_in: int,
+        bytes_out: int,
+        duration_s: float,
+    ) -> None:
+        if self._events.request_done is not None:
+            method, host, path = label or ("", "", "")
+            if protocol == 2:
+                method = path.rpartition("/")[2]
+            self._events.request_done(
+                RequestRecord(
+                    request_id=request_id,
+                    protocol=PROTOCOL_NAMES.get(protocol, "unknown"),
+                    host=host,
+                    method=method,
+                    path=path,
+                    status=status,
+                    reset=reset,
+                    messages_in=messages_in,
+                    messages_out=messages_out,
+                    bytes_in=bytes_in,
+                    bytes_out=bytes_out,
+                    duration_s=duration_s,
+                )
+            )
+
+
+async def _settle(reactor: Reactor) -> None:
+    """Let what is written leave, then cut what is still open."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + CLOSING_S
+    while reactor.conns and loop.time() < deadline:
+        await asyncio.sleep(0.01)
+    for conn in list(reactor.conns):
+        conn.cut()
+    while reactor.conns and loop.time() < deadline + CLOSING_S:
+        await asyncio.sleep(0.01)
