@@ -3,6 +3,8 @@
 An error says what happened (the message), with which particulars (`detail`) and what to do next (`hint`).
 """
 
+import os
+import socket
 from enum import IntEnum
 from typing import ClassVar, NamedTuple
 
@@ -126,3 +128,10 @@ ANSWERS: dict[ResetCode, Answer] = {
     ResetCode.OVERLOADED: Answer(503, GrpcStatus.UNAVAILABLE, 1013, "the tunnel is overloaded, try again"),
     ResetCode.TUNNEL_LOST: Answer(502, GrpcStatus.UNAVAILABLE, 1001, "the tunnel to the backend was lost"),
 }
+
+
+def describe(error: OSError) -> str:
+    """What the system said, without the address, which the reader knows."""
+    if isinstance(error, socket.gaierror):
+        return "there is no such host"
+    return os.strerror(error.errno).lower() if error.errno else str(error)

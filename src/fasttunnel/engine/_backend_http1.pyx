@@ -304,6 +304,7 @@ cdef class BackendHttp1(Conn):
     cdef int on_lost(self, object exc) except -1:
         cdef BackendHttp1 fresh
         cdef Exchange exchange = self.exchange
+        self.head.parser = None         # it refers back to the head
         if exchange is None:
             if self in self.target.idle:
                 self.target.idle.remove(self)

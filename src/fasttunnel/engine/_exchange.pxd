@@ -56,6 +56,7 @@ cdef class Exchange:
     # windows, payload bytes
     cdef int64_t send_credit
     cdef int64_t receive_credit
+    cdef int64_t held                   # received, not yet handed on
     cdef int64_t ungranted              # received and handed on, not yet granted again
     # for the record
     cdef uint64_t messages_sent

@@ -100,11 +100,12 @@ cdef class Exchange:
         """A message of this request has come from the tunnel."""
         cdef uint64_t payload = m.body.len
         cdef bint is_frame = m.kind == MSG_WS_FRAME
+        cdef Endpoint endpoint = self.endpoint      # held: finishing may drop the last reference to it
         if m.kind == MSG_RESET:
             return self.fail(m.code, m.text.ptr[:m.text.len] if m.text.ptr != NULL else b"")
         if m.kind == MSG_WINDOW_UPDATE:
             return self.granted(m.credit)
-        if self.endpoint is None:
+        if endpoint is None:
             return 0
         if self.receiving == FLOW_CLOSED:
             if is_frame:
@@ -130,6 +131,7 @@ cdef class Exchange:
             if is_frame and m.frame_bytes or not is_frame and m.message_bytes:
                 return self._violation(PROTOCOL_ERROR, b"new message inside an unfinished one")
         self.receive_credit -= <int64_t>payload
+        self.held += <int64_t>payload
         self.bytes_received += m.body.len
         self.messages_received += 1
         if not is_frame or m.opcode < 8:
@@ -138,7 +140,7 @@ cdef class Exchange:
             self.receiving = FLOW_CLOSED
         elif self.receiving == FLOW_IDLE and not m.informational:
             self.receiving = FLOW_OPEN
-        return self.endpoint.on_message(m)
+        return endpoint.on_message(m)
 
     cdef bint _expects(self, int kind) noexcept:
         if self.direction == TO_BACKEND:        # we are the server: answers come
@@ -161,11 +163,12 @@ cdef class Exchange:
     cdef int granted(self, uint64_t n) except -1:
         """The peer grants `n` more payload bytes."""
         cdef bint was_blocked = self.send_credit <= 0
+        cdef Endpoint endpoint = self.endpoint
         if n > <uint64_t>MAX_CREDIT or self.send_credit + <int64_t>n > MAX_CREDIT:
             return self._violation(FLOW_CONTROL_ERROR, b"window above 2^31-1")
         self.send_credit += <int64_t>n
-        if was_blocked and self.endpoint is not None:
-            return self.endpoint.on_credit()
+        if was_blocked and endpoint is not None:
+            return endpoint.on_credit()
         return 0
 
     cdef int consumed(self, uint64_t n) except -1:
@@ -173,6 +176,9 @@ cdef class Exchange:
         cdef Msg m
         if self.carrier is None or self.receiving == FLOW_CLOSED:
             return 0
+        # Framing of the socket's protocol may be counted in `n`: no more is granted than has come.
+        n = min(n, <uint64_t>self.held)
+        self.held -= <int64_t>n
         self.ungranted += <int64_t>n
         if self.ungranted * 2 < self.carrier.local_window:
             return 0

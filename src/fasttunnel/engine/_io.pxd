@@ -103,4 +103,5 @@ cdef class Conn(Endpoint):
     cdef int hand_over(self, Conn successor, const uint8_t *data, size_t n) except -1
     cdef int arm(self, double delay_s) except -1
     cdef int disarm(self) except -1
+    cdef int _drop_timer(self) except -1
     cdef str peer_text(self)

@@ -290,8 +290,7 @@ cdef class Conn(Endpoint, BufferedProtocol):
             return
         self.transport = None
         self.reactor.conns.discard(self)
-        if self.timer is not None:
-            self.reactor.stop_timer(self.timer)
+        self._drop_timer()
         out_clear(&self.out)
         self.segments = None
         buf_free(&self.rest)
@@ -317,6 +316,7 @@ cdef class Conn(Endpoint, BufferedProtocol):
 
     def buffer_updated(self, Py_ssize_t n):
         cdef size_t kept = self.rest.len
+        cdef Conn held = self           # feed() may hand the transport, and with it the last reference, to a successor
         self.rest.len = 0
         self.take_in(self.reactor.read_buffer, kept + <size_t>n)
 
@@ -455,7 +455,7 @@ cdef class Conn(Endpoint, BufferedProtocol):
     cdef int hand_over(self, Conn successor, const uint8_t *data, size_t n) except -1:
         """The next protocol of the same socket takes over, with the bytes that are not ours any more."""
         cdef object transport = self.transport
-        self.disarm()
+        self._drop_timer()
         self.reactor.conns.discard(self)
         self.transport = None
         successor.reactor = self.reactor
@@ -484,6 +484,12 @@ cdef class Conn(Endpoint, BufferedProtocol):
     cdef int disarm(self) except -1:
         if self.timer is not None and not self.closing:
             self.reactor.stop_timer(self.timer)
+        return 0
+
+    cdef int _drop_timer(self) except -1:
+        if self.timer is not None:
+            self.reactor.stop_timer(self.timer)
+            self.timer = None           # it refers to us
         return 0
 
     def _timed_out(self, stream):

@@ -152,6 +152,7 @@ cdef class LinkStream(H2Stream):
     cdef int pump(self) except -1:
         if self.receive_end and self.link is not None and self.server:
             # The client has closed its side: it is leaving.
+            self.refuse(0, "")
             self.link.lose(0, "the client closed the tunnel")
         return 0
 
@@ -480,14 +481,16 @@ cdef class Link(Carrier):
     cdef int serve_ring(self) except -1:
         """The socket takes more: give each waiting exchange its turn, round robin, until it is full again."""
         cdef Exchange exchange
+        cdef Endpoint endpoint
         while self.ring and not self.congested():
             exchange = self.ring.popleft()
             exchange.waiting = False
-            if exchange.endpoint is None:
+            endpoint = exchange.endpoint
+            if endpoint is None:
                 continue
             self.turn = exchange
             self.turn_left = QUANTUM
-            exchange.endpoint.on_credit()
+            endpoint.on_credit()
             self.turn = None
         return 0
 

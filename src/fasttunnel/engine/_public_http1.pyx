@@ -142,7 +142,7 @@ cdef class PublicHttp1(Conn):
         self.keep_alive = head.keep_alive and not self.gate.draining
         self.is_head = head.method == b"HEAD"
         self.answer_begun = False
-        if len(head.target) > self.gate.target_bytes:
+        if <size_t>len(head.target) > self.gate.target_bytes:
             raise BadMessage(414, f"request target above {self.gate.target_bytes} bytes")
         if head.websocket:
             self.begin_handshake()
@@ -504,6 +504,7 @@ cdef class PublicHttp1(Conn):
         return self.close()
 
     cdef int on_lost(self, object exc) except -1:
+        self.head.parser = None         # it refers back to the head
         if self.exchange is not None:
             self.exchange.reset(CANCELLED, b"the public side closed the connection")
         return 0

@@ -126,7 +126,7 @@ cdef class PublicStream(H2Stream):
             return self.answer_error(431, b"header list above the limit")
         if self.path is None:
             return self.answer_error(405, b"CONNECT is not served here")
-        if len(self.path) > gate.target_bytes:
+        if <size_t>len(self.path) > gate.target_bytes:
             return self.answer_error(414, b"request target above the limit")
         self.authority = self.authority or b""
         if self.timeout_s < 0:

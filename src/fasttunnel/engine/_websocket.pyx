@@ -19,6 +19,7 @@ cdef enum:
     PROTOCOL_ERROR = 5
     TOO_LARGE = 7
 
+cdef double CLOSE_ANSWER_S = 30.0       # for a peer to answer a Close frame, before it is taken for dead
 cdef double CLOSE_WAIT_S = 5.0          # for the server of a connection to close the TCP connection (RFC 6455 7.1.1)
 
 # Masking keys come from the system's random source (RFC 6455 5.3), a page at a time.
@@ -112,6 +113,8 @@ cdef class WebSocketConn(Conn):
                 self.exchange.status = m.body.ptr[0] << 8 | m.body.ptr[1]
             if self.close_received:
                 self.finish_closing()
+            else:
+                self.arm(CLOSE_ANSWER_S)
         return 0
 
     cdef int write_frame(self, const Msg *m) except -1:
@@ -147,7 +150,7 @@ cdef class WebSocketConn(Conn):
         """A Close frame of our own; not inside a frame that is being written, where none can be sent any more."""
         cdef uint8_t payload[125]
         cdef uint8_t *p
-        cdef size_t n = min(len(reason), <size_t>123), head
+        cdef size_t n = min(<size_t>len(reason), <size_t>123), head
         if self.writing or self.close_sent:
             return 0
         payload[0] = <uint8_t>(code >> 8)

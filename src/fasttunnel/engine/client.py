@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import socket
 from typing import Any
 
 from fasttunnel import limits
@@ -19,7 +17,7 @@ from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._target import Target
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.server import _settle
-from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError
+from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, describe
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Register, Registered, TunnelMessage
 
 REGISTERED_TIMEOUT_S = 10.0
@@ -267,12 +265,3 @@ class ClientEngine:
         except asyncio.CancelledError:
             conn.connect_failed("the client is shutting down", False)
             raise
-
-
-def describe(error: OSError) -> str:
-    """The reason without the address, which the reader knows."""
-    if isinstance(error, socket.gaierror):
-        return "there is no such host"
-    if error.errno:
-        return os.strerror(error.errno).lower()
-    return str(error)

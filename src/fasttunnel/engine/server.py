@@ -17,7 +17,7 @@ from fasttunnel.engine._io import Reactor
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._public_http1 import PublicConn
 from fasttunnel.engine.heartbeat import HeartbeatTimer
-from fasttunnel.errors import ConfigError, GrpcStatus, RouteTaken
+from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, RouteTaken, describe
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Registered, TunnelMessage
 
 PROTOCOL_NAMES = {1: "http", 2: "grpc", 3: "websocket"}
@@ -82,7 +82,10 @@ class ServerEngine:
 
     async def _listen(self, address: str, factory: Callable[[], Any]) -> list[tuple[str, int]]:
         host, port = parse_address(address)
-        listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=BACKLOG)
+        try:
+            listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=BACKLOG)
+        except OSError as error:
+            raise ListenError(f"cannot listen on {address}", detail=describe(error)) from error
         self._listeners.append(listener)
         return [sock.getsockname()[:2] for sock in listener.sockets]
 
