@@ -1,3 +1,4 @@
+# cython: auto_pickle=False
 """The kernels of the data plane, sans-I/O: WebSocket frames, gRPC messages, TunnelMessages, header fields, HTTP/1.1
 bodies and the request table.
 

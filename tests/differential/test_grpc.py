@@ -5,9 +5,10 @@ import struct
 import h2.config
 import h2.connection
 import h2.events
-from fasttunnel._core import GrpcMessages, KernelError, Piece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fasttunnel._core import GrpcMessages, KernelError, Piece
 from tests.support.feeding import feed_every_way, feed_parts
 
 MESSAGES = st.lists(st.tuples(st.booleans(), st.binary(max_size=300)), max_size=8)

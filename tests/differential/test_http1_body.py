@@ -6,11 +6,12 @@ from collections.abc import Iterator
 import h11
 import h11._readers
 import pytest
-from fasttunnel._core import Body
 from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fasttunnel._core import Body
 from tests.support.feeding import Outcome, feed_every_way
 
 CHUNKS = st.lists(st.binary(min_size=1, max_size=60), max_size=5)
@@ -82,7 +83,9 @@ def test_what_ours_accepts_h11_reads_alike(data: bytes) -> None:
 @settings(max_examples=500, deadline=None)
 def test_damaged_bodies(chunks: list[bytes], data: st.DataObject) -> None:
     wire = bytearray(b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n")
-    wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.sampled_from(b"\r\n0123;\x00 \xffaA-") | st.integers(0, 255))
+    wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(
+        st.sampled_from(b"\r\n0123;\x00 \xffaA-") | st.integers(0, 255)
+    )
     outcome = ours(bytes(wire))
     body, end, _ = theirs(bytes(wire))
     if end == "refused":

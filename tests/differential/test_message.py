@@ -4,10 +4,11 @@ import random
 from typing import Any
 
 import pytest
-from fasttunnel._core import Frame, KernelError, decode_message, encode_message, encode_ws_frame
-from fasttunnel.wire import tunnel_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fasttunnel._core import Frame, KernelError, decode_message, encode_message, encode_ws_frame
+from fasttunnel.wire import tunnel_pb2
 from tests.support.messages import OPAQUE, normal, oracle_decode
 
 MUTATIONS = 30_000
@@ -77,9 +78,10 @@ def ours(data: bytes) -> dict[str, Any] | None:
     try:
         return normal(decode_message(data))
     except KernelError as error:
-        assert error.where is not None
-        assert 0 <= error.where <= len(data)
-        return None
+        where = error.where
+    assert where is not None
+    assert 0 <= where <= len(data)
+    return None
 
 
 @given(MESSAGES)
@@ -133,7 +135,7 @@ def test_frames_straight_from_the_parser(
     assert got == b"\x00" + len(expected).to_bytes(4, "big") + expected
 
 
-# -- hostile bytes --------------------------------------------------------------------------------------------------------
+# -- hostile bytes ----------------------------------------------------------------------------------------------------
 
 
 def varint(value: int, extra: int = 0) -> bytes:

@@ -1,11 +1,12 @@
 """The request table against a dict."""
 
-from fasttunnel._core import RequestTable
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-# Few ids, so that rules meet the same ones, and enough for the table to grow and shrink and for clusters to wrap around.
+from fasttunnel._core import RequestTable
+
+# Few ids, so that rules meet the same ones, and enough for the table to grow, shrink and have clusters that wrap.
 IDS = st.integers(0, 60).map(lambda n: b"r%d" % n) | st.binary(min_size=1, max_size=16)
 
 

@@ -4,13 +4,14 @@ import random
 from collections.abc import Generator
 
 import pytest
-from fasttunnel._core import Frame, KernelError, WebSocketParser, build_head, mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.feeding import feed_every_way
 from websockets import frames as websockets_frames
 from websockets.exceptions import ProtocolError
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
+
+from fasttunnel._core import Frame, KernelError, WebSocketParser, build_head, mask
+from tests.support.feeding import feed_every_way
 
 DAMAGED = 6_000
 CLOSE = 8
@@ -74,7 +75,11 @@ def gathered(fragments: list[Frame], max_fragment: int) -> list[Frame]:
 
 
 @given(
-    st.sampled_from([0, 1, 2, 8, 9, 10]), st.booleans(), PAYLOADS, st.binary(min_size=4, max_size=4) | st.none(), st.data()
+    st.sampled_from([0, 1, 2, 8, 9, 10]),
+    st.booleans(),
+    PAYLOADS,
+    st.binary(min_size=4, max_size=4) | st.none(),
+    st.data(),
 )
 @settings(max_examples=150, deadline=None)
 def test_websockets_reads_what_is_built(
@@ -109,7 +114,7 @@ def read_frame(wire: bytes, *, mask: bool) -> websockets_frames.Frame:
     return done.value.value
 
 
-# -- damaged conversations ----------------------------------------------------------------------------------------------------
+# -- damaged conversations --------------------------------------------------------------------------------------------
 
 
 def wsproto_reads(data: bytes, from_client: bool) -> tuple[list[tuple[int, bytes]], bool]:

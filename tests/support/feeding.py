@@ -43,7 +43,7 @@ def cuts(data: bytes, *, seed: int = 0) -> Iterator[list[bytes]]:
 
 
 def feed_parts(parser: Any, parts: list[bytes], *, grant: int | None = None) -> tuple[list[Any], KernelError | None]:
-    """Items that `parts` make, and the refusal that ended them. With `grant`, a blocked parser gets that much credit."""
+    """Items that `parts` make, and the refusal that ended them. A blocked parser gets `grant` bytes of credit."""
     items: list[Any] = []
     try:
         for part in parts:

@@ -6,9 +6,10 @@ turned into `bytes`. Everything else is protobuf's own answer.
 
 from typing import Any
 
-from fasttunnel.wire import tunnel_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+
+from fasttunnel.wire import tunnel_pb2
 
 OPAQUE = ("register", "registered", "heartbeat", "go_away", "tcp_data")
 

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from tests.support.feeding import cuts
 
 TESTS = Path(__file__).resolve().parents[1]

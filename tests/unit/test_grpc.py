@@ -4,6 +4,7 @@ import random
 from functools import partial
 
 import pytest
+
 from fasttunnel._core import GrpcMessages, Piece, message_prefix
 from tests.support.feeding import feed_every_way
 

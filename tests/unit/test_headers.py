@@ -1,6 +1,7 @@
 """Checks of header fields (RFC 9110 5, RFC 9113 8.2.1)."""
 
 import pytest
+
 from fasttunnel._core import (
     header_has_token,
     header_is,
@@ -32,12 +33,14 @@ def test_values() -> None:
     assert header_value_ok(b"a b\tc")
     assert header_value_ok(b"\x80\xff")
     for byte in range(256):
-        inside = byte >= 0x20 and byte != 0x7F or byte == 0x09
+        inside = (byte >= 0x20 and byte != 0x7F) or byte == 0x09
         assert header_value_ok(b"a" + bytes([byte]) + b"b") == inside
         assert header_value_ok(bytes([byte])) == (inside and byte not in b" \t")
 
 
-@pytest.mark.parametrize("value", [b" a", b"a ", b"\ta", b"a\t", b" ", b"a\r\nb: c", b"a\nb", b"a\rb", b"a\x00b", b"a\x7f"])
+@pytest.mark.parametrize(
+    "value", [b" a", b"a ", b"\ta", b"a\t", b" ", b"a\r\nb: c", b"a\nb", b"a\rb", b"a\x00b", b"a\x7f"]
+)
 def test_values_refused(value: bytes) -> None:
     assert not header_value_ok(value)
 

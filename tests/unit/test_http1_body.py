@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+
 from fasttunnel._core import Body, HeadEnd, KernelError
 from tests.support.feeding import Outcome, cuts, feed_every_way
 
@@ -135,7 +136,7 @@ def test_limit_0_still_consumes_framing() -> None:
     assert ended.state == "trailers"
 
 
-# -- end of a head --------------------------------------------------------------------------------------------------------
+# -- end of a head ----------------------------------------------------------------------------------------------------
 
 
 def ends(data: bytes) -> set[int | None]:

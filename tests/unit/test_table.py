@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from fasttunnel._core import KernelError, RequestTable
 
 

@@ -150,7 +150,7 @@ cdef class GrpcMessages:
     cdef readonly bint blocked
     cdef public uint64_t credit
 
-    def __init__(self, *, uint64_t max_fragment=65536, uint64_t max_message_bytes=0, uint64_t credit=UINT64_MAX):
+    def __init__(self, uint64_t max_fragment=65536, *, uint64_t max_message_bytes=0, uint64_t credit=UINT64_MAX):
         memset(&self._splitter, 0, sizeof(GrpcSplitter))
         self._splitter.max_fragment = max_fragment
         self._splitter.max_message_bytes = max_message_bytes
@@ -467,7 +467,7 @@ cdef class HeadEnd:
     cdef bytes _data
     cdef size_t _scanned
 
-    def __init__(self):
+    def __cinit__(self):
         self._data = b""
         self._scanned = 0
 
@@ -493,9 +493,11 @@ cdef class RequestTable:
     """id -> positive number. `secret` (16 bytes) replaces the process's own."""
     cdef Table _table
 
-    def __cinit__(self, bytes secret=None):
+    def __cinit__(self):
         if tbl_init(&self._table) < 0:
             raise MemoryError
+
+    def __init__(self, bytes secret=None):
         if secret is not None:
             if len(secret) != sizeof(_process_secret):
                 raise ValueError("the secret has 16 bytes")
