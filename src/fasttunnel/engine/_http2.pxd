@@ -34,7 +34,6 @@ cdef class H2Stream(Endpoint):
     cdef bint receive_end               # END_STREAM has come
     cdef bint touched                   # in the connection's list for pump()
     cdef bint listed_sent
-    cdef bint has_body                  # output goes through `out`; otherwise the stream was ended by its head
     cdef bint end_request               # when our side has ended, tell the peer that the rest of its request is not wanted
 
     cdef int on_header(self, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len) except -1

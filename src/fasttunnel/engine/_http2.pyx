@@ -149,11 +149,19 @@ cdef ssize_t cb_read(nghttp2_session *session, int32_t stream_id, uint8_t *buf, 
                 if stream.trailers.len:
                     flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
                     conn.submit_trailers(stream)
-                if stream.end_request:
-                    nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream_id, NGHTTP2_NO_ERROR)
         return <ssize_t>length
     except BaseException as error:
         return fail_callback(conn, error)
+
+
+cdef int cb_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user) noexcept:
+    cdef void *stream
+    if frame.hd.flags & NGHTTP2_FLAG_END_STREAM and (frame.hd.type == NGHTTP2_HEADERS or frame.hd.type == NGHTTP2_DATA):
+        stream = nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+        if stream != NULL and (<H2Stream>stream).end_request:
+            # Only now: from the moment a reset is queued, the library sends nothing more on the stream.
+            nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR)
+    return 0
 
 
 cdef int cb_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user) noexcept:
@@ -245,6 +253,7 @@ cdef int make_callbacks() except -1:
     nghttp2_session_callbacks_set_send_data_callback(CALLBACKS, cb_send_data)
     nghttp2_session_callbacks_set_data_source_read_length_callback(CALLBACKS, cb_read_length)
     nghttp2_session_callbacks_set_on_frame_recv_callback(CALLBACKS, cb_frame_recv)
+    nghttp2_session_callbacks_set_on_frame_send_callback(CALLBACKS, cb_frame_sent)
     nghttp2_session_callbacks_set_on_begin_headers_callback(CALLBACKS, cb_begin_headers)
     nghttp2_session_callbacks_set_on_header_callback(CALLBACKS, cb_header)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(CALLBACKS, cb_data)
@@ -533,7 +542,6 @@ cdef class Http2Conn(Conn):
         cdef nghttp2_data_provider provider
         provider.source.ptr = <void *>stream
         provider.read_callback = cb_read
-        stream.has_body = body
         nghttp2_submit_response(self.session, stream.id, self.nv.nv, self.nv.count, &provider if body else NULL)
         return self.touch()
 

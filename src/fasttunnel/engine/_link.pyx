@@ -84,8 +84,8 @@ cdef class LinkStream(H2Stream):
         if self.method != b"POST" or self.content_type is None or not self.content_type.startswith(b"application/grpc"):
             nv_start(&self.conn.nv, 20)
             nv_add_text(&self.conn.nv, ":status", "415" if self.method == b"POST" else "405")
-            self.conn.submit_response(self, False)
-            return self.rst(0)
+            self.end_request = True
+            return self.conn.submit_response(self, False)
         if self.path != CONNECT_PATH:
             return self.refuse(GRPC_UNIMPLEMENTED, "this port serves /fasttunnel.v1.TunnelService/Connect only")
         return (<LinkConn>self.conn).accept_stream(self)
@@ -97,6 +97,7 @@ cdef class LinkStream(H2Stream):
         self.refused = True
         if self.conn is None:
             return 0
+        self.end_request = not self.receive_end     # RFC 9113 8.1: the answer is complete, the request need not go on
         if self.link is not None and self.link.conn is not None:
             self.add_trailer(b"grpc-status", 11, number, len(number))
             self.add_trailer(b"grpc-message", 12, text, len(text))
@@ -108,8 +109,6 @@ cdef class LinkStream(H2Stream):
             nv_add(&self.conn.nv, b"grpc-status", 11, number, len(number))
             nv_add(&self.conn.nv, b"grpc-message", 12, text, len(text))
             self.conn.submit_response(self, False)
-        if not self.receive_end:
-            self.rst(0)                 # RFC 9113 8.1: the answer is complete, the request need not go on
         return 0
 
     cdef int on_data(self, const uint8_t *data, size_t n) except -1:

@@ -63,6 +63,8 @@ cdef extern from "nghttp2/nghttp2.h":
         int32_t stream_remote_window_size, uint32_t remote_max_frame_size, void *user_data) noexcept
     ctypedef int (*nghttp2_on_frame_recv_callback)(
         nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept
+    ctypedef int (*nghttp2_on_frame_send_callback)(
+        nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept
     ctypedef int (*nghttp2_on_begin_headers_callback)(
         nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept
     ctypedef int (*nghttp2_on_header_callback)(
@@ -81,6 +83,7 @@ cdef extern from "nghttp2/nghttp2.h":
     void nghttp2_session_callbacks_set_data_source_read_length_callback(
         nghttp2_session_callbacks *, nghttp2_data_source_read_length_callback)
     void nghttp2_session_callbacks_set_on_frame_recv_callback(nghttp2_session_callbacks *, nghttp2_on_frame_recv_callback)
+    void nghttp2_session_callbacks_set_on_frame_send_callback(nghttp2_session_callbacks *, nghttp2_on_frame_send_callback)
     void nghttp2_session_callbacks_set_on_begin_headers_callback(
         nghttp2_session_callbacks *, nghttp2_on_begin_headers_callback)
     void nghttp2_session_callbacks_set_on_header_callback(nghttp2_session_callbacks *, nghttp2_on_header_callback)

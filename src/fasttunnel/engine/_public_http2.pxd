@@ -27,6 +27,7 @@ cdef class PublicStream(H2Stream):
     cdef bint is_head
     cdef bint too_large
     cdef bint headers_done
+    cdef bint begun                     # the request was routed
     cdef bint first_sent
     cdef bint last_sent
     cdef bint answer_begun

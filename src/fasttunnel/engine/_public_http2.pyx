@@ -37,7 +37,6 @@ cdef enum:
     GRPC_INTERNAL = 13
     GRPC_UNAVAILABLE = 14
 
-    H2_NO_ERROR = 0
     H2_INTERNAL_ERROR = 2
     H2_CANCEL = 8
 
@@ -116,7 +115,7 @@ cdef class PublicStream(H2Stream):
         self.is_head = self.method == b"HEAD"
         if self.content_type is not None and self.content_type.startswith(b"application/grpc"):
             self.is_grpc = self.method == b"POST" and self.content_type[16:17] in (b"", b"+", b";")
-        return self.begin()
+        return 0
 
     cdef int begin(self) except -1:
         cdef Gate gate = (<PublicHttp2>self.conn).gate
@@ -154,6 +153,11 @@ cdef class PublicStream(H2Stream):
         return 0
 
     cdef int pump(self) except -1:
+        if not self.begun:
+            if not self.headers_done:
+                return 0
+            self.begun = True
+            self.begin()
         if self.exchange is None:
             return self.take(self.rest.len)
         return self.pump_grpc() if self.is_grpc else self.pump_http()
@@ -433,11 +437,8 @@ cdef class PublicStream(H2Stream):
         if self.deadline is not None:
             self.conn.reactor.stop_timer(self.deadline)
             self.deadline = None
-        if not self.receive_end:            # RFC 9113 8.1: an early answer; the rest of the request is not wanted
-            if self.has_body:
-                self.end_request = True
-            else:
-                self.rst(H2_NO_ERROR)
+        if not self.receive_end:
+            self.end_request = True         # RFC 9113 8.1: an early answer; the rest of the request is not wanted
         return self.take(self.rest.len)
 
     cdef int answer_error(self, int status, bytes text) except -1:
