@@ -1,0 +1,23 @@
+"""Fixtures of tests that open sockets: each runs on its own uvloop and takes down what it has started."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import uvloop
+
+
+def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that the data plane is written for."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    """Whatever is entered here is left at the end of the test, last in first out. That has to end in time, too."""
+    stack = AsyncExitStack()
+    yield stack
+    async with asyncio.timeout(30):
+        await stack.aclose()
