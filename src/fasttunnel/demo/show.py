@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 import aiohttp
 import grpc
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from fasttunnel.api import Client, Server
@@ -84,10 +85,10 @@ async def _check(console: Console, address: str, site: backends.Site, records: R
             except Exception as error:  # whatever a library raises, the demo says which step went wrong
                 reason = f"no answer in {STEP_TIMEOUT_S} s" if isinstance(error, TimeoutError) else f"{error!r:.500}"
                 console.print(f"  [bold red]wrong[/]  {name}:", end=" ")
-                console.print(reason, markup=False)
+                console.print(reason, markup=False, soft_wrap=True)
                 wrong.append(name)
             else:
-                console.print(f"  [green]ok[/]     {name}")
+                console.print(f"  [green]ok[/]     {name}", soft_wrap=True)
     await records.wait_for(len(steps))
     if not wrong and len(records.finished) != len(steps):
         wrong.append(f"{len(records.finished)} requests were recorded, not {len(steps)}")
@@ -95,23 +96,25 @@ async def _check(console: Console, address: str, site: backends.Site, records: R
 
 
 def _table(records: list[RequestRecord]) -> Table:
-    table = Table(title="\nWhat the server saw", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("request_id", style="cyan")
-    table.add_column("protocol")
-    table.add_column("what", overflow="fold")
-    table.add_column("end")
-    for name in ("messages up", "down", "bytes up", "down", "ms"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title="\nWhat the server saw", title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0)
+    )
+    for name in ("request_id", "protocol", "what"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("end", overflow="fold")
+    for name in ("msgs\nup", "\ndown", "bytes\nup", "\ndown", "time\nms"):
+        table.add_column(name, justify="right", no_wrap=True)
     for record in records:
+        call = "/".join(record.path.split("/")[-2:]).rpartition(".")[2]  # "Service/Method"
         table.add_row(
             record.request_id,
             record.protocol,
-            record.path if record.protocol == "grpc" else f"{record.method} {record.path}",
+            call if record.protocol == "grpc" else f"{record.method} {record.path}",
             _end(record),
             f"{record.messages_in:,}",
             f"{record.messages_out:,}",
-            f"{record.bytes_in:,}",
-            f"{record.bytes_out:,}",
+            decimal(record.bytes_in).replace("bytes", "B"),
+            decimal(record.bytes_out).replace("bytes", "B"),
             f"{record.duration_s * 1000:,.1f}",
         )
     return table
