@@ -12,8 +12,7 @@ from fasttunnel.errors import (
     ResetCode,
     RouteTaken,
 )
-
-__version__ = "0.1.0"
+from fasttunnel.version import __version__
 
 __all__ = [
     "AuthError",

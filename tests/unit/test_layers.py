@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "fasttunnel"
 
 LAYERS = """
-    errors limits
+    errors limits version
     wire.tunnel_pb2
     wire.tunnel_pb2_grpc
     control.routes control.backoff
@@ -26,11 +26,12 @@ LAYERS = """
     engine._io
     engine._http1 engine._http2 engine._websocket
     engine._link
-    engine._gate engine._backends.pxd
+    engine._gate engine._target engine.heartbeat engine.census
     engine._public_http2 engine._public_websocket engine._backend_http1 engine._backend_http2
     engine._public_http1 engine._backend_websocket
     engine._backends
-    engine.server engine.client
+    engine.server
+    engine.client
     api
     fasttunnel
     cli.options cli.running cli.screen

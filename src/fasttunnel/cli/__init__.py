@@ -2,10 +2,10 @@
 
 import click
 
-from fasttunnel import __version__
 from fasttunnel.cli.client import client
 from fasttunnel.cli.demo import demo
 from fasttunnel.cli.server import server
+from fasttunnel.version import __version__
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from fasttunnel import __version__
 from fasttunnel.control.config import ClientConfig, RouteSpec
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import Route
+from fasttunnel.version import __version__
 
 
 class Screen(Events):
