@@ -211,8 +211,8 @@ cdef enum MsgError:             # msg_decode returns 0 or one of these
 
 cdef struct HeaderIter:
     const uint8_t *outer
-    const uint8_t *outer_end
     const uint8_t *inner
+    const uint8_t *outer_end
     const uint8_t *inner_end
     uint32_t kind
     uint8_t tag
@@ -245,6 +245,7 @@ cdef bint hdr_target_ok(const uint8_t *target, size_t n) noexcept nogil         
 cdef bint hdr_is(const uint8_t *name, size_t n, const char *lower) noexcept nogil     # equal without regard to case
 cdef bint hdr_hop_by_hop(const uint8_t *name, size_t n) noexcept nogil                # RFC 9110 7.6.1: connection, keep-alive,
                                                     # proxy-connection, proxy-authenticate? no; te, transfer-encoding, upgrade
+cdef bint hdr_forwarding(const uint8_t *name, size_t n) noexcept nogil                # Forwarded, X-Forwarded-For, -Proto, -Host, -Port
 cdef void hdr_lower(uint8_t *dst, const uint8_t *src, size_t n) noexcept nogil
 cdef bint hdr_has_token(const uint8_t *value, size_t n, const char *lower) noexcept nogil   # in a comma separated list
 

@@ -142,7 +142,7 @@ class RequestTable:
     def find(self, id: bytes) -> int | None: ...
     def pop(self, id: bytes) -> int | None: ...
     def hash(self, id: bytes) -> int:
-        """SipHash-1-3 of the id padded with zeros, and its length."""
+        """SipHash-1-3 of the id under the secret."""
 
 @final
 class Buffer:

@@ -527,7 +527,7 @@ cdef class RequestTable:
         return <size_t>tbl_pop(&self._table, <const uint8_t *>id, len(id)) or None
 
     def hash(self, bytes id not None):
-        """SipHash-1-3 as the table computes it: of the id padded to 16 bytes, and its length."""
+        """SipHash-1-3 of the id under the secret."""
         cdef uint64_t key[2]
         if not _id_key(<const uint8_t *>id, len(id), key):
             raise ValueError("an id has 1 to 16 bytes")

@@ -145,3 +145,12 @@ cdef void hdr_retag(Buf *block, uint8_t tag) noexcept nogil:
         if length > block.len - pos:
             return
         pos += length
+
+
+cdef bint hdr_forwarding(const uint8_t *name, size_t n) noexcept nogil:
+    if n == 9:
+        return hdr_is(name, n, "forwarded")
+    if 14 <= n <= 18:
+        return (hdr_is(name, n, "x-forwarded-for") or hdr_is(name, n, "x-forwarded-proto")
+                or hdr_is(name, n, "x-forwarded-host") or hdr_is(name, n, "x-forwarded-port"))
+    return False

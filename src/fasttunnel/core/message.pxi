@@ -142,95 +142,99 @@ cdef void _define_fields() noexcept nogil:
 
 # -- decoding -----------------------------------------------------------------------------------------------------------
 
-cdef void _header_fields(Cursor *c, Slice *name, Slice *value, int depth) noexcept nogil:
-    """The two fields of a Header; absent ones are empty slices."""
+cdef int _header_fields(const uint8_t *data, size_t n, int depth, Slice *name, Slice *value,
+                        const uint8_t **bad) noexcept nogil:
+    """The two fields of a Header, empty slices when absent; 0, or a MsgError and where it is."""
     cdef:
-        const uint8_t *start
+        Cursor c = cur_over(data, n)
         uint32_t tag
     name.ptr = value.ptr = c.p
     name.len = value.len = 0
     while c.p != c.end:
-        tag = cur_tag(c)
+        tag = cur_tag(&c)
         if tag == (1 << 3 | WIRE_BYTES):
-            start = c.p
-            if cur_slice(c, name) and not utf8_ok(name.ptr, name.len):
-                cur_fail(c, MSG_E_UTF8, start)
+            if cur_slice(&c, name) and not utf8_ok(name.ptr, name.len):
+                cur_fail(&c, MSG_E_UTF8, name.ptr)
         elif tag == (2 << 3 | WIRE_BYTES):
-            cur_slice(c, value)
-        elif tag:
-            cur_skip(c, tag, depth)
+            cur_slice(&c, value)
+        else:
+            cur_skip(&c, tag, depth)
+    if c.error:
+        bad[0] = c.bad
+    return c.error
 
 
-cdef void _message_fields(Cursor *c, int row, Msg *m, int depth) noexcept nogil:
-    """Fields of the envelope (row 0) or of a oneof member; `depth` messages or groups may still open."""
+cdef int _message_fields(const uint8_t *data, size_t n, int row, int depth, Msg *m,
+                         const uint8_t **bad) noexcept nogil:
+    """Fields of the envelope (row 0) or of a oneof member; 0, or a MsgError and where it is.
+
+    `depth` messages or groups may still open.
+    """
     cdef:
+        Cursor c = cur_over(data, n)
         const uint8_t *start
+        const uint8_t *inner_bad = NULL
         const Field *field
         char *place
         uint32_t tag, number
-        uint64_t number_value
+        uint64_t value
         Slice slice
-        Slice ignored
-        Cursor inner
+        Slice name, content
+        int error
     while c.p != c.end:
         start = c.p
-        tag = cur_tag(c)
+        tag = cur_tag(&c)
         number = tag >> 3
-        if number >= FIELDS:
-            cur_skip(c, tag, depth)
-            continue
-        field = &_fields[row][number]
+        field = &_fields[row][number if number < FIELDS else 0]
         if field.type == F_NONE or (tag & 7) != field.wire:
-            if tag:
-                cur_skip(c, tag, depth)
+            cur_skip(&c, tag, depth)
             continue
         place = <char *>m + field.offset
         if field.wire == WIRE_VARINT:
-            number_value = cur_varint(c)
-            if c.error:
-                return
+            value = cur_varint(&c, 10)
             if field.type == F_BOOL:
-                (<uint8_t *>place)[0] = number_value != 0
+                (<uint8_t *>place)[0] = value != 0
             elif field.type == F_UINT64:
-                (<uint64_t *>place)[0] = number_value
+                (<uint64_t *>place)[0] = value
             else:
-                (<uint32_t *>place)[0] = <uint32_t>number_value
+                (<uint32_t *>place)[0] = <uint32_t>value
             continue
-        if not cur_slice(c, &slice):
-            return
-        if field.type == F_STRING:
-            if not utf8_ok(slice.ptr, slice.len):
-                cur_fail(c, MSG_E_UTF8, slice.ptr)
-                return
-            (<Slice *>place)[0] = slice
-        elif field.type <= F_OPTIONAL_BYTES:
-            (<Slice *>place)[0] = slice
-        elif field.type == F_HEADERS:
-            cur_init(&inner, slice.ptr, slice.len)
-            _header_fields(&inner, &slice, &ignored, depth - 1)
-            if inner.error:
-                cur_fail(c, inner.error, inner.bad)
+        if not cur_slice(&c, &slice):
+            break
+        if field.type <= F_OPTIONAL_BYTES:
+            if field.type == F_STRING and not utf8_ok(slice.ptr, slice.len):
+                cur_fail(&c, MSG_E_UTF8, slice.ptr)
+            (<Slice *>place).ptr = slice.ptr
+            (<Slice *>place).len = slice.len
+            continue
+        error = 0
+        if field.type == F_HEADERS:
+            error = _header_fields(slice.ptr, slice.len, depth - 1, &name, &content, &inner_bad)
         else:
             if m.kind != <int>number:                   # another member replaces, the same one merges
-                memset(&m.body, 0, sizeof(Msg) - <size_t>(<char *>&m.body - <char *>m))
+                if m.kind != MSG_NONE:
+                    memset(&m.body, 0, sizeof(Msg) - <size_t>(<char *>&m.body - <char *>m))
                 m.kind = <int>number
                 m.run = start
             if field.type == F_MEMBER:
-                cur_init(&inner, slice.ptr, slice.len)
-                _message_fields(&inner, <int>number, m, depth - 1)
-                if inner.error:
-                    cur_fail(c, inner.error, inner.bad)
+                error = _message_fields(slice.ptr, slice.len, <int>number, depth - 1, m, &inner_bad)
+        if error:
+            cur_fail(&c, error, inner_bad)
+    if c.error:
+        bad[0] = c.bad
+    return c.error
 
 
 cdef int msg_decode(const uint8_t *data, size_t n, Msg *out, size_t *where) noexcept nogil:
-    cdef Cursor c
+    cdef:
+        const uint8_t *bad = data
+        int error
     memset(out, 0, sizeof(Msg))
-    cur_init(&c, data, n)
-    _message_fields(&c, 0, out, MAX_DEPTH)
-    out.end = c.end
-    if c.error:
-        where[0] = <size_t>(c.bad - data)
-    return c.error
+    error = _message_fields(data, n, 0, MAX_DEPTH, out, &bad)
+    out.end = data + n if n else data                   # last: another member clears all that stands behind the kind
+    if error:
+        where[0] = <size_t>(bad - data)
+    return error
 
 
 cdef void msg_headers(const Msg *m, uint8_t tag, HeaderIter *it) noexcept nogil:
@@ -246,30 +250,28 @@ cdef bint msg_next_header(HeaderIter *it, Slice *name, Slice *value) noexcept no
     # msg_decode has seen every byte of this and found it sound; the cursor checks all the same.
     cdef:
         Cursor outer, inner
+        const uint8_t *bad
         Slice slice
         uint32_t tag
     while True:
-        cur_init(&inner, it.inner, <size_t>(it.inner_end - it.inner))
+        inner = cur_over(it.inner, <size_t>(it.inner_end - it.inner))
         while inner.p != inner.end:
             tag = cur_tag(&inner)
             if tag != it.tag:
-                if tag:
-                    cur_skip(&inner, tag, MAX_DEPTH)
+                cur_skip(&inner, tag, MAX_DEPTH)
             elif cur_slice(&inner, &slice):
                 it.inner = inner.p
-                cur_init(&inner, slice.ptr, slice.len)
-                _header_fields(&inner, name, value, MAX_DEPTH)
+                _header_fields(slice.ptr, slice.len, MAX_DEPTH, name, value, &bad)
                 return True
         it.inner = it.inner_end = NULL
-        cur_init(&outer, it.outer, <size_t>(it.outer_end - it.outer))
+        outer = cur_over(it.outer, <size_t>(it.outer_end - it.outer))
         while it.inner == NULL:
             if outer.p == outer.end:
                 it.outer = it.outer_end
                 return False
             tag = cur_tag(&outer)
             if tag != (it.kind << 3 | WIRE_BYTES):
-                if tag:
-                    cur_skip(&outer, tag, MAX_DEPTH)
+                cur_skip(&outer, tag, MAX_DEPTH)
             elif cur_slice(&outer, &slice):
                 it.inner = slice.ptr
                 it.inner_end = slice.ptr + slice.len

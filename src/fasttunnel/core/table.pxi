@@ -29,17 +29,20 @@ cdef inline void _sip_round(uint64_t *v) noexcept nogil:
 
 
 cdef inline uint64_t _sip13(const uint64_t *secret, const uint64_t *key, uint64_t key_len) noexcept nogil:
-    """SipHash-1-3 of two words and a last block that holds the length."""
+    """SipHash-1-3 of the first `key_len` bytes, at most 16, of a key that is padded with zeros."""
     cdef:
         uint64_t v[4]
         uint64_t word
-        int i
+        uint64_t full = key_len >> 3
+        uint64_t i
     v[0] = secret[0] ^ <uint64_t>0x736F6D6570736575
     v[1] = secret[1] ^ <uint64_t>0x646F72616E646F6D
     v[2] = secret[0] ^ <uint64_t>0x6C7967656E657261
     v[3] = secret[1] ^ <uint64_t>0x7465646279746573
-    for i in range(3):
-        word = key[i] if i < 2 else key_len << 56
+    for i in range(full + 1):
+        word = key[i] if i < 2 else 0
+        if i == full:                                   # the last block holds what is left, and the length on top
+            word |= key_len << 56
         v[3] ^= word
         _sip_round(v)
         v[0] ^= word
