@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import uvloop
 
+pytest.register_assert_rewrite("tests.support")
+
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The loop that the data plane is written for."""

@@ -143,6 +143,8 @@ class Peer:
 
     def drop(self) -> None:
         """End the connection at once with a RST, as a process that is killed with bytes unread does."""
+        if self.writer.is_closing():
+            return
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
         self.writer.transport.abort()
@@ -201,15 +203,15 @@ async def start_raw(stack: AsyncExitStack, receive_buffer: int | None = None) ->
 async def connect(
     stack: AsyncExitStack, host: str, port: int, receive_buffer: int | None = None, limit: int = 2**16
 ) -> Peer:
-    """A connection of the public, closed when the stack is left."""
-    sock = socket.socket()
+    """A connection of the public, broken off when the stack is left."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, receive_buffer)
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, (host, port))
     peer = Peer(*await asyncio.open_connection(sock=sock, limit=limit))
-    stack.push_async_callback(peer.close)
+    stack.callback(peer.drop)
     return peer
 
 
