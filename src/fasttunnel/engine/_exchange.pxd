@@ -58,7 +58,7 @@ cdef class Exchange:
     cdef int64_t receive_credit
     cdef int64_t held                   # received, not yet handed on
     cdef int64_t ungranted              # received and handed on, not yet granted again
-    # for the record
+    # for the record; messages are chunks of HTTP, messages of gRPC, frames of WebSocket
     cdef uint64_t messages_sent
     cdef uint64_t messages_received
     cdef uint64_t bytes_sent

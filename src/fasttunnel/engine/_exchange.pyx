@@ -44,7 +44,22 @@ cdef class Carrier:
         raise NotImplementedError
 
 
+cdef long exchanges_alive = 0
+
+def alive():
+    """Exchange objects that exist. A test that leaves more of them than it found has found a leak."""
+    return exchanges_alive
+
+
 cdef class Exchange:
+    def __cinit__(self):
+        global exchanges_alive
+        exchanges_alive += 1
+
+    def __dealloc__(self):
+        global exchanges_alive
+        exchanges_alive -= 1
+
     cdef bytes request_id(self):
         return self.id[:self.id_len]
 
@@ -79,9 +94,12 @@ cdef class Exchange:
             if m.body.ptr != NULL:
                 self.send_credit -= <int64_t>m.body.len
                 self.bytes_sent += m.body.len
+                if self.protocol == PROTO_GRPC and not m.more:
+                    self.messages_sent += 1
+            if self.protocol == PROTO_HTTP:
+                self.messages_sent += 1
         elif self.sending == FLOW_IDLE:
             self.sending = FLOW_OPEN
-        self.messages_sent += 1
         return self.carrier.send(m)
 
     cdef int send_frame(self, const WsFrame *frame) except -1:
@@ -91,7 +109,7 @@ cdef class Exchange:
         if frame.opcode < 8:
             self.send_credit -= <int64_t>frame.payload_len
         self.bytes_sent += frame.payload_len
-        self.messages_sent += 1
+        self.messages_sent += not frame.more
         if frame.opcode == 8:
             self.sending = FLOW_CLOSED
         return self.carrier.send_frame(self, frame)
@@ -133,7 +151,8 @@ cdef class Exchange:
         self.receive_credit -= <int64_t>payload
         self.held += <int64_t>payload
         self.bytes_received += m.body.len
-        self.messages_received += 1
+        if self.protocol == PROTO_HTTP or not m.more and (is_frame or self.protocol == PROTO_GRPC and m.body.ptr != NULL):
+            self.messages_received += 1
         if not is_frame or m.opcode < 8:
             self.received_more = m.more
         if m.last or is_frame and m.opcode == 8:

@@ -29,7 +29,6 @@ cdef class Visitor:
     cdef int add_fields(self, Buf *block, uint8_t tag, bytes host) except -1
 
 
-cdef bint is_forwarding_field(const uint8_t *name, size_t n) noexcept
 cdef int http_status_of(uint32_t code) noexcept
 cdef int grpc_status_of(uint32_t code) noexcept
 cdef int close_code_of(uint32_t code) noexcept

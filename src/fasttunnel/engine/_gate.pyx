@@ -1,7 +1,7 @@
 """The server's front desk: finds the tunnel of a request, and words what goes wrong."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fasttunnel._core cimport hdr_append, hdr_is
+from fasttunnel._core cimport hdr_append
 from fasttunnel.errors import ANSWERS, ResetCode
 
 cdef enum:
@@ -83,12 +83,3 @@ cdef class Visitor:
                 or hdr_append(block, tag, <const uint8_t *>b"Forwarded", 9, forwarded, len(forwarded)) < 0):
             raise MemoryError
         return 0
-
-
-cdef bint is_forwarding_field(const uint8_t *name, size_t n) noexcept:
-    if n == 9:
-        return hdr_is(name, n, "forwarded")
-    if 14 <= n <= 18:
-        return (hdr_is(name, n, "x-forwarded-for") or hdr_is(name, n, "x-forwarded-proto")
-                or hdr_is(name, n, "x-forwarded-host") or hdr_is(name, n, "x-forwarded-port"))
-    return False

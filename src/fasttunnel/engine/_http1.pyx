@@ -14,7 +14,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
 from fasttunnel._core cimport (
-    BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, HeaderIter, buf_free, hdr_append, hdr_hop_by_hop, hdr_is,
+    BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, HeaderIter, buf_free, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_is,
     hdr_name_ok, hdr_value_ok, head_end, msg_headers, msg_next_header,
 )
 from fasttunnel.engine._io cimport out_append, out_reserve
@@ -152,6 +152,8 @@ cdef class Head:
                     self.ws_extensions = True
                 if connection_upgrade and key != b"sec-websocket-extensions":
                     continue
+            elif self.is_request and hdr_forwarding(name, len(name)):
+                continue                    # what a visitor says of itself proves nothing; the gate adds what is known
             elif hdr_hop_by_hop(name, len(name)) or connection and key in connection:
                 if key == b"te" and b"trailers" in value.lower():
                     value = b"trailers"     # the one token that is useful end to end (gRPC, RFC 9110 10.1.4)
@@ -176,7 +178,7 @@ cdef class Head:
         return 0
 
     cdef int _check_request(self, list hosts) except -1:
-        cdef bytes rest, authority
+        cdef bytes rest, authority, separator
         if len(hosts) > 1 or not hosts and not self.http10:
             raise BadMessage(400, "one Host field is required")
         self.host = hosts[0] if hosts else b""

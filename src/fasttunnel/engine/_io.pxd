@@ -45,6 +45,7 @@ cdef class Reactor:
     cdef list dirty                     # connections with something to write
     cdef list dirty_links               # the same for tunnels: flushed after the others, whose credit they carry
     cdef bint flush_scheduled
+    cdef public object on_empty         # callable(): the last connection is gone; or None
     cdef public object on_error         # callable(text): an unexpected error, already contained
     cdef list wheel
     cdef int64_t wheel_ms               # everything before this has fired

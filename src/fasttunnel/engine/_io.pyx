@@ -235,11 +235,21 @@ cdef class Reactor:
 
 # -- connections -----------------------------------------------------------------------------------------------------------
 
+cdef long conns_alive = 0
+
+def alive():
+    """Conn objects that exist, open or not (see _exchange.alive)."""
+    return conns_alive
+
+
 cdef class Conn(Endpoint, BufferedProtocol):
     def __cinit__(self, *args, **kwargs):
-        pass
+        global conns_alive
+        conns_alive += 1
 
     def __dealloc__(self):
+        global conns_alive
+        conns_alive -= 1
         out_clear(&self.out)
         buf_free(&self.rest)
 
@@ -290,6 +300,8 @@ cdef class Conn(Endpoint, BufferedProtocol):
             return
         self.transport = None
         self.reactor.conns.discard(self)
+        if not self.reactor.conns and self.reactor.on_empty is not None:
+            self.reactor.on_empty()
         self._drop_timer()
         out_clear(&self.out)
         self.segments = None

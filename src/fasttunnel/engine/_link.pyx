@@ -298,8 +298,17 @@ cdef class LinkConn(Http2Conn):
 
 # -- the tunnel ----------------------------------------------------------------------------------------------------------------
 
+cdef long links_alive = 0
+
+def alive():
+    """Link objects that exist (see _exchange.alive)."""
+    return links_alive
+
+
 cdef class Link(Carrier):
     def __cinit__(self, LinkConn conn, LinkStream stream, handler, Acceptor acceptor):
+        global links_alive
+        links_alive += 1
         if tbl_init(&self.table) < 0:
             raise MemoryError
         self.conn = conn
@@ -311,6 +320,8 @@ cdef class Link(Carrier):
         self.splitter.max_message_bytes = MESSAGE_LIMIT
 
     def __dealloc__(self):
+        global links_alive
+        links_alive -= 1
         tbl_free(&self.table)
         out_clear(&self.batch)
 

@@ -240,8 +240,8 @@ cdef class PublicHttp1(Conn):
         cdef int status = 503 if draining else 404
         cdef bytes where = self.head.host + self.head.target.partition(b"?")[0]
         self.write_error(status, b"the server is shutting down" if draining else
-                         b"no tunnel serves " + where + b"\n\nA client registers it with:\n"
-                         b"    fasttunnel client --server HOST:PORT " + (self.head.host or b"HOST") + b"=http://127.0.0.1:3000")
+                         b"no tunnel serves " + where + b"\n\nA client that serves everything is started with:\n"
+                         b"    fasttunnel client --server HOST:PORT http://127.0.0.1:3000")
         return self.answer_done()
 
     # -- WebSocket handshake

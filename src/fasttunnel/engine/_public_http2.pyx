@@ -12,10 +12,10 @@ from fasttunnel._core cimport (
     GRPC_BLOCKED, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
     PROTO_HTTP, Slice, TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING,
     TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary, grpc_prefix,
-    grpc_split, hdr_append, hdr_hop_by_hop, hdr_is, hdr_lower, hdr_name_ok, hdr_retag, hdr_value_ok, msg_headers,
+    grpc_split, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_is, hdr_lower, hdr_name_ok, hdr_retag, hdr_value_ok, msg_headers,
     msg_next_header,
 )
-from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of, is_forwarding_field
+from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of
 from fasttunnel.engine._grpc cimport decode_timeout, encode_message
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
 from fasttunnel.engine._link cimport Link
@@ -102,7 +102,7 @@ cdef class PublicStream(H2Stream):
                     self.content_type = value[:value_len]
                 elif hdr_is(name, name_len, "grpc-timeout"):
                     self.timeout_s = decode_timeout(value, value_len)
-            if is_forwarding_field(name, name_len):
+            if hdr_forwarding(name, name_len):
                 return 0
         if hdr_append(&self.block, tag, name, name_len, value, value_len) < 0:
             raise MemoryError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from typing import Any
 
@@ -15,8 +16,8 @@ from fasttunnel.engine._backends import Backends
 from fasttunnel.engine._io import Reactor
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._target import Target
+from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
-from fasttunnel.engine.server import _settle
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, describe
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Register, Registered, TunnelMessage
 
@@ -98,10 +99,8 @@ class ClientEngine:
             if link.active and grace_s > 0:
                 # Requests that were on their way when we said so are still taken: the server has not heard it yet.
                 link.report_idle()
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._idle.wait(), grace_s)
-                except TimeoutError:
-                    pass
         if self._runner is not None:
             self._runner.cancel()
         if self._link is not None:
@@ -112,7 +111,7 @@ class ClientEngine:
             conn.leave()
         if link is not None and self._conn is not None:
             self._conn.hang_up()
-        await _settle(self._reactor)
+        await settle(self._reactor)
         self._reactor.close()
         self._closed.set()
 
@@ -187,7 +186,8 @@ class ClientEngine:
                 self._heartbeat.stop()
             conn.cut() if not lost.done() or lost.cancelled() else conn.hang_up()
         if status in REFUSALS:
-            return reason, REFUSALS[status](f"{self._config.server} refused the tunnel", detail=reason)
+            hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
+            return reason, REFUSALS[status](f"{self._config.server} refused the tunnel", detail=reason, hint=hint)
         return reason, None
 
     # -- what links report (see Link.handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +17,15 @@ from fasttunnel.engine._gate import Gate
 from fasttunnel.engine._io import Reactor
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._public_http1 import PublicConn
+from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, RouteTaken, describe
+from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Registered, TunnelMessage
 
 PROTOCOL_NAMES = {1: "http", 2: "grpc", 3: "websocket"}
 REGISTER_TIMEOUT_S = 10.0
 BACKLOG = 4096
-CLOSING_S = 1.0  # for last bytes to leave once everything has been closed
 
 
 class Session:
@@ -113,15 +115,13 @@ class ServerEngine:
             conn.leave()
         self._check_idle()
         if grace_s > 0:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), grace_s)
-            except TimeoutError:
-                pass
         for link in list(self._links):
             link.end(GrpcStatus.UNAVAILABLE, "the server is shutting down")
         for conn in list(self._reactor.conns):
             conn.leave()
-        await _settle(self._reactor)
+        await settle(self._reactor)
         for listener in self._listeners:
             await listener.wait_closed()
         self._reactor.close()
@@ -236,8 +236,6 @@ class ServerEngine:
         self._events.link_up(session.client_id, session.session_id, session.peer, routes)
 
     def _registered(self, session: Session) -> TunnelMessage:
-        from fasttunnel import __version__
-
         host, port = self.public_addresses[0]
         return TunnelMessage(
             client_id=session.client_id,
@@ -310,15 +308,3 @@ class ServerEngine:
                     duration_s=duration_s,
                 )
             )
-
-
-async def _settle(reactor: Reactor) -> None:
-    """Let what is written leave, then cut what is still open."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + CLOSING_S
-    while reactor.conns and loop.time() < deadline:
-        await asyncio.sleep(0.01)
-    for conn in list(reactor.conns):
-        conn.cut()
-    while reactor.conns and loop.time() < deadline + CLOSING_S:
-        await asyncio.sleep(0.01)
