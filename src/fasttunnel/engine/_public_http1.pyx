@@ -125,6 +125,7 @@ cdef class PublicHttp1(Conn):
             if self.answer_begun:
                 self.abort()
             else:
+                self.keep_alive = False
                 self.write_error(error.status, str(error).encode())
                 self.discard()
             return <Py_ssize_t>n
@@ -412,7 +413,7 @@ cdef class PublicHttp1(Conn):
 
     cdef int answer_done(self) except -1:
         """An answer is complete: on to the next request, or towards the end of the connection."""
-        self.blocked = False
+        self.blocked = self.answer_begun = self.is_head = False
         if self.phase == PHASE_BODY or not self.keep_alive or self.gate.draining or self.peer_eof and self.rest.len == 0 \
                 and not self.feeding:
             return self.discard()
