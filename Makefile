@@ -84,8 +84,11 @@ lint: $(VENV)/with-dev ## ruff and cython-lint
 	@$(BIN)/ruff format --check .
 	@$(BIN)/cython-lint src
 
-types: $(VENV)/with-dev build ## mypy
+STUBS := $(wildcard src/fasttunnel/*.pyi src/fasttunnel/engine/*.pyi)
+types: $(VENV)/with-dev build ## mypy, and the stubs of extension modules against the modules
 	@$(BIN)/mypy
+	@$(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases \
+		$(subst /,.,$(patsubst src/%.pyi,%,$(STUBS)))
 
 # -- other ------------------------------------------------------------------------------------------------------------
 

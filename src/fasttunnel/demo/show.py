@@ -101,7 +101,7 @@ def _table(records: list[RequestRecord]) -> Table:
     )
     for name in ("request_id", "protocol", "what"):
         table.add_column(name, no_wrap=True)
-    table.add_column("end", overflow="fold")
+    table.add_column("end")
     for name in ("msgs\nup", "\ndown", "bytes\nup", "\ndown", "time\nms"):
         table.add_column(name, justify="right", no_wrap=True)
     for record in records:
@@ -123,8 +123,8 @@ def _table(records: list[RequestRecord]) -> Table:
 def _end(record: RequestRecord) -> str:
     """How a request ended, in the words of its protocol."""
     if record.reset:
-        return ResetCode(record.reset).name
-    return GrpcStatus(record.status).name if record.protocol == "grpc" else str(record.status)
+        return ResetCode(record.reset).name.replace("_", " ")
+    return GrpcStatus(record.status).name.replace("_", " ") if record.protocol == "grpc" else str(record.status)
 
 
 def _invite(console: Console, server: Server) -> None:
