@@ -1,0 +1,199 @@
+"""The commands as a person starts and stops them: what they say, how they drain, how they exit."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from aiohttp import ClientPayloadError, ClientSession, web
+
+from tests.support.command import Command, command
+from tests.support.web import start_web
+
+
+class Backend:
+    """A web app with an answer that takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.address = ""
+
+    async def hello(self, request: web.Request) -> web.Response:
+        return web.Response(text=f"hello {request.path}")
+
+    async def slow(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first\n")
+        await self.go_on.wait()
+        await response.write(b"last\n")
+        return response
+
+
+@pytest.fixture
+async def backend(stack: AsyncExitStack) -> Backend:
+    backend = Backend()
+    stack.callback(backend.go_on.set)
+    backend.address = await start_web(stack, web.get("/slow", backend.slow), web.get("/{path:.*}", backend.hello))
+    return backend
+
+
+@pytest.fixture
+async def http(stack: AsyncExitStack) -> AsyncIterator[ClientSession]:
+    async with ClientSession() as session:
+        yield session
+
+
+async def start_server(
+    stack: AsyncExitStack, listen: str = "127.0.0.1:0", tunnel: str = "127.0.0.1:0", token: str = ""
+) -> tuple[Command, str, str]:
+    """A server; its public URL and tunnel address as it says them."""
+    server = await stack.enter_async_context(command("server", "--listen", listen, "--tunnel", tunnel, token=token))
+    url = (await server.line(r"public +(http://[^ ]+)"))[1]
+    tunnel = (await server.line(r"tunnel +([^ ]+:\d+)"))[1]
+    return server, url, tunnel
+
+
+async def start_client(stack: AsyncExitStack, tunnel: str, *routes: str, token: str = "") -> Command:
+    client = await stack.enter_async_context(command("client", "--server", tunnel, *routes, token=token))
+    await client.line("connected")
+    return client
+
+
+async def test_one_screen_says_what_is_where(stack: AsyncExitStack, backend: Backend, http: ClientSession) -> None:
+    server, url, tunnel = await start_server(stack)
+    await server.line(rf"fasttunnel client --server {tunnel} http://127.0.0.1:3000")
+    client = await stack.enter_async_context(
+        command("client", "--server", tunnel, backend.address, f"shop.example.com/api={backend.address}")
+    )
+    await client.line(rf"server +{tunnel} +connected")
+    await client.line(rf"{url} +-> +{backend.address} +\(HTTP, WebSocket\)")
+    await client.line(r"http://shop\.example\.com:\d+/api +-> ")
+    await server.line("client .* from 127.0.0.1:")
+    await server.line(rf"{url} +HTTP, WebSocket")
+    async with http.get(url + "/where/to") as answer:
+        assert await answer.text() == "hello /where/to"
+    async with http.get(url + "/api/x", headers={"Host": "shop.example.com"}) as answer:
+        assert await answer.text() == "hello /api/x"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", ["server", "client"])
+async def test_a_signal_lets_requests_finish(
+    stack: AsyncExitStack, backend: Backend, http: ClientSession, end: str, number: signal.Signals
+) -> None:
+    server, url, tunnel = await start_server(stack)
+    client = await start_client(stack, tunnel, backend.address)
+    stopped = server if end == "server" else client
+    async with http.get(url + "/slow") as answer:
+        assert await answer.content.readline() == b"first\n"
+        stopped.signal(number)
+        await stopped.line("stopping")
+        backend.go_on.set()
+        assert await answer.content.read() == b"last\n"
+    assert await stopped.end() == 0
+
+
+async def test_a_client_that_came_back_drains_as_well(
+    stack: AsyncExitStack, backend: Backend, http: ClientSession
+) -> None:
+    server, url, tunnel = await start_server(stack)
+    client = await start_client(stack, tunnel, backend.address)
+    server.signal(signal.SIGTERM)
+    assert await server.end() == 0
+    _, url, _ = await start_server(stack, tunnel=tunnel)
+    await client.line("connected again")
+    async with http.get(url + "/slow") as answer:
+        assert await answer.content.readline() == b"first\n"
+        client.signal(signal.SIGTERM)
+        await client.line("stopping")
+        backend.go_on.set()
+        assert await answer.content.read() == b"last\n"
+    assert await client.end() == 0
+
+
+async def test_a_second_signal_ends_at_once(stack: AsyncExitStack, backend: Backend, http: ClientSession) -> None:
+    server, url, tunnel = await start_server(stack)
+    await start_client(stack, tunnel, backend.address)
+    async with http.get(url + "/slow") as answer:
+        assert await answer.content.readline() == b"first\n"
+        server.signal(signal.SIGINT)
+        await server.line("stopping")
+        server.signal(signal.SIGINT)
+        assert await server.end() == 1
+        with pytest.raises(ClientPayloadError):
+            await answer.content.read()
+
+
+@pytest.mark.parametrize("option", ["--listen", "--tunnel"])
+async def test_a_port_in_use(option: str) -> None:
+    other = {"--listen": "--tunnel", "--tunnel": "--listen"}[option]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        async with command("server", option, address, other, "127.0.0.1:0") as server:
+            assert await server.end() == 3
+    (line,) = server.lines
+    assert f"cannot listen on {address}" in line
+    assert "in use" in line
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+async def test_a_bad_token(stack: AsyncExitStack, backend: Backend, token: str) -> None:
+    _, _, tunnel = await start_server(stack, token="s3cret")
+    client = await stack.enter_async_context(command("client", "--server", tunnel, backend.address, token=token))
+    assert await client.end() == 5
+    assert [line for line in client.lines if line.startswith("fasttunnel:")] == client.lines[1:]
+    assert "token" in client.lines[-1]
+    assert "s3cret" not in "".join(client.lines)
+
+
+async def test_the_right_token(stack: AsyncExitStack, backend: Backend, http: ClientSession) -> None:
+    _, url, tunnel = await start_server(stack, token="s3cret")
+    await start_client(stack, tunnel, backend.address, token="s3cret")
+    async with http.get(url + "/x") as answer:
+        assert await answer.text() == "hello /x"
+
+
+async def test_a_client_that_came_back_with_a_token_that_is_no_longer_right(
+    stack: AsyncExitStack, backend: Backend
+) -> None:
+    server, _, tunnel = await start_server(stack)
+    client = await start_client(stack, tunnel, backend.address)
+    server.signal(signal.SIGTERM)
+    assert await server.end() == 0
+    await start_server(stack, tunnel=tunnel, token="s3cret")
+    assert await client.end() == 5
+    assert "token" in client.lines[-1]
+
+
+async def test_while_the_server_is_away_the_client_keeps_trying(
+    stack: AsyncExitStack, backend: Backend, http: ClientSession
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        tunnel = f"127.0.0.1:{probe.getsockname()[1]}"
+    client = await stack.enter_async_context(command("client", "--server", tunnel, backend.address))
+    await client.line("away .*refused")
+    _, url, _ = await start_server(stack, tunnel=tunnel)
+    await client.line("connected")
+    assert len([line for line in client.lines if "away" in line]) == 1, "one line for one reason, however many attempts"
+    async with http.get(url + "/x") as answer:
+        assert await answer.text() == "hello /x"
+
+
+async def test_a_client_that_never_connected_stops_at_a_signal(stack: AsyncExitStack, backend: Backend) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        tunnel = f"127.0.0.1:{probe.getsockname()[1]}"
+    client = await stack.enter_async_context(command("client", "--server", tunnel, backend.address))
+    await client.line("away")
+    client.signal(signal.SIGINT)
+    assert await client.end() == 0
+
+
+async def test_the_public_port_is_not_the_tunnel_port(stack: AsyncExitStack, backend: Backend) -> None:
+    _, url, _ = await start_server(stack)
+    address = url.removeprefix("http://")
+    client = await stack.enter_async_context(command("client", "--server", address, backend.address))
+    assert await client.end() == 4
+    assert len(client.lines) == 2

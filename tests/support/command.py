@@ -1,0 +1,63 @@
+"""The commands as processes of their own, whose lines a test waits for."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+WAIT_S = 30.0  # start-up included, on a busy machine
+
+
+class Command:
+    """A running `fasttunnel ...`; stdout and stderr are one stream of lines."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    async def line(self, pattern: str) -> re.Match[str]:
+        """The next line in which `pattern` is found."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(WAIT_S):
+            while raw := await self.process.stdout.readline():
+                self.lines.append(raw.decode().rstrip("\n"))
+                if match := re.search(pattern, self.lines[-1]):
+                    return match
+        raise AssertionError(f"no line with {pattern!r} in:\n" + "\n".join(self.lines))
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def end(self) -> int:
+        """Read to the end; the exit code."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(WAIT_S):
+            while raw := await self.process.stdout.readline():
+                self.lines.append(raw.decode().rstrip("\n"))
+            code = await self.process.wait()
+        assert not any("Traceback" in line for line in self.lines), "\n".join(self.lines)
+        return code
+
+
+@asynccontextmanager
+async def command(*arguments: str, token: str = "") -> AsyncIterator[Command]:
+    """Run `fasttunnel` with these arguments; it is killed at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "fasttunnel",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "FASTTUNNEL_TOKEN": token},
+    )
+    try:
+        yield Command(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
