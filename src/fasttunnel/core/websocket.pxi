@@ -15,8 +15,8 @@ cdef enum:
 cdef void ws_parser_init(WsParser *p, bint expect_masked, bint rsv_allowed, uint64_t max_fragment,
                          uint64_t max_message_bytes) noexcept nogil:
     memset(p, 0, sizeof(WsParser))
-    p.expect_masked = expect_masked
-    p.rsv_allowed = rsv_allowed
+    p.expect_masked = 1 if expect_masked else 0
+    p.rsv_allowed = 1 if rsv_allowed else 0
     p.max_fragment = max_fragment if max_fragment else UINT64_MAX
     p.max_message_bytes = max_message_bytes
 

@@ -12,7 +12,7 @@ from fasttunnel._core cimport (
 )
 from fasttunnel.engine._target cimport text_of
 from fasttunnel.engine._http1 cimport (
-    parse_trailers, write_body, write_body_end, write_bytes, write_fields, write_number, write_text,
+    has_fields, parse_trailers, write_body, write_body_end, write_bytes, write_fields, write_number, write_text,
 )
 from fasttunnel.engine._exchange cimport Exchange
 from fasttunnel.engine._http1 import BadMessage
@@ -104,13 +104,13 @@ cdef class BackendHttp1(Conn):
                                                       &length):
             return 1
         self.writer.mode = BODY_NONE
-        if has_length or m.last and (m.body.len or method in BODY_EXPECTED):
+        if has_length or m.last and (m.body.len or method in BODY_EXPECTED) and not has_fields(m, TAG_HTTP_REQUEST_TRAILERS):
             self.writer.mode = BODY_LENGTH
             self.writer.remaining = length if has_length else m.body.len
             write_text(&self.out, "Content-Length: ")
             write_number(&self.out, self.writer.remaining)
             write_text(&self.out, "\r\n")
-        elif not m.last:
+        elif not m.last or has_fields(m, TAG_HTTP_REQUEST_TRAILERS):
             self.writer.mode = BODY_CHUNKED
             write_text(&self.out, "Transfer-Encoding: chunked\r\n")
         write_text(&self.out, "\r\n")

@@ -55,4 +55,5 @@ cdef int write_text(Out *out, const char *text) except -1
 cdef int write_bytes(Out *out, bytes text) except -1
 cdef int write_number(Out *out, uint64_t number) except -1
 cdef int write_status_line(Out *out, int status) except -1
+cdef bint has_fields(const Msg *m, uint8_t tag) noexcept                         # any at all
 cdef bint has_field(const Msg *m, uint8_t tag, const char *lower) noexcept

@@ -337,6 +337,13 @@ cdef int write_fields(Out *out, const Msg *m, uint8_t tag, bint *has_length, uin
     return 0
 
 
+cdef bint has_fields(const Msg *m, uint8_t tag) noexcept:
+    cdef HeaderIter it
+    cdef Slice name, value
+    msg_headers(m, tag, &it)
+    return msg_next_header(&it, &name, &value)
+
+
 cdef bint has_field(const Msg *m, uint8_t tag, const char *lower) noexcept:
     cdef HeaderIter it
     cdef Slice name, value

@@ -20,7 +20,7 @@ from fasttunnel._core cimport (
 from fasttunnel.engine._exchange cimport Exchange
 from fasttunnel.engine._gate cimport explain, http_status_of
 from fasttunnel.engine._http1 cimport (
-    has_field, parse_trailers, websocket_accept, write_body, write_body_end, write_bytes, write_fields, write_number, write_status_line,
+    has_field, has_fields, parse_trailers, websocket_accept, write_body, write_body_end, write_bytes, write_fields, write_number, write_status_line,
     write_text,
 )
 from fasttunnel.engine._http1 import BadMessage
@@ -392,7 +392,7 @@ cdef class PublicHttp1(Conn):
                 write_text(&self.out, "Content-Length: ")
                 write_number(&self.out, length)
                 write_text(&self.out, "\r\n")
-        elif has_length or m.last:
+        elif has_length or m.last and (self.http10 or not has_fields(m, TAG_HTTP_RESPONSE_TRAILERS)):
             self.writer.mode = BODY_LENGTH
             self.writer.remaining = length if has_length else m.body.len
             write_text(&self.out, "Content-Length: ")
