@@ -78,9 +78,13 @@ def extensions() -> list[Extension]:
 
 
 def main() -> None:
+    os.chdir(ROOT)
+    if {"sdist", "egg_info", "dist_info"} & set(sys.argv):  # nothing is compiled for these
+        setup()
+        return
+
     from Cython.Build import cythonize
 
-    os.chdir(ROOT)
     # Objects of a build with other switches must not be mixed with ours, also when this build fails half-way.
     switches = f"debug={DEBUG} sanitize={SANITIZE} annotate={ANNOTATE}"
     stamp = Path("build/switches")
