@@ -1,1 +1,1 @@
-"""The Cython data plane: extension modules for everything that runs per message, plain Python for starting and stopping it."""
+"""The Cython data plane: extension modules for what runs per message, plain Python for starting and stopping."""

@@ -164,6 +164,7 @@ cdef class BackendHttp1(Conn):
         cdef Msg m
         cdef Slice piece
         cdef uint64_t limit
+        cdef int result
         used[0] = 0
         memset(&m, 0, sizeof(m))
         m.kind = MSG_HTTP_RESPONSE
@@ -189,9 +190,10 @@ cdef class BackendHttp1(Conn):
         self.in_answer = True
         if self.reader.mode != BODY_NONE and n:
             limit = min(self.exchange.sendable(), self.exchange.carrier.max_fragment)
-            if body_read(&self.reader, data, n, limit, used, &piece) < 0:
+            result = body_read(&self.reader, data, n, limit, used, &piece)
+            if result < 0:
                 raise BadMessage(502, "bad chunk in the body")
-            if piece.ptr != NULL:
+            if result == BODY_PIECE:
                 m.body = piece
         m.last = self.reader.mode == BODY_NONE or self.reader.mode == BODY_LENGTH and self.reader.remaining == 0
         if m.last:

@@ -6,7 +6,7 @@ connection is dialled before that happens.
 import base64
 import binascii
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memset
 
 from fasttunnel._core cimport (

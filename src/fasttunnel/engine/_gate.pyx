@@ -1,5 +1,5 @@
 """The server's front desk: finds the tunnel of a request, and words what goes wrong."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from fasttunnel._core cimport hdr_append
 from fasttunnel.errors import ANSWERS, ResetCode

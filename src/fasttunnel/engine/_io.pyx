@@ -328,7 +328,7 @@ cdef class Conn(Endpoint, BufferedProtocol):
 
     def buffer_updated(self, Py_ssize_t n):
         cdef size_t kept = self.rest.len
-        cdef Conn held = self           # feed() may hand the transport, and with it the last reference, to a successor
+        cdef Conn _held = self           # feed() may hand the transport, and with it the last reference, to a successor
         self.rest.len = 0
         self.take_in(self.reactor.read_buffer, kept + <size_t>n)
 

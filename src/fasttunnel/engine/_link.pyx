@@ -10,17 +10,16 @@ from collections import deque
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memcpy, memmove, memset
 
 from fasttunnel._core cimport (
-    GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, MSG_GRPC_REQUEST, MSG_GRPC_RESPONSE, MSG_HTTP_REQUEST,
-    MSG_HTTP_RESPONSE, MSG_NONE, MSG_RESET, MSG_TCP_DATA, MSG_WINDOW_UPDATE, MSG_WS_FRAME, MSG_WS_OVERHEAD,
-    MSG_WS_REQUEST, MSG_WS_RESPONSE, PROTO_GRPC, PROTO_HTTP, PROTO_WEBSOCKET, TO_BACKEND, TO_PUBLIC, TableEntry,
-    buf_append, buf_consume, buf_free, grpc_at_boundary, grpc_prefix, grpc_split, msg_bound, msg_decode, msg_encode,
+    GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST,
+    MSG_NONE, MSG_RESET, MSG_TCP_DATA, MSG_WINDOW_UPDATE, MSG_WS_FRAME, MSG_WS_OVERHEAD,
+    MSG_WS_REQUEST, PROTO_GRPC, PROTO_HTTP, PROTO_WEBSOCKET, TO_BACKEND, TO_PUBLIC,
+    buf_append, buf_consume, grpc_prefix, grpc_split, msg_bound, msg_decode, msg_encode,
     msg_encode_ws, tbl_find, tbl_free, tbl_init, tbl_pop, tbl_put,
 )
-from fasttunnel.engine._exchange cimport FLOW_IDLE
-from fasttunnel.engine._http2 cimport nv_add, nv_add_number, nv_add_text, nv_start
+from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
 from fasttunnel.engine._io cimport out_append, out_clear, out_reserve, out_take
 
 cdef enum:
@@ -441,6 +440,13 @@ cdef class Link(Carrier):
     # -- output
 
     cdef uint8_t *reserve(self, size_t n) except NULL:
+        cdef uint8_t *data
+        if self.batch_pos > BATCH_FLUSH and self.batch_pos * 2 > self.batch.len:
+            # A peer with small windows takes the batch piece by piece, and it may never be empty: make room in front.
+            data = out_reserve(&self.batch, 0) - self.batch.len
+            memmove(data + HEADROOM, data + self.batch_pos, self.batch.len - self.batch_pos)
+            self.batch.len -= self.batch_pos - HEADROOM
+            self.batch_pos = HEADROOM
         if self.batch.bytes == NULL:
             out_reserve(&self.batch, n + HEADROOM)
             self.batch.len = HEADROOM

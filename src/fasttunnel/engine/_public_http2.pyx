@@ -5,14 +5,14 @@ without credit gets no WINDOW_UPDATE, its neighbours flow on.
 """
 import base64
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fasttunnel._core cimport (
-    GRPC_BLOCKED, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
+    GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
     PROTO_HTTP, Slice, TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING,
     TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary, grpc_prefix,
-    grpc_split, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_is, hdr_lower, hdr_name_ok, hdr_retag, hdr_value_ok, msg_headers,
+    grpc_split, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_value_ok, msg_headers,
     msg_next_header,
 )
 from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of
@@ -337,9 +337,6 @@ cdef class PublicStream(H2Stream):
         """The end of a call: trailers, or the whole answer when nothing was sent before (Trailers-Only)."""
         cdef bytes number = b"%d" % status
         cdef bytes text
-        cdef HeaderIter it
-        cdef Slice name, value
-        cdef bytes lower
         if self.conn is None or self.answer_done:
             return 0
         if not self.answer_begun:

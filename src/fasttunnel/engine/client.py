@@ -1,4 +1,4 @@
-"""The client's side of starting and stopping: dialling the server and coming back to it, connecting to backends, draining."""
+"""The client's side of starting and stopping: dialling the server and coming back, connecting to backends, draining."""
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ class ClientEngine:
             link.send_control(TunnelMessage(protocol_type=CONTROL, go_away=message).SerializeToString())
             if link.active and grace_s > 0:
                 # Requests that were on their way when we said so are still taken: the server has not heard it yet.
+                self._idle.clear()  # a link that was lost before has set it
                 link.report_idle()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._idle.wait(), grace_s)
