@@ -1,6 +1,7 @@
 """Fixtures of tests that open sockets: each runs on its own uvloop and takes down what it has started."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -9,6 +10,11 @@ import pytest
 import uvloop
 
 pytest.register_assert_rewrite("tests.support")
+
+# The clients that tests use, other programs included, go straight to this machine.
+for _name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
+    os.environ.pop(_name, None)
+    os.environ.pop(_name.upper(), None)
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -59,8 +59,10 @@ async def start_grpc(
     return f"grpc://127.0.0.1:{port}"
 
 
-async def open_channel(stack: AsyncExitStack, authority: str, options: list[tuple[str, Any]] | None = None) -> Any:
-    """A stub of the Echo service on a connection of its own."""
-    own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+async def open_channel(
+    stack: AsyncExitStack, authority: str, options: list[tuple[str, Any]] | None = None, service: str = "Echo"
+) -> Any:
+    """A stub of a service of echo.proto, on a connection of its own."""
+    own = [("grpc.use_local_subchannel_pool", 1)]
     channel = await stack.enter_async_context(grpc.aio.insecure_channel(authority, options=[*own, *(options or [])]))
-    return services.EchoStub(channel)
+    return getattr(services, f"{service}Stub")(channel)
