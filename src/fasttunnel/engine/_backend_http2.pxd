@@ -34,7 +34,12 @@ cdef class BackendCall(H2Stream):
     cdef bint trailers_only
     cdef bint first_sent
     cdef bint request_done
+    cdef Buf replay                     # the request so far (lengths and messages), while it may have to be sent again
+    cdef bint replayable
+    cdef int attempts
 
+    cdef int remember(self, const Msg *m) except -1
+    cdef int retry(self) except -1
     cdef int open(self, const Msg *m) except -1
     cdef int put_fields(self, Msg *m) except -1
     cdef int put_status(self, Msg *m) except -1

@@ -7,14 +7,15 @@ import base64
 import binascii
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fasttunnel._core cimport (
-    GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_GRPC_RESPONSE, Slice,
-    TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING, buf_free, grpc_at_boundary,
+    GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_GRPC_RESPONSE, Slice,
+    TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING, buf_append, buf_free, grpc_at_boundary,
     grpc_prefix, grpc_split, hdr_append, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_value_ok, msg_headers,
-    msg_next_header,
+    msg_decode, msg_next_header,
 )
+from fasttunnel.engine._exchange cimport Exchange
 from fasttunnel.engine._grpc cimport decode_message, status_for_http
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_text, nv_start
 
@@ -23,6 +24,8 @@ cdef enum:
     CONNECTION_WINDOW = 16777216
     MAX_FRAME = 65536
     CONNECTIONS_MAX = 8                 # to one backend
+    REPLAY_BYTES = 65536                # of a request that are kept in case its stream is refused
+    ATTEMPTS_MAX = 5
     CALLS_PER_CONNECTION = 100          # before another connection is dialled, where the backend allows more
 
     NO_ERROR = 0
@@ -75,6 +78,8 @@ cdef class BackendHttp2(Http2Conn):
         return not self.closing and not self.going_away and not self.peer_eof and (self.connecting or self.transport is not None)
 
     cdef int capacity(self) noexcept:
+        if not self.settled:
+            return CALLS_PER_CONNECTION
         return <int>min(self.peer_max_streams(), <uint32_t>CALLS_PER_CONNECTION)
 
     cdef int on_goaway(self, int32_t last_stream_id, uint32_t error_code) except -1:
@@ -111,9 +116,11 @@ cdef class BackendHttp2(Http2Conn):
 cdef class BackendCall(H2Stream):
     def __cinit__(self):
         self.status = -1
+        self.replayable = True
 
     def __dealloc__(self):
         buf_free(&self.block)
+        buf_free(&self.replay)
 
     # -- request
 
@@ -125,6 +132,8 @@ cdef class BackendCall(H2Stream):
             return self.fail_call(PROTOCOL_ERROR, b"the call cannot be sent as HTTP/2")
         if self.conn is None:
             return 0
+        if self.replayable:
+            self.remember(m)
         if m.body.ptr != NULL:
             if self.writing == 0:
                 if m.more and m.message_bytes <= m.body.len:
@@ -141,6 +150,37 @@ cdef class BackendCall(H2Stream):
                 return self.fail_call(PROTOCOL_ERROR, b"the request ended inside a message")
             self.request_done = True
             self.write_end()
+        return 0
+
+    cdef int remember(self, const Msg *m) except -1:
+        """Keep the request while it is short and unanswered: a refused stream may be sent again (RFC 9113 8.7)."""
+        cdef uint32_t n = <uint32_t>(m.end - m.run)
+        if self.replay.len + n > REPLAY_BYTES:
+            self.replayable = False
+            buf_free(&self.replay)
+        elif buf_append(&self.replay, <const uint8_t *>&n, 4) < 0 or buf_append(&self.replay, m.run, n) < 0:
+            raise MemoryError
+        return 0
+
+    cdef int retry(self) except -1:
+        """Send the call once more, on whatever connection there is now. Returns 1 when that is not possible."""
+        cdef BackendCall fresh
+        cdef Exchange exchange = self.exchange
+        cdef Msg m
+        cdef size_t pos = 0, where = 0
+        cdef uint32_t n
+        if not self.replayable or self.headers_done or self.attempts == ATTEMPTS_MAX:
+            return 1
+        fresh = open_call(self.plan)
+        fresh.attempts = self.attempts + 1
+        self.exchange = None
+        exchange.endpoint = fresh
+        fresh.exchange = exchange
+        while pos < self.replay.len and fresh.exchange is not None:
+            memcpy(&n, self.replay.data + pos, 4)
+            msg_decode(self.replay.data + pos + 4, n, &m, &where)
+            fresh.on_message(&m)
+            pos += n + 4
         return 0
 
     cdef int open(self, const Msg *m) except -1:
@@ -223,6 +263,8 @@ cdef class BackendCall(H2Stream):
         if not self.headers_done:
             self.headers_done = True
             self.trailers_only = self.receive_end
+            self.replayable = False
+            buf_free(&self.replay)
         return 0
 
     cdef int pump(self) except -1:
@@ -270,7 +312,9 @@ cdef class BackendCall(H2Stream):
             self.send_chunk(&m)
         if self.exchange is not None:
             if result < 0:
-                return self.fail_call(PROTOCOL_ERROR if result == -1 else TOO_LARGE, b"bad gRPC message from the backend")
+                if result == GRPC_E_TOO_LARGE:
+                    return self.fail_call(TOO_LARGE, b"message above the limit of the tunnel")
+                return self.fail_call(PROTOCOL_ERROR, b"bad gRPC message flags from the backend")
             if self.receive_end and result == GRPC_NEED_MORE:
                 if pos < self.rest.len or not grpc_at_boundary(&self.splitter):
                     self.status = GRPC_INTERNAL
@@ -347,6 +391,8 @@ cdef class BackendCall(H2Stream):
         if error_code == H2_CANCEL:
             code = CANCELLED
         elif error_code == H2_REFUSED_STREAM:
+            if self.retry() == 0:
+                return 0
             code = BACKEND_UNREACHABLE
         elif error_code == H2_ENHANCE_YOUR_CALM:
             code = OVERLOADED

@@ -61,12 +61,12 @@ cdef class Http2Conn(Conn):
     cdef object error                   # exception raised in a callback, for after the drive call
     cdef bint out_full                  # the library was stopped because `out` is long
     cdef bint auto_window               # the library renews the windows
+    cdef bint settled                   # the peer's SETTINGS have come
     cdef bint going_away                # GOAWAY has come or gone: no new streams
 
     cdef int start_session(self, bint server, bint auto_window, uint32_t stream_window, uint32_t connection_window,
                            uint32_t max_frame, uint32_t max_streams, uint32_t max_header_list) except -1
     cdef H2Stream new_stream(self)                      # server: a peer opens one
-    cdef int on_settings(self) except -1
     cdef int on_goaway(self, int32_t last_stream_id, uint32_t error_code) except -1
     cdef int on_stream_gone(self, H2Stream stream) except -1
 

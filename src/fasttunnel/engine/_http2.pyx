@@ -208,7 +208,8 @@ cdef int cb_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, voi
                 stream.on_headers()
                 conn.touch_stream(stream)
         elif frame.hd.type == NGHTTP2_SETTINGS:
-            conn.on_settings()
+            if not frame.hd.flags & NGHTTP2_FLAG_ACK:
+                conn.settled = True
         elif frame.hd.type == NGHTTP2_GOAWAY:
             conn.going_away = True
             conn.on_goaway(frame.goaway.last_stream_id, frame.goaway.error_code)
@@ -382,6 +383,8 @@ cdef class Http2Conn(Conn):
             raise MemoryError
         nghttp2_option_set_no_auto_window_update(option, not auto_window)
         nghttp2_option_set_no_closed_streams(option, 1)
+        # Until the peer's SETTINGS have come: more streams at once might be refused.
+        nghttp2_option_set_peer_max_concurrent_streams(option, 1)
         nghttp2_option_set_max_send_header_block_length(option, 4194304)
         if server:
             code = nghttp2_session_server_new2(&self.session, CALLBACKS, <void *>self, option)
@@ -420,9 +423,6 @@ cdef class Http2Conn(Conn):
 
     cdef H2Stream new_stream(self):
         raise NotImplementedError
-
-    cdef int on_settings(self) except -1:
-        return 0
 
     cdef int on_goaway(self, int32_t last_stream_id, uint32_t error_code) except -1:
         return 0

@@ -22,6 +22,7 @@ cdef class PublicStream(H2Stream):
     cdef Timer deadline
     cdef Buf block                      # fields, encoded for the first message
     cdef size_t field_bytes
+    cdef int64_t body_bytes             # of the request, still to come by its Content-Length; below 0: it has none
     cdef GrpcSplitter splitter
     cdef bint is_grpc
     cdef bint is_head

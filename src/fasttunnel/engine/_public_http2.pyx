@@ -5,11 +5,11 @@ without credit gets no WINDOW_UPDATE, its neighbours flow on.
 """
 import base64
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fasttunnel._core cimport (
-    GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
+    GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
     PROTO_HTTP, Slice, TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING,
     TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary, grpc_prefix,
     grpc_split, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_value_ok, msg_headers,
@@ -66,6 +66,9 @@ cdef class PublicHttp2(Http2Conn):
 
 
 cdef class PublicStream(H2Stream):
+    def __cinit__(self):
+        self.body_bytes = -1
+
     def __dealloc__(self):
         buf_free(&self.block)
 
@@ -97,6 +100,8 @@ cdef class PublicStream(H2Stream):
             if name_len == 6 and hdr_is(name, name_len, "cookie"):
                 self.cookie = value[:value_len] if self.cookie is None else self.cookie + b"; " + value[:value_len]
                 return 0
+            if name_len == 14 and hdr_is(name, name_len, "content-length"):
+                self.body_bytes = int(value[:value_len])        # the library has checked that it is a number
             if name_len == 12:
                 if hdr_is(name, name_len, "content-type"):
                     self.content_type = value[:value_len]
@@ -107,6 +112,11 @@ cdef class PublicStream(H2Stream):
         if hdr_append(&self.block, tag, name, name_len, value, value_len) < 0:
             raise MemoryError
         return 0
+
+    cdef int on_data(self, const uint8_t *data, size_t n) except -1:
+        if self.body_bytes > 0:
+            self.body_bytes -= <int64_t>n
+        return H2Stream.on_data(self, data, n)
 
     cdef int on_headers(self) except -1:
         if self.headers_done:
@@ -215,9 +225,12 @@ cdef class PublicStream(H2Stream):
                     buf_free(&self.block)
                 continue
             if result < 0:
-                self.exchange.reset(PROTOCOL_ERROR if result == -1 else TOO_LARGE, b"bad gRPC message from the public side")
-                self.answer_status(GRPC_INTERNAL if result == -1 else GRPC_RESOURCE_EXHAUSTED,
-                                   b"bad message flags" if result == -1 else b"message above the limit of the tunnel", None, NULL)
+                if result == GRPC_E_TOO_LARGE:
+                    self.exchange.reset(TOO_LARGE, b"message above the limit of the tunnel")
+                    self.on_reset(TOO_LARGE, b"message above the limit of the tunnel")
+                else:
+                    self.exchange.reset(PROTOCOL_ERROR, b"bad gRPC message flags from the public side")
+                    self.on_reset(PROTOCOL_ERROR, b"bad gRPC message flags")
             break
         if self.exchange is not None and not self.last_sent:
             if self.receive_end and result == GRPC_NEED_MORE:
@@ -434,7 +447,7 @@ cdef class PublicStream(H2Stream):
         if self.deadline is not None:
             self.conn.reactor.stop_timer(self.deadline)
             self.deadline = None
-        if not self.receive_end:
+        if not self.receive_end and self.body_bytes != 0:
             self.end_request = True         # RFC 9113 8.1: an early answer; the rest of the request is not wanted
         return self.take(self.rest.len)
 
