@@ -28,7 +28,7 @@ async def start_site(stack: AsyncExitStack, name: str) -> str:
 
 async def get(tunnel: Tunnel, host: str, path: str = "/") -> str:
     """What the site behind `host` and `path` says, or the status of an error."""
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
         got = await client.get(tunnel.url + path, headers={"Host": host})
     return got.text if got.status_code == 200 else str(got.status_code)
 

@@ -105,18 +105,18 @@ class Connection:
         self.streams: dict[int, Stream] = {}
         self.closed: str | None = None  # why
         self.go_away: int | None = None
-        self.settled = False  # both sides know each other's settings: nothing is written but by the test
+        self.settled = 0  # of our two SETTINGS; after both, nothing is written but what the test sends
         self._news = asyncio.Event()
 
     async def start(self, stack: AsyncExitStack, window: int = 2**20) -> None:
-        self.protocol.local_settings.update({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
         self.protocol.initiate_connection()
+        self.protocol.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
         self.protocol.increment_flow_control_window(2**30)  # only the streams' windows hold anything up
         await self.flush()
         reader = asyncio.ensure_future(self._read())
         stack.callback(reader.cancel)
         async with asyncio.timeout(WAIT_S):
-            while not self.settled:
+            while self.settled < 2:
                 await self.changed()
 
     async def open(
@@ -174,7 +174,9 @@ class Connection:
         if isinstance(event, h2.events.ConnectionTerminated):
             self.go_away = int(event.error_code or 0)
             return
-        self.settled = self.settled or isinstance(event, h2.events.SettingsAcknowledged)
+        if isinstance(event, h2.events.SettingsAcknowledged):
+            self.settled += 1
+            return
         stream = self.streams.get(getattr(event, "stream_id", None) or 0)
         if stream is None:
             return

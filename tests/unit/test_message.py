@@ -175,6 +175,8 @@ def test_depth() -> None:
         (b"\x12\x01\xff", E_UTF8, 2),
         (b"\x12\x03\xed\xa0\x80", E_UTF8, 2),  # a surrogate
         (b"\x12\x02\xc0\x80", E_UTF8, 2),  # overlong
+        (b"\x12\x01\xc3\xa8\x06\x01", E_UTF8, 2),  # the next field's tag would complete the character
+        (b"\x12\x02\xe2\x82\xa8\x06\x01", E_UTF8, 2),
         (WS + member(WS_FRAME, b"\x2a\x05abcd") + b"\x18\x01", E_TRUNCATED, None),
         (WS + member(WS_FRAME, b"\x18\x80") + b"\x01", E_TRUNCATED, None),  # a varint across the end of a member
         (member(HTTP_REQUEST, b"\x22\x03\x0a\x01\x80"), E_UTF8, None),  # Header.name
