@@ -2,9 +2,9 @@
 
     python bench/first_figures.py [--seconds 3] [--rounds 3]
 
-Needs two CPUs: the load and the backends run on the first, the system under test on the second. The relay is skipped by
-name without nginx and its stream module, the gRPC row without h2load and nghttpd (Debian: nginx-light
-libnginx-mod-stream nghttp2-client nghttp2-server). These are first figures: the throughput suite measures in more detail.
+Needs two CPUs: the load and the backends run on the first, the system under test on the second. The relay is skipped
+by name without nginx and its stream module, the gRPC rows without h2load and nghttpd (Debian: nginx-light,
+libnginx-mod-stream, nghttp2-client, nghttp2-server). These are first figures, no full throughput suite.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ async def websocket(system, connections: int, size: int, depth: int, seconds: fl
 
 
 def unary(system, connections: int, calls: int, size: int) -> float:
-    """CPU microseconds per unary call of `size` bytes each way; h2load is the load, nghttpd with trailers the service."""
+    """CPU microseconds per unary call of `size` bytes each way: h2load asks, nghttpd answers a file with trailers."""
     with tempfile.TemporaryDirectory() as folder:
         message = Path(folder) / "bench.Echo" / "Call.grpc"
         message.parent.mkdir()
@@ -229,9 +229,10 @@ def unary(system, connections: int, calls: int, size: int) -> float:
         types.write_text("application/grpc grpc\n")
         port, backend = free_port(), free_port()
         service = ["nghttpd", "--no-tls", "-d", folder, "--trailer=grpc-status: 0", f"--mime-types-file={types}"]
-        with running([*service, "-a", "127.0.0.1", str(backend)], cpu=LOAD_CPU), system(
-            port, f"grpc://127.0.0.1:{backend}"
-        ) as processes:
+        with (
+            running([*service, "-a", "127.0.0.1", str(backend)], cpu=LOAD_CPU),
+            system(port, f"grpc://127.0.0.1:{backend}") as processes,
+        ):
             load = ["taskset", "-c", LOAD_CPU, "h2load", "-d", str(message), "-H", "content-type: application/grpc"]
             load += ["-H", "te: trailers", f"http://127.0.0.1:{port}/bench.Echo/Call.grpc"]
             deadline = time.monotonic() + 10

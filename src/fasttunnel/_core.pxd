@@ -244,7 +244,7 @@ cdef bint hdr_value_ok(const uint8_t *value, size_t n) noexcept nogil           
 cdef bint hdr_target_ok(const uint8_t *target, size_t n) noexcept nogil               # no space, control or DEL; not empty
 cdef bint hdr_is(const uint8_t *name, size_t n, const char *lower) noexcept nogil     # equal without regard to case
 cdef bint hdr_hop_by_hop(const uint8_t *name, size_t n) noexcept nogil                # RFC 9110 7.6.1: connection, keep-alive,
-                                                    # proxy-connection, proxy-authenticate? no; te, transfer-encoding, upgrade
+                                                    # proxy-connection, te, transfer-encoding, upgrade
 cdef bint hdr_forwarding(const uint8_t *name, size_t n) noexcept nogil                # Forwarded, X-Forwarded-For, -Proto, -Host, -Port
 cdef void hdr_lower(uint8_t *dst, const uint8_t *src, size_t n) noexcept nogil
 cdef bint hdr_has_token(const uint8_t *value, size_t n, const char *lower) noexcept nogil   # in a comma separated list

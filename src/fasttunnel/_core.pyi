@@ -199,6 +199,12 @@ def header_is(name: bytes, lower: bytes) -> bool:
 def is_hop_by_hop(name: bytes) -> bool:
     """RFC 9110 7.6.1."""
 
+def is_forwarding(name: bytes) -> bool:
+    """Forwarded, X-Forwarded-For, -Proto, -Host or -Port."""
+
+def header_block(headers: Iterable[tuple[bytes, bytes]], tag: int, retag: int | None = None) -> bytes:
+    """Encoded Header fields with `tag`, all given the tag `retag` afterwards unless it is None."""
+
 def header_has_token(value: bytes, lower: bytes) -> bool:
     """Whether the comma separated list holds the token, without regard to case."""
 

@@ -45,6 +45,9 @@ TARGET_BYTES: Final = 16_384
 HEAD_TIMEOUT_S: Final = 30.0
 """A public connection must complete each head it has begun in this time."""
 
+KEEP_ALIVE_TIMEOUT_S: Final = 75.0
+"""A public HTTP/1.1 connection without a request is closed after this."""
+
 CONNECT_TIMEOUT_S: Final = 10.0
 """Connecting to a backend or to the server."""
 

@@ -413,6 +413,26 @@ def is_hop_by_hop(bytes name not None):
     return bool(hdr_hop_by_hop(block.data, block.n))
 
 
+def is_forwarding(bytes name not None):
+    cdef _Block block = _Block(name)
+    return bool(hdr_forwarding(block.data, block.n))
+
+
+def header_block(headers, uint8_t tag, retag=None):
+    """Encoded Header fields with `tag`, all given the tag `retag` afterwards unless it is None."""
+    cdef:
+        Buf block
+        Slice fields
+    memset(&block, 0, sizeof(Buf))
+    try:
+        _lend_headers(&fields, &block, tag, headers)
+        if retag is not None:
+            hdr_retag(&block, retag)
+        return _copy(block.data, block.len)
+    finally:
+        buf_free(&block)
+
+
 def header_has_token(bytes value not None, bytes lower not None):
     cdef _Block block = _Block(value)
     return bool(hdr_has_token(block.data, block.n, lower))

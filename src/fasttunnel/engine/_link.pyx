@@ -22,6 +22,8 @@ from fasttunnel._core cimport (
 from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
 from fasttunnel.engine._io cimport out_append, out_clear, out_reserve, out_take
 
+from fasttunnel import limits
+
 cdef enum:
     HEADROOM = 9                        # an HTTP/2 frame header
     BATCH_FLUSH = 262144                # a longer batch is written without waiting for the end of the iteration
@@ -214,9 +216,9 @@ cdef class LinkConn(Http2Conn):
     cdef int on_connected(self) except -1:
         cdef bint server = self.acceptor is None
         self.start_session(server, True, LINK_WINDOW, LINK_WINDOW, LINK_FRAME, 16, 65536)
-        if not server:
-            self.dial()
-        return 0
+        if server:
+            return self.arm(limits.HEAD_TIMEOUT_S)
+        return self.dial()
 
     cdef int dial(self) except -1:
         """Client: open the call. Headers as the gRPC over HTTP/2 protocol has them."""
@@ -259,6 +261,7 @@ cdef class LinkConn(Http2Conn):
         nv_add_text(&self.nv, ":status", "200")
         nv_add_text(&self.nv, "content-type", "application/grpc")
         self.submit_response(stream, True)
+        self.disarm()
         self.handler.opened(link)
         return 0
 

@@ -30,6 +30,7 @@ cdef class PublicHttp1(Conn):
     cdef BodyWriter writer
     cdef bint blocked                   # waiting for credit
     cdef bint keep_alive
+    cdef bint idle                      # between two requests; the timer is that of keep-alive
     cdef bint http10
     cdef bint is_head                   # the request is HEAD: its answer has no body
     cdef bint answer_begun

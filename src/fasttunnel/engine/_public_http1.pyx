@@ -28,6 +28,7 @@ from fasttunnel.engine._io cimport out_append
 from fasttunnel.engine._link cimport Link
 from fasttunnel.engine._public_http2 cimport PublicHttp2
 from fasttunnel.engine._public_websocket cimport PublicWebSocket
+from fasttunnel import limits
 
 cdef const char *PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 cdef enum:
@@ -36,6 +37,7 @@ cdef enum:
     NO_ROUTE = 2
     PROTOCOL_ERROR = 5
 
+cdef double KEEP_ALIVE_TIMEOUT_S = limits.KEEP_ALIVE_TIMEOUT_S
 cdef double LINGER_S = 2.0              # to read what a peer still sends before its connection is closed
 cdef double HALF_CLOSED_S = 30.0        # for an answer to begin when the peer has closed its side: it may have gone
 
@@ -102,10 +104,12 @@ cdef class PublicHttp1(Conn):
                         return <Py_ssize_t>pos
                     used = self.head.parse(data + pos, n - pos, self.gate.head_bytes, TAG_HTTP_REQUEST_HEADERS)
                     if used == 0:
-                        if self.timer is None or self.timer.slot < 0:
+                        if self.idle or self.timer is None or self.timer.slot < 0:
+                            self.idle = False
                             self.arm(self.gate.head_timeout_s)
                         return <Py_ssize_t>pos
                     self.disarm()
+                    self.idle = False
                     pos += <size_t>used
                     pos += <size_t>self.begin(data + pos, n - pos)
                 elif self.phase == PHASE_BODY:
@@ -418,6 +422,8 @@ cdef class PublicHttp1(Conn):
                 and not self.feeding:
             return self.discard()
         self.phase = PHASE_HEAD
+        self.idle = True
+        self.arm(KEEP_ALIVE_TIMEOUT_S)
         self.unhold()
         if self.rest.len or self.feeding:
             self.refeed()
@@ -488,12 +494,12 @@ cdef class PublicHttp1(Conn):
         return 0
 
     cdef int on_timer(self, object stream) except -1:
-        if self.phase == PHASE_HEAD and not self.peer_eof:
+        if self.phase == PHASE_HEAD and not self.idle and not self.peer_eof:
             self.keep_alive = False
             self.is_head = False
             self.write_error(408, b"the request head took too long")
             return self.close()
-        return self.abort()
+        return self.close() if self.idle else self.abort()
 
     cdef int on_eof(self) except -1:
         if self.phase == PHASE_ANSWER and self.exchange is not None:
