@@ -1,8 +1,8 @@
 """C face of the kernels: sans-I/O, no event loop, no socket, no Python object on the way.
 
 Conventions: kernels are ``noexcept nogil`` leaf functions named by family (``buf_``, ``ws_``, ``grpc_``, ``msg_``,
-``hdr_``, ``tbl_``); they return a code and write results last; a ``Slice`` borrows memory, and each struct says until when
-it is valid. Lengths from a peer stay in ``uint64_t`` until they have been compared with what is left.
+``hdr_``, ``body_``, ``tbl_``); they return a code and write results last; a ``Slice`` borrows memory, and each struct
+says until when it is valid. Lengths from a peer stay in ``uint64_t`` until they have been compared with what is left.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -19,13 +19,13 @@ cdef struct Buf:                # growable bytes; {NULL, 0, 0} is a valid empty 
     size_t len
     size_t cap
 
-cdef int buf_reserve(Buf *buf, size_t extra) noexcept nogil                          # room for `extra` more; 0, -1: no memory or above 1 GiB
+cdef int buf_reserve(Buf *buf, size_t extra) noexcept nogil  # room for `extra` more; 0, -1: no memory or above 1 GiB
 cdef int buf_append(Buf *buf, const uint8_t *src, size_t n) noexcept nogil           # 0, -1: no memory
-cdef void buf_consume(Buf *buf, size_t n) noexcept nogil                             # drop the first n bytes; frees when empty
+cdef void buf_consume(Buf *buf, size_t n) noexcept nogil  # drop the first n bytes; frees when empty
 cdef void buf_free(Buf *buf) noexcept nogil
 
 
-# -- WebSocket (RFC 6455 5) ---------------------------------------------------------------------------------------------
+# -- WebSocket (RFC 6455 5) -------------------------------------------------------------------------------------------
 
 cdef enum WsResult:
     WS_NEED_MORE = 0            # not enough bytes for the next frame or fragment
@@ -73,10 +73,12 @@ cdef struct WsFrame:            # one frame, or one fragment of it; payload is v
 
 cdef void ws_parser_init(WsParser *p, bint expect_masked, bint rsv_allowed, uint64_t max_fragment,
                          uint64_t max_message_bytes) noexcept nogil
-# One frame or fragment per call. A fragment is min(remaining, max_fragment, credit) bytes of a data frame, and is given
-# out once it lies in the input whole; control frames cost no credit. `consumed` says how far the input is used: also for
-# WS_NEED_MORE (a header alone may have been consumed), the caller keeps the rest and shows it again with more behind it.
-cdef int ws_parse(WsParser *p, const uint8_t *data, size_t n, uint64_t credit, size_t *consumed, WsFrame *out) noexcept nogil
+# One frame or fragment per call. A fragment is min(remaining, max_fragment, credit) bytes of a data frame, and is
+# given out once it lies in the input whole; control frames cost no credit. `consumed` says how far the input is used,
+# also for WS_NEED_MORE (a header alone may have been consumed); the caller keeps the rest and shows it again with
+# more behind it.
+cdef int ws_parse(WsParser *p, const uint8_t *data, size_t n, uint64_t credit, size_t *consumed,
+                  WsFrame *out) noexcept nogil
 cdef void ws_mask(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t *key) noexcept nogil    # dst may be src
 cdef size_t ws_build_head(uint8_t *out, bint fin, int rsv, int opcode, uint64_t payload_bytes,
                           const uint8_t *key) noexcept nogil                      # at most 14 bytes; key NULL: no mask
@@ -85,7 +87,7 @@ cdef const char *ws_error_text(int code) noexcept nogil
 cdef int ws_error_close_code(int code) noexcept nogil                             # 1002 or 1009
 
 
-# -- gRPC length-prefixed messages (gRPC over HTTP/2, "Length-Prefixed-Message") ------------------------------------------
+# -- gRPC length-prefixed messages (gRPC over HTTP/2, "Length-Prefixed-Message") --------------------------------------
 
 cdef enum GrpcResult:
     GRPC_NEED_MORE = 0
@@ -112,12 +114,13 @@ cdef struct GrpcPiece:          # one message, or one fragment; body is valid as
     uint8_t more
 
 # Same rules as ws_parse: a piece is min(remaining, max_fragment, credit) bytes, given out once it lies there whole.
-cdef int grpc_split(GrpcSplitter *s, const uint8_t *data, size_t n, uint64_t credit, size_t *consumed, GrpcPiece *out) noexcept nogil
+cdef int grpc_split(GrpcSplitter *s, const uint8_t *data, size_t n, uint64_t credit, size_t *consumed,
+                    GrpcPiece *out) noexcept nogil
 cdef bint grpc_at_boundary(const GrpcSplitter *s) noexcept nogil                  # no message begun
 cdef void grpc_prefix(uint8_t *out, bint compressed, uint32_t message_bytes) noexcept nogil    # 5 bytes
 
 
-# -- TunnelMessage codec (proto/fasttunnel/v1/tunnel.proto) ---------------------------------------------------------------
+# -- TunnelMessage codec (proto/fasttunnel/v1/tunnel.proto) -----------------------------------------------------------
 
 cdef enum MsgKind:              # field number of the oneof member
     MSG_NONE = 0
@@ -217,40 +220,42 @@ cdef struct HeaderIter:
     uint32_t kind
     uint8_t tag
 
-# Decode as protobuf does: fields in any order, the last one wins, a repeated sub-message merges, another member of the oneof
-# replaces, unknown fields and wrong wire types are skipped. Sub-messages of rare control kinds are only checked and
-# skipped. `where` gets the offset of the offending byte on error.
+# Decode as protobuf does: fields in any order, the last one wins, a repeated sub-message merges, another member of
+# the oneof replaces, unknown fields and wrong wire types are skipped. Sub-messages of rare control kinds are only
+# checked to lie there and skipped. `where` gets the offset of the offending byte on error.
 cdef int msg_decode(const uint8_t *data, size_t n, Msg *out, size_t *where) noexcept nogil
 cdef void msg_headers(const Msg *m, uint8_t tag, HeaderIter *it) noexcept nogil       # the Header list with this tag
 cdef bint msg_next_header(HeaderIter *it, Slice *name, Slice *value) noexcept nogil
 # Encode exactly the bytes protobuf would, fields in order, preceded by the 5-byte gRPC prefix when `prefixed`.
-cdef size_t msg_bound(const Msg *m) noexcept nogil                                    # bytes that msg_encode needs at most
+cdef size_t msg_bound(const Msg *m) noexcept nogil  # bytes that msg_encode needs at most
 cdef size_t msg_encode(const Msg *m, bint prefixed, uint8_t *out) noexcept nogil      # bytes written
 
 cdef enum:
     MSG_WS_OVERHEAD = 128       # room for everything but the payload
 # The hot one: prefix and WebSocketFrame, unmasking the payload while copying. `id` is the request_id, at most 16 bytes.
-cdef size_t msg_encode_ws(const uint8_t *id, size_t id_len, int direction, const WsFrame *f, uint8_t *out) noexcept nogil
+cdef size_t msg_encode_ws(const uint8_t *id, size_t id_len, int direction, const WsFrame *f,
+                          uint8_t *out) noexcept nogil
 
 
-# -- header fields ---------------------------------------------------------------------------------------------------------
+# -- header fields ----------------------------------------------------------------------------------------------------
 
 cdef int hdr_append(Buf *block, uint8_t tag, const uint8_t *name, size_t name_len, const uint8_t *value,
                     size_t value_len) noexcept nogil                                   # 0, -1: no memory
-cdef void hdr_retag(Buf *block, uint8_t tag) noexcept nogil                           # give all fields of a block another tag
+cdef void hdr_retag(Buf *block, uint8_t tag) noexcept nogil  # give all fields of a block another tag
 cdef bint hdr_name_ok(const uint8_t *name, size_t n) noexcept nogil                   # token, RFC 9110 5.6.2
-cdef bint hdr_value_ok(const uint8_t *value, size_t n) noexcept nogil                 # field-value, RFC 9110 5.5: no CR LF NUL or
-                                                                                      # other control but HTAB, no space at the ends
-cdef bint hdr_target_ok(const uint8_t *target, size_t n) noexcept nogil               # no space, control or DEL; not empty
+# field-value, RFC 9110 5.5: no CR LF NUL or other control but HTAB, no space at the ends
+cdef bint hdr_value_ok(const uint8_t *value, size_t n) noexcept nogil
+cdef bint hdr_target_ok(const uint8_t *target, size_t n) noexcept nogil  # no space, control or DEL; not empty
 cdef bint hdr_is(const uint8_t *name, size_t n, const char *lower) noexcept nogil     # equal without regard to case
-cdef bint hdr_hop_by_hop(const uint8_t *name, size_t n) noexcept nogil                # RFC 9110 7.6.1: connection, keep-alive,
-                                                    # proxy-connection, te, transfer-encoding, upgrade
-cdef bint hdr_forwarding(const uint8_t *name, size_t n) noexcept nogil                # Forwarded, X-Forwarded-For, -Proto, -Host, -Port
+# RFC 9110 7.6.1: connection, keep-alive, proxy-connection, te, transfer-encoding, upgrade
+cdef bint hdr_hop_by_hop(const uint8_t *name, size_t n) noexcept nogil
+# Forwarded, X-Forwarded-For, -Proto, -Host, -Port
+cdef bint hdr_forwarding(const uint8_t *name, size_t n) noexcept nogil
 cdef void hdr_lower(uint8_t *dst, const uint8_t *src, size_t n) noexcept nogil
 cdef bint hdr_has_token(const uint8_t *value, size_t n, const char *lower) noexcept nogil   # in a comma separated list
 
 
-# -- HTTP/1.1 bodies (RFC 9112 6, 7) ----------------------------------------------------------------------------------------
+# -- HTTP/1.1 bodies (RFC 9112 6, 7) ----------------------------------------------------------------------------------
 
 cdef enum BodyMode:
     BODY_NONE = 0
@@ -262,8 +267,8 @@ cdef enum BodyResult:
     BODY_NEED_MORE = 0
     BODY_PIECE = 1              # `piece` holds body bytes
     BODY_DONE = 2               # the body is complete; nothing behind it was consumed
-    BODY_TRAILERS = 3           # chunked: the last chunk is consumed; trailer section follows (field lines up to an empty line):
-                                # the caller parses it as it parses a head
+    BODY_TRAILERS = 3           # chunked: the last chunk is consumed; the trailer section follows (field lines up to an
+                                # empty line), which the caller parses as it parses a head
     BODY_E_CHUNK = -1           # bad chunk size, extension over the limit, missing CRLF
 
 cdef struct BodyReader:         # zero it and set the mode (and remaining for BODY_LENGTH)
@@ -274,13 +279,15 @@ cdef struct BodyReader:         # zero it and set the mode (and remaining for BO
     uint8_t digits              # of the chunk size being read
 
 # `limit` bounds a piece (credit, fragment size): at 0 only framing is consumed.
-cdef int body_read(BodyReader *b, const uint8_t *data, size_t n, uint64_t limit, size_t *consumed, Slice *piece) noexcept nogil
-# Offset behind the empty line that ends a head or trailer section; 0: not yet; -1: a bare LF, bare CR or NUL. `*scanned` remembers
-# how far it has looked, so that input that comes byte by byte stays linear.
+cdef int body_read(BodyReader *b, const uint8_t *data, size_t n, uint64_t limit, size_t *consumed,
+                   Slice *piece) noexcept nogil
+# Offset behind the empty line that ends a head or trailer section (an empty line at the start ends an empty one); 0:
+# not yet; -1: a bare LF, bare CR or NUL. `*scanned` remembers how far it has looked, so that input that comes byte by
+# byte stays linear.
 cdef Py_ssize_t head_end(const uint8_t *data, size_t n, size_t *scanned) noexcept nogil
 
 
-# -- request table ------------------------------------------------------------------------------------------------------------
+# -- request table ----------------------------------------------------------------------------------------------------
 
 cdef struct TableEntry:
     uint64_t key[2]             # request_id, padded with zeros
@@ -295,6 +302,7 @@ cdef struct Table:              # zero it, then tbl_init
 
 cdef int tbl_init(Table *t) noexcept nogil                                            # 0, -1: no memory
 cdef void tbl_free(Table *t) noexcept nogil
-cdef void *tbl_find(const Table *t, const uint8_t *id, size_t n) noexcept nogil       # NULL: unknown, or n is 0 or above 16
-cdef int tbl_put(Table *t, const uint8_t *id, size_t n, void *value) noexcept nogil   # 0; 1: replaced nothing, id exists; -1: no memory or bad id
+cdef void *tbl_find(const Table *t, const uint8_t *id, size_t n) noexcept nogil  # NULL: unknown, or n is 0 or above 16
+# 0; 1: replaced nothing, id exists; -1: no memory or bad id
+cdef int tbl_put(Table *t, const uint8_t *id, size_t n, void *value) noexcept nogil
 cdef void *tbl_pop(Table *t, const uint8_t *id, size_t n) noexcept nogil

@@ -171,7 +171,7 @@ def message_prefix(compressed: bool, message_bytes: int) -> bytes:
 def decode_message(data: bytes) -> dict[str, Any]:
     """A TunnelMessage, its oneof member flattened into one dict with the names of `Msg` in `_core.pxd`.
 
-    `kind` is the name of the member or None. Text is bytes; `body` is None when absent, everything else has its default;
+    `kind` is the name of the member or None. Text is bytes; `body` is None when absent, the rest has its default;
     `headers` and `trailers` are lists of (name, value). Raises KernelError (MsgError) with `where`.
     """
 
@@ -179,7 +179,7 @@ def encode_message(kind: _Kind | None = None, *, prefixed: bool = False, **field
     """The bytes protobuf would write; `fields` as in `decode_message`. `prefixed`: with the 5 bytes of gRPC before."""
 
 def encode_ws_frame(request_id: bytes, direction: int, frame: Frame, key: bytes | None = None) -> bytes:
-    """Prefix and TunnelMessage of a frame. With a key its payload is still masked, and is unmasked while it is copied."""
+    """Prefix and TunnelMessage of a frame. With a key the payload is masked, and unmasked while it is copied."""
 
 def is_utf8(data: bytes) -> bool:
     """RFC 3629, as protobuf checks its strings."""

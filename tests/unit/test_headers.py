@@ -3,11 +3,13 @@
 import pytest
 
 from fasttunnel._core import (
+    header_block,
     header_has_token,
     header_is,
     header_lower,
     header_name_ok,
     header_value_ok,
+    is_forwarding,
     is_hop_by_hop,
     target_ok,
 )
@@ -108,3 +110,21 @@ def test_hop_by_hop() -> None:
 )
 def test_has_token(value: bytes, found: bool) -> None:
     assert header_has_token(value, b"upgrade") == found
+
+
+def test_forwarding() -> None:
+    names = [b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"]
+    for name in names:
+        assert is_forwarding(name)
+        assert is_forwarding(name.upper())
+        assert not is_forwarding(name + b"x")
+        assert not is_forwarding(name[:-1])
+    for name in (b"", b"x-forwarded-", b"x-forwarded-prefix", b"x-real-ip"):
+        assert not is_forwarding(name)
+
+
+def test_a_block_can_change_its_tag() -> None:
+    fields = [(b"a", b"b"), (b"", b""), (b"long", b"x" * 127), (b"longer", b"\x22" * 20_000), (b"\x22", b"\x22\x01")]
+    assert header_block([], 0x22, 0x4A) == b""
+    assert header_block(fields, 0x22, 0x4A) == header_block(fields, 0x4A)
+    assert header_block(fields, 0x22, 0x4A) != header_block(fields, 0x22)

@@ -61,7 +61,7 @@ cdef bytes _copy(const uint8_t *data, size_t n):
     return (<const char *>data)[:n] if n else b""
 
 
-# -- WebSocket ------------------------------------------------------------------------------------------------------------
+# -- WebSocket --------------------------------------------------------------------------------------------------------
 
 cdef class WebSocketParser:
     """`feed` cuts input into frames; what is unfinished waits in `rest` for the next call."""
@@ -141,7 +141,7 @@ def build_head(bint fin, int rsv, int opcode, uint64_t payload_bytes, bytes key=
     return _copy(out, ws_build_head(out, fin, rsv, opcode, payload_bytes, mask_key))
 
 
-# -- gRPC -----------------------------------------------------------------------------------------------------------------
+# -- gRPC -------------------------------------------------------------------------------------------------------------
 
 cdef class GrpcMessages:
     """`feed` cuts the DATA of one stream into messages; what is unfinished waits in `rest`."""
@@ -198,7 +198,7 @@ def message_prefix(bint compressed, uint32_t message_bytes):
     return _copy(out, GRPC_PREFIX_BYTES)
 
 
-# -- TunnelMessage --------------------------------------------------------------------------------------------------------
+# -- TunnelMessage ----------------------------------------------------------------------------------------------------
 
 _KINDS = {
     MSG_NONE: None, MSG_HTTP_REQUEST: "http_request", MSG_HTTP_RESPONSE: "http_response",
@@ -386,7 +386,7 @@ def is_utf8(bytes data not None):
     return bool(utf8_ok(block.data, block.n))
 
 
-# -- header fields ----------------------------------------------------------------------------------------------------------
+# -- header fields ----------------------------------------------------------------------------------------------------
 
 def header_name_ok(bytes name not None):
     cdef _Block block = _Block(name)
@@ -444,7 +444,7 @@ def header_lower(bytes name not None):
     return _copy(block.data, block.n)
 
 
-# -- HTTP/1.1 bodies --------------------------------------------------------------------------------------------------------
+# -- HTTP/1.1 bodies --------------------------------------------------------------------------------------------------
 
 cdef class Body:
     """`feed` gives body bytes; `state` is "more", "done" or "trailers", `rest` what was not consumed."""
@@ -483,7 +483,7 @@ cdef class Body:
 
 
 cdef class HeadEnd:
-    """`feed` gives the offset behind the empty line that ends a head, counted from the first byte fed; None: not yet."""
+    """`feed` gives the offset behind the empty line that ends a head, from the first byte fed; None: not yet."""
     cdef bytes _data
     cdef size_t _scanned
 
@@ -507,7 +507,7 @@ cdef class HeadEnd:
         return end or None
 
 
-# -- request table and buffer -------------------------------------------------------------------------------------------------
+# -- request table and buffer -----------------------------------------------------------------------------------------
 
 cdef class RequestTable:
     """id -> positive number. `secret` (16 bytes) replaces the process's own."""

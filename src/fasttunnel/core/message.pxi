@@ -1,8 +1,8 @@
 # TunnelMessage codec: between the wire and the flat struct Msg, without an object in between.
 #
-# One table says where each field of each message stands in Msg; decoder and encoder both walk it. Row 0 is the envelope,
-# row k the oneof member with field number k. It must agree with proto/fasttunnel/v1/tunnel.proto: the differential tests
-# compare both directions with protobuf's own.
+# One table says where each field of each message stands in Msg; decoder and encoder both walk it. Row 0 is the
+# envelope, row k the oneof member with field number k. It must agree with proto/fasttunnel/v1/tunnel.proto: the
+# differential tests compare both directions with protobuf's own.
 
 cdef enum FieldType:
     F_NONE = 0                      # unknown here: skipped
@@ -140,7 +140,7 @@ cdef void _define_fields() noexcept nogil:
     _field(MSG_WINDOW_UPDATE, 1, F_UINT64, &m.credit)
 
 
-# -- decoding -----------------------------------------------------------------------------------------------------------
+# -- decoding ---------------------------------------------------------------------------------------------------------
 
 cdef int _header_fields(const uint8_t *data, size_t n, int depth, Slice *name, Slice *value,
                         const uint8_t **bad) noexcept nogil:
@@ -278,7 +278,7 @@ cdef bint msg_next_header(HeaderIter *it, Slice *name, Slice *value) noexcept no
         it.outer = outer.p
 
 
-# -- encoding -----------------------------------------------------------------------------------------------------------
+# -- encoding ---------------------------------------------------------------------------------------------------------
 
 cdef inline bint _written(const Field *field, const char *place) noexcept nogil:
     """Whether protobuf would write this field: its value is not the default."""

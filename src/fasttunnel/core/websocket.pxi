@@ -1,8 +1,8 @@
 # WebSocket frames (RFC 6455 5): parser, mask, header builder.
 #
-# The parser keeps no bytes. Until a header is complete it consumes nothing; then it consumes the header and gives out the
-# payload in pieces of min(remaining, max_fragment, credit) bytes, each once it lies in the input whole. What it says
-# therefore depends on the bytes and the credit alone, not on how the input was cut.
+# The parser keeps no bytes. Until a header is complete it consumes nothing; then it consumes the header and gives out
+# the payload in pieces of min(remaining, max_fragment, credit) bytes, each once it lies in the input whole. What it
+# says therefore depends on the bytes and the credit alone, not on how the input was cut.
 
 cdef enum:
     WS_CONTINUATION = 0x0
