@@ -209,7 +209,11 @@ async def connect(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, receive_buffer)
     sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, (host, port))
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, (host, port))
+    except OSError:
+        sock.close()
+        raise
     peer = Peer(*await asyncio.open_connection(sock=sock, limit=limit))
     stack.callback(peer.drop)
     return peer
