@@ -36,7 +36,6 @@ cdef class LinkStream(H2Stream):
 cdef class LinkConn(Http2Conn):
     """A connection of the tunnel port, or the client's connection to it."""
     cdef object handler                 # the engine's side, see Link.handler
-    cdef Link dialled                   # client: the link on this connection
     cdef Acceptor acceptor
     cdef readonly bytes authority
     cdef bytes token

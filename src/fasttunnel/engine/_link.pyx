@@ -159,14 +159,18 @@ cdef class LinkStream(H2Stream):
     cdef int on_closed(self, uint32_t error_code) except -1:
         cdef str text
         cdef int status = self.grpc_status
-        if self.link is None:
+        cdef Link link = self.link
+        if link is None:
             return 0
         if status >= 0:
             text = (self.grpc_message or b"").decode("utf-8", "replace")
         else:
             status = GRPC_UNAVAILABLE
             text = "connection lost" if self.http_status in (0, 200) else f"HTTP status {self.http_status}"
-        return self.link.lose(status, text)
+        link.lose(status, text)
+        self.link = None                # each refers to the other
+        link.stream = None
+        return 0
 
     cdef size_t out_available(self) noexcept:
         return self.link.batch.len - self.link.batch_pos if self.link is not None else 0
@@ -225,7 +229,6 @@ cdef class LinkConn(Http2Conn):
         cdef LinkStream stream = LinkStream()
         cdef Link link = Link(self, stream, self.handler, self.acceptor)
         cdef bytes bearer
-        self.dialled = link
         stream.link = link
         nv_start(&self.nv, 0)
         nv_add_text(&self.nv, ":method", "POST")

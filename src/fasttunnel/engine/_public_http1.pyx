@@ -302,6 +302,7 @@ cdef class PublicHttp1(Conn):
             if write_fields(&self.out, m, TAG_WS_RESPONSE_HEADERS, &has_length, &length):
                 self.out.len = mark
                 return self.bad_answer(b"bad header field from the backend")
+            self.keep_alive = self.keep_alive and not self.gate.draining
             write_text(&self.out, "Content-Length: ")
             write_number(&self.out, m.body.len)
             write_text(&self.out, "\r\n\r\n" if self.keep_alive else "\r\nConnection: close\r\n\r\n")
@@ -386,6 +387,7 @@ cdef class PublicHttp1(Conn):
         cdef uint64_t length = 0
         if m.status < 200 or m.status > 999:
             return 1
+        self.keep_alive = self.keep_alive and not self.gate.draining
         write_status_line(&self.out, m.status)
         if write_fields(&self.out, m, TAG_HTTP_RESPONSE_HEADERS, &has_length, &length):
             return 1
@@ -432,6 +434,7 @@ cdef class PublicHttp1(Conn):
     cdef int write_error(self, int status, bytes text) except -1:
         """An answer of our own, as plain text for a person."""
         cdef bytes body = b"%d: %s\n" % (status, text)
+        self.keep_alive = self.keep_alive and not self.gate.draining
         write_status_line(&self.out, status)
         write_text(&self.out, "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n")
         if status == 503:

@@ -55,6 +55,7 @@ cdef class WebSocketConn(Conn):
         cdef size_t pos = 0, used = 0
         cdef WsFrame frame
         cdef uint64_t credit
+        cdef uint8_t reason[2]
         cdef int code
         while True:
             if self.close_received or self.exchange is None:
@@ -63,6 +64,10 @@ cdef class WebSocketConn(Conn):
             code = ws_parse(&self.parser, data + pos, n - pos, credit, &used, &frame)
             pos += used
             if code == WS_FRAME:
+                if frame.opcode == 8 and frame.payload_len >= 2 and self.exchange.status == 0:
+                    # The first Close frame, whoever sent it, says why the connection ended.
+                    ws_mask(reason, frame.payload, 2, frame.key)
+                    self.exchange.status = reason[0] << 8 | reason[1]
                 self.exchange.send_frame(&frame)
                 if frame.opcode == 8:
                     self.close_received = True

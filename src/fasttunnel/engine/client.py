@@ -44,6 +44,7 @@ class ClientEngine:
         self.urls: list[str] = []
         self._routes: RouteTable[Target] = RouteTable()
         self._link: Link | None = None
+        self._conn: LinkConn | None = None
         self._lost: asyncio.Future[tuple[int, str]] | None = None
         self._registered = asyncio.Event()
         self._idle = asyncio.Event()
@@ -114,6 +115,7 @@ class ClientEngine:
             self._conn.hang_up()
         await settle(self._reactor)
         self._reactor.close()
+        self._conn = None
         self._closed.set()
 
     async def wait_closed(self) -> None:
@@ -185,6 +187,7 @@ class ClientEngine:
         finally:
             if self._heartbeat is not None:
                 self._heartbeat.stop()
+                self._heartbeat = None
             conn.cut() if not lost.done() or lost.cancelled() else conn.hang_up()
         if status in REFUSALS:
             hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None

@@ -259,6 +259,7 @@ class ServerEngine:
         self.routes.remove(link)
         if session.heartbeat is not None:
             session.heartbeat.stop()
+            session.heartbeat = None  # it refers to the link
         if session.timeout is not None:
             session.timeout.cancel()
         if session.registered:
