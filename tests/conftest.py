@@ -11,6 +11,9 @@ import uvloop
 
 pytest.register_assert_rewrite("tests.support")
 
+from tests.support.leaks import exchanges  # noqa: E402
+from tests.support.tunnel import eventually  # noqa: E402
+
 # The clients that tests use, other programs included, go straight to this machine.
 for _name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
     os.environ.pop(_name, None)
@@ -24,8 +27,10 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Callable[
 
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
-    """Whatever is entered here is left at the end of the test, last in first out. That has to end in time, too."""
+    """Whatever is entered here is left at the end of the test, last in first out; no request may be left over."""
+    before = exchanges()
     stack = AsyncExitStack()
     yield stack
     async with asyncio.timeout(30):
         await stack.aclose()
+    await eventually(lambda: exchanges() == before, lambda: f"{before} exchanges before the test, {exchanges()} after")

@@ -1,6 +1,7 @@
 """Starting, stopping, losing and finding each other again."""
 
 import asyncio
+import gc
 import socket
 from contextlib import AsyncExitStack
 
@@ -9,6 +10,7 @@ import pytest
 from fasttunnel import AuthError, Client, ListenError, RegisterError, Server
 from tests.e2e.conftest import Ends
 from tests.support.frames import BINARY, CLOSE, MASK, accept_upgrade, ask_upgrade, expect_upgrade, frame, read_frame
+from tests.support.leaks import connections, exchanges, links
 from tests.support.raw import Answer, RawBackend, answer, connect, request, start_raw
 from tests.support.tunnel import WAIT_S, Recorder, eventually, route, start_client, start_server, start_tunnel
 
@@ -302,3 +304,31 @@ async def test_routes_that_cannot_be_registered(stack: AsyncExitStack) -> None:
         await start_client(stack, server.tunnel, ["http://127.0.0.1:1", "a.example=http://127.0.0.1:1"])
     assert "a.example" in str(failure.value)
     assert len(server.routes) == 1, "all of its routes or none"
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+async def test_nothing_is_left_of_a_tunnel_that_has_ended(first: str) -> None:
+    """No connection, link or exchange stays in memory, whoever ended first; the garbage collector is not needed."""
+
+    async def live() -> None:
+        async with AsyncExitStack() as stack:
+            backend = await start_raw(stack)
+            tunnel = await start_tunnel(stack, backend.url)
+            assert (await ask(stack, tunnel.server, backend)).body == b"up"
+            await connect(stack, tunnel.host, tunnel.port)  # one that never says anything
+            waiting = await connect(stack, tunnel.host, tunnel.port)
+            await waiting.send(request("POST", "/", "Content-Length: 100") + b"half")
+            await (await backend.accept()).head()
+            await getattr(tunnel, first).stop(0)
+
+    def counts() -> tuple[int, int, int]:
+        return connections(), links(), exchanges()
+
+    gc.collect()
+    before = counts()
+    gc.disable()
+    try:
+        await live()
+        await eventually(lambda: counts() == before, lambda: f"{before} before, {counts()} after")
+    finally:
+        gc.enable()
