@@ -33,7 +33,7 @@ async def test_what_the_visitor_says_of_itself_proves_nothing(ends: Ends, connec
     assert head.get("x-forwarded-proto") == "http"
     assert head.get("x-forwarded-host") == "public.example"
     assert head.get("x-forwarded-port") is None
-    assert head.get("forwarded") == "for=127.0.0.1;proto=http;host=public.example"
+    assert head.get("forwarded") == 'for=127.0.0.1;proto=http;host="public.example"'
     await backend.send(answer("200 OK"))
 
 
@@ -43,7 +43,7 @@ async def test_a_websocket_handshake_is_no_way_around(ends: Ends) -> None:
     public, backend, head = await ends.pass_on(request("GET", "/", *upgrade, key, *FORGED))
     assert head.get("x-forwarded-for") == "127.0.0.1"
     assert head.get("x-forwarded-host") == "public.example"
-    assert head.get("forwarded") == "for=127.0.0.1;proto=http;host=public.example"
+    assert head.get("forwarded") == 'for=127.0.0.1;proto=http;host="public.example"'
     await backend.send(answer("403 Forbidden", body=b"no"))
     assert (await public.answer()).status == 403
 
@@ -56,7 +56,7 @@ async def test_a_visitor_with_an_ipv6_address(ends: Ends) -> None:
     peer = await backend.accept()
     head = await peer.head()
     assert head.get("x-forwarded-for") == "::1"
-    assert head.get("forwarded") == 'for="[::1]";proto=http;host=public.example'
+    assert head.get("forwarded") == 'for="[::1]";proto=http;host="public.example"'
     await peer.send(answer("200 OK"))
     assert (await public.answer()).status == 200
 
