@@ -52,6 +52,7 @@ cdef int write_request_head(Out *out, bytes method, Plan plan, const Msg *m, uin
     """Request line, Host and fields, without the empty line. Returns 1 when something in it may not be written."""
     cdef bytes host = plan.host or plan.target.authority
     if (not hdr_name_ok(method, len(method)) or not hdr_target_ok(plan.url, len(plan.url))
+            or plan.url[0] != c"/" and plan.url != b"*"
             or not hdr_value_ok(host, len(host))):
         return 1
     write_bytes(out, method)
@@ -207,7 +208,8 @@ cdef class BackendHttp1(Conn):
         self.exchange.send(m)
         if not self.request_done:
             self.keep_alive = False
-            self.exchange.reset(NO_ERROR, b"")
+            if self.exchange is not None:
+                self.exchange.reset(NO_ERROR, b"")
         elif self.exchange is not None:
             self.exchange.finish(False)
         return self.answer_done()
@@ -262,7 +264,7 @@ cdef class BackendHttp1(Conn):
             self.refeed()
             if not self.blocked:
                 self.unhold()
-                if self.peer_eof and self.rest.len == 0 and self.exchange is not None:
+                if self.peer_eof and self.exchange is not None:
                     return self.on_eof()
         return 0
 

@@ -20,7 +20,8 @@ cdef class BackendCall(H2Stream):
     cdef BackendHttp2 home              # the connection this call was given to
     cdef Plan plan
     cdef GrpcSplitter splitter
-    cdef Buf block                      # fields of the answer, encoded for the message that is next
+    cdef Buf block                      # initial metadata, encoded for the first chunk
+    cdef Buf trailing                   # trailing metadata, for the last
     cdef size_t field_bytes
     cdef uint64_t writing               # bytes of the message being written that are still to come
     cdef int http_status

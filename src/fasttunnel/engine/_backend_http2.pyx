@@ -120,6 +120,7 @@ cdef class BackendCall(H2Stream):
 
     def __dealloc__(self):
         buf_free(&self.block)
+        buf_free(&self.trailing)
         buf_free(&self.replay)
 
     # -- request
@@ -145,6 +146,8 @@ cdef class BackendCall(H2Stream):
                 return self.fail_call(PROTOCOL_ERROR, b"fragments of a message do not add up")
             self.writing -= m.body.len
             self.write(m.body.ptr, m.body.len)
+            if self.overfull():
+                return self.fail_call(OVERLOADED, b"messages come faster than the backend reads")
         if m.last:
             if self.writing:
                 return self.fail_call(PROTOCOL_ERROR, b"the request ended inside a message")
@@ -251,8 +254,10 @@ cdef class BackendCall(H2Stream):
         elif name_len == 23 and hdr_is(name, name_len, "grpc-status-details-bin"):
             self.details = decode_details(value[:value_len])
             return 0
-        if hdr_append(&self.block, TAG_GRPC_RESPONSE_TRAILING if self.headers_done else TAG_GRPC_RESPONSE_INITIAL,
-                      name, name_len, value, value_len) < 0:
+        if self.headers_done:
+            if hdr_append(&self.trailing, TAG_GRPC_RESPONSE_TRAILING, name, name_len, value, value_len) < 0:
+                raise MemoryError
+        elif hdr_append(&self.block, TAG_GRPC_RESPONSE_INITIAL, name, name_len, value, value_len) < 0:
             raise MemoryError
         return 0
 
@@ -288,7 +293,10 @@ cdef class BackendCall(H2Stream):
             self.send_end()
             return self.rst(H2_CANCEL)
         if self.trailers_only:
+            # Its one header block is both; the end of the call is what it is about.
             hdr_retag(&self.block, TAG_GRPC_RESPONSE_TRAILING)
+            self.trailing = self.block
+            memset(&self.block, 0, sizeof(Buf))
             return self.send_end()
         while self.exchange is not None:
             result = grpc_split(&self.splitter, self.rest.data + pos, self.rest.len - pos, self.exchange.sendable(), &used,
@@ -304,11 +312,9 @@ cdef class BackendCall(H2Stream):
             m.more = piece.more
             if piece.first and piece.more:
                 m.message_bytes = piece.message_bytes
+            self.put_fields(&m)
             if self.receive_end and pos == self.rest.len and not piece.more:
-                self.put_fields(&m)
                 self.put_status(&m)
-            elif not self.first_sent:
-                self.put_fields(&m)
             self.send_chunk(&m)
         if self.exchange is not None:
             if result < 0:
@@ -328,16 +334,18 @@ cdef class BackendCall(H2Stream):
         return self.take(pos if self.exchange is not None else self.rest.len)
 
     cdef int put_fields(self, Msg *m) except -1:
-        """What has come of fields since the last chunk: initial metadata, trailing metadata, or both, each with its tag."""
+        """What only the first chunk carries."""
         if not self.first_sent:
             m.first = True
             self.first_sent = True
-        m.headers.ptr = self.block.data
-        m.headers.len = self.block.len
+            m.headers.ptr = self.block.data
+            m.headers.len = self.block.len
         return 0
 
     cdef int put_status(self, Msg *m) except -1:
         m.last = True
+        m.trailers.ptr = self.trailing.data
+        m.trailers.len = self.trailing.len
         if self.status < 0:
             self.status = GRPC_UNKNOWN
             self.message = b"the backend sent no grpc-status"
@@ -352,7 +360,7 @@ cdef class BackendCall(H2Stream):
 
     cdef int send_chunk(self, Msg *m) except -1:
         self.exchange.send(m)
-        if m.headers.len:
+        if m.first:
             buf_free(&self.block)
         if m.last and self.exchange is not None:
             if not self.request_done:
@@ -383,7 +391,9 @@ cdef class BackendCall(H2Stream):
 
     cdef int on_closed(self, uint32_t error_code) except -1:
         cdef uint32_t code
-        if self.exchange is None or self.receive_end and error_code == H2_NO_ERROR:
+        if self.exchange is not None and self.receive_end and error_code != H2_NO_ERROR:
+            self.pump()                     # the answer was complete before the stream was reset
+        if self.exchange is None or self.receive_end:
             return 0                        # complete, or what is left waits for credit
         if self.home.transport is None:
             return self.fail_call(BACKEND_UNREACHABLE, b"the backend closed the connection")

@@ -157,7 +157,8 @@ cdef class BackendWebSocket(WebSocketConn):
         m.body.len = self.body.len
         if self.exchange is not None:
             self.exchange.send(&m)
-            self.exchange.finish(False)
+            if self.exchange is not None:
+                self.exchange.finish(False)
         return self.close()
 
     cdef int on_reset(self, uint32_t code, bytes text) except -1:

@@ -134,12 +134,16 @@ cdef class Exchange:
                 return self._violation(PROTOCOL_ERROR, b"WebSocket frame before the handshake")
             if m.opcode >= 8:
                 payload = 0             # control frames cost no credit
+                if self.received_more:
+                    return self._violation(PROTOCOL_ERROR, b"control frame between the fragments of a frame")
         elif m.kind == MSG_HTTP_REQUEST or m.kind == MSG_HTTP_RESPONSE \
                 or m.kind == MSG_GRPC_REQUEST or m.kind == MSG_GRPC_RESPONSE:
             if m.sequence != self.receive_sequence:
                 return self._violation(PROTOCOL_ERROR, b"gap in the sequence numbers")
             if m.first != (self.receiving == FLOW_IDLE) and not m.informational:
                 return self._violation(PROTOCOL_ERROR, b"is_first_chunk in the wrong place")
+            if m.informational and (m.last or m.body.len):
+                return self._violation(PROTOCOL_ERROR, b"informational answer with a body or an end")
             self.receive_sequence += 1
         if not self._expects(m.kind):
             return self._violation(PROTOCOL_ERROR, b"message of another kind than the request")
@@ -215,6 +219,7 @@ cdef class Exchange:
     cdef int reset(self, uint32_t code, bytes text) except -1:
         """The endpoint gives up (or, with NO_ERROR, its answer is complete): tell the peer, and finish."""
         cdef Msg m
+        cdef Exchange _held = self      # sending may lose the tunnel, and with it the last reference
         if self.carrier is None:
             return 0
         memset(&m, 0, sizeof(m))

@@ -76,7 +76,7 @@ cdef class Visitor:
         """X-Forwarded-For, -Proto, -Host and Forwarded: what the visitor sent of these has been dropped, it proves nothing."""
         cdef bytes forwarded = self.forwarded_for + b";proto=http"
         if host:
-            forwarded += b';host="' + host + b'"' if b":" in host else b";host=" + host
+            forwarded += b';host="' + host + b'"'
         if (hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-For", 15, self.address, len(self.address)) < 0
                 or hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-Proto", 17, <const uint8_t *>b"http", 4) < 0
                 or hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-Host", 16, host, len(host)) < 0

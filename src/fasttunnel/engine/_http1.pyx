@@ -6,6 +6,7 @@ kernels frame them, so that a body byte is copied once.
 """
 import base64
 import hashlib
+import re
 from http import HTTPStatus
 
 import httptools
@@ -22,7 +23,7 @@ from fasttunnel.engine._io cimport out_append, out_reserve
 cdef bytes WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"      # RFC 6455 1.3
 cdef dict REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 cdef dict STATUS_LINES = {}
-cdef frozenset HOST_FORBIDDEN = frozenset(b" \t/\\?#@<>\"{}|^`%")
+_HOST = re.compile(rb"[A-Za-z0-9._~-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?").fullmatch
 
 
 class BadMessage(Exception):
@@ -160,6 +161,8 @@ cdef class Head:
                 else:
                     continue
             self.add(tag, name, value)
+        if self.ws_protocol is not None and not self.ws_protocol.isascii():
+            raise BadMessage(400, "bad Sec-WebSocket-Protocol")
         self.upgrade = upgrade_websocket and connection_upgrade and not self.http10
         if encoding is not None:
             if has_length:
@@ -200,8 +203,10 @@ cdef class Head:
                 self.target = b"/" + self.target
         if b"#" in self.target:
             raise BadMessage(400, "fragment in the request target")
-        if not HOST_FORBIDDEN.isdisjoint(self.host):
+        if not host_ok(self.host):
             raise BadMessage(400, "bad Host")
+        if not is_utf8(self.target):
+            raise BadMessage(400, "the request target is neither ASCII nor UTF-8")
         self.websocket = self.upgrade and self.method == b"GET"
         return 0
 
@@ -215,6 +220,22 @@ cdef class Head:
         reader.mode = self.body_mode
         reader.remaining = self.content_length if self.body_mode == BODY_LENGTH else 0
         return 0
+
+
+cdef bint host_ok(bytes host):
+    """A host name or address with or without a port (RFC 9110 7.2), and nothing that another field could take for syntax."""
+    return _HOST(host) is not None
+
+
+cdef bint is_utf8(bytes text):
+    """Whether it may be put into a `string` of a TunnelMessage."""
+    if text.isascii():
+        return True
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 cdef class TrailerSink:
@@ -250,7 +271,7 @@ cdef Py_ssize_t parse_trailers(const uint8_t *data, size_t n, size_t limit, uint
         if not hdr_name_ok(name, len(name)) or not hdr_value_ok(value, len(value)):
             raise BadMessage(400, "bad trailer field")
         # RFC 9110 6.5.1: fields for framing and routing have no meaning here, and merging them would be dangerous.
-        if hdr_hop_by_hop(name, len(name)) or name.lower() in (b"content-length", b"host", b"trailer"):
+        if hdr_hop_by_hop(name, len(name)) or hdr_forwarding(name, len(name)) or name.lower() in (b"content-length", b"host", b"trailer"):
             continue
         if hdr_append(block, tag, name, len(name), value, len(value)) < 0:
             raise MemoryError

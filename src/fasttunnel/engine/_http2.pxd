@@ -46,6 +46,7 @@ cdef class H2Stream(Endpoint):
 
     cdef int take(self, size_t n) except -1             # drop n bytes of `rest`, renew the stream's window
     cdef int write(self, const uint8_t *data, size_t n) except -1
+    cdef bint overfull(self) noexcept
     cdef int write_end(self) except -1
     cdef int add_trailer(self, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len) except -1
     cdef int resume(self) except -1

@@ -14,7 +14,7 @@ from fasttunnel.engine._nghttp2 cimport *
 
 cdef enum:
     OUT_LIMIT = 524288                  # the library is asked for no more while this much waits for the socket
-    DEFAULT_FRAME = 16384
+    OVERFULL = 4194304                  # of one stream; small messages may need six bytes for one of credit
 
 
 class Http2Error(Exception):
@@ -325,6 +325,10 @@ cdef class H2Stream(Endpoint):
                 raise MemoryError
             self.resume()
         return 0
+
+    cdef bint overfull(self) noexcept:
+        """More waits than windows explain: empty messages, which cost no credit, faster than the peer reads."""
+        return self.out.len - self.out_pos > OVERFULL
 
     cdef int write_end(self) except -1:
         self.out_end = True

@@ -99,7 +99,7 @@ cdef class Conn(Endpoint):
     cdef int abort(self) except -1
     cdef int take_in(self, const uint8_t *data, size_t n) except -1
     cdef int flush(self) except -1
-    cdef int _flush(self) except -1
+    cdef int _write_out(self) except -1
     cdef int flush_early(self) except -1                                     # now, though the iteration is not over
     cdef int hand_over(self, Conn successor, const uint8_t *data, size_t n) except -1
     cdef int arm(self, double delay_s) except -1

@@ -144,9 +144,12 @@ cdef class Reactor:
 
     cdef int contain(self, Conn conn, object error) except -1:
         """An unexpected error costs the connection on which it happened, nothing else."""
-        if self.on_error is not None:
-            self.on_error("".join(traceback.format_exception(error)))
-        conn.abort()
+        try:
+            if self.on_error is not None:
+                self.on_error("".join(traceback.format_exception(error)))
+            conn.abort()
+        except Exception:
+            traceback.print_exc()           # the last resort: a report that cannot be made must not stop the others
         return 0
 
     # -- timers
@@ -173,6 +176,7 @@ cdef class Reactor:
         return 0
 
     cdef int stop_timer(self, Timer timer) except -1:
+        timer.due_ms = 0
         if timer.slot < 0:
             return 0
         if timer.before is not None:
@@ -183,7 +187,6 @@ cdef class Reactor:
             timer.after.before = timer.before
         timer.before = timer.after = None
         timer.slot = -1
-        timer.due_ms = 0
         self.timers -= 1
         return 0
 
@@ -209,11 +212,13 @@ cdef class Reactor:
                 following = timer.after
                 if timer.due_ms <= now:
                     self.stop_timer(timer)
+                    timer.due_ms = -1       # until it is called, or stopped by one that is called before it
                     fired.append(timer)
                 timer = following
         self.wheel_ms = now // SLOT_MS * SLOT_MS
         for timer in fired:
-            if timer.slot < 0:
+            if timer.due_ms == -1:
+                timer.due_ms = 0
                 try:
                     timer.owner._timed_out(timer.stream)
                 except Exception as error:
@@ -390,18 +395,23 @@ cdef class Conn(Endpoint, BufferedProtocol):
     cdef int flush(self) except -1:
         self.flushing = True
         try:
-            return self._flush()
+            self.dirty = False
+            if self.transport is None:
+                if not self.connecting:
+                    out_clear(&self.out)
+                return 0
+            self._write_out()
+            if not self.write_paused and self.transport is not None:
+                self.written()
+            if self.closing and self.transport is not None and self.out.len == 0:
+                self.transport.close()
+            return 0
         finally:
             self.flushing = False
 
-    cdef int _flush(self) except -1:
+    cdef int _write_out(self) except -1:
         cdef bytes batch
         cdef list segments
-        self.dirty = False
-        if self.transport is None:
-            if not self.connecting:
-                out_clear(&self.out)
-            return 0
         if not self.write_paused:
             self.fill()
         if self.segments is not None:
@@ -416,19 +426,20 @@ cdef class Conn(Endpoint, BufferedProtocol):
         elif self.out.len:
             batch = out_take(&self.out)
             self.transport.write(batch)
-        if not self.write_paused and self.transport is not None:
-            self.written()
-        if self.closing and self.transport is not None and self.out.len == 0:
-            self.transport.close()
         return 0
 
     cdef int flush_early(self) except -1:
+        # Called from the midst of somebody's send: only writes, written() and all that it may set off come later.
         cdef bint marked = self.dirty
         if self.feeding or self.flushing:
             return 0
-        self.flush()
+        self.flushing = True
+        try:
+            self._write_out()
+        finally:
+            self.flushing = False
         self.dirty = marked             # it is still in the reactor's list
-        return 0
+        return self.touch()
 
     cdef int hold(self) except -1:
         if not self.reading_paused and self.transport is not None:

@@ -81,6 +81,8 @@ cdef class Link(Carrier):
     cdef int serve_ring(self) except -1
     cdef int dispatch_piece(self, const GrpcPiece *piece) except -1
     cdef int dispatch(self, const uint8_t *data, size_t n) except -1
+    cdef int deliver(self, Exchange exchange, const Msg *m) except -1
+    cdef int give_up(self, Exchange exchange, object error) except -1
     cdef int unknown(self, const Msg *m) except -1
     cdef int malformed(self, str text) except -1
     cdef Exchange new_exchange(self, Endpoint endpoint, int protocol, int direction)

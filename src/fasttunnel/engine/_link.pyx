@@ -6,6 +6,7 @@ decoded where they lie in the read buffer; only one that two reads cut is gather
 Sharing: while the socket is above its high-water mark, exchanges wait in a ring and are served by turns.
 """
 import time
+import traceback
 from collections import deque
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -512,7 +513,10 @@ cdef class Link(Carrier):
                 continue
             self.turn = exchange
             self.turn_left = QUANTUM
-            endpoint.on_credit()
+            try:
+                endpoint.on_credit()
+            except Exception as error:
+                self.give_up(exchange, error)
             self.turn = None
         return 0
 
@@ -541,8 +545,23 @@ cdef class Link(Carrier):
             if entry == NULL:
                 return self.unknown(&m)
             exchange = <Exchange>entry
-            return exchange.receive(&m)
+            return self.deliver(exchange, &m)
         self.handler.control(self, m.kind, data[:n])
+        return 0
+
+    cdef int deliver(self, Exchange exchange, const Msg *m) except -1:
+        try:
+            return exchange.receive(m)
+        except Exception as error:
+            return self.give_up(exchange, error)
+
+    cdef int give_up(self, Exchange exchange, object error) except -1:
+        """An unexpected error in one request costs that request, not the tunnel."""
+        cdef Endpoint endpoint = exchange.endpoint
+        self.handler.warning("".join(traceback.format_exception(error)))
+        exchange.reset(PROTOCOL_ERROR, b"internal error")
+        if endpoint is not None:
+            endpoint.on_reset(PROTOCOL_ERROR, b"internal error")
         return 0
 
     cdef int unknown(self, const Msg *m) except -1:
@@ -570,7 +589,7 @@ cdef class Link(Carrier):
                 return 0
             exchange.endpoint = endpoint
             endpoint.exchange = exchange
-            return exchange.receive(m)
+            return self.deliver(exchange, m)
         mark = id_hash(m.request_id.ptr, m.request_id.len)
         if self.recent[mark % RECENT] == mark:
             return 0

@@ -29,6 +29,7 @@ cdef class PublicHttp1(Conn):
     cdef BodyReader reader
     cdef BodyWriter writer
     cdef bint blocked                   # waiting for credit
+    cdef bint stalled                   # a pipelined request waits until earlier answers have been written
     cdef bint keep_alive
     cdef bint idle                      # between two requests; the timer is that of keep-alive
     cdef bint http10

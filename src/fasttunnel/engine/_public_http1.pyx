@@ -33,6 +33,7 @@ from fasttunnel import limits
 cdef const char *PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 cdef enum:
     PREFACE_BYTES = 24
+    OUT_LIMIT = 65536                   # answers waiting to be written before the next request is begun
     CANCELLED = 1
     NO_ROUTE = 2
     PROTOCOL_ERROR = 5
@@ -84,7 +85,7 @@ cdef class PublicHttp1(Conn):
 
     cdef int on_connected(self) except -1:
         self.visitor = Visitor(self.transport)
-        return 0
+        return self.arm(self.gate.head_timeout_s)
 
     def leave(self):
         if self.exchange is None and self.phase != PHASE_BODY:
@@ -101,6 +102,10 @@ cdef class PublicHttp1(Conn):
                     while pos < n and self.head.scanned == 0 and (data[pos] == 13 or data[pos] == 10):
                         pos += 1            # RFC 9112 2.2: empty lines before a request are ignored
                     if pos == n:
+                        return <Py_ssize_t>pos
+                    if self.write_paused or self.out.len > OUT_LIMIT:
+                        self.stalled = True     # whoever does not read answers gets no more of them made
+                        self.hold()
                         return <Py_ssize_t>pos
                     used = self.head.parse(data + pos, n - pos, self.gate.head_bytes, TAG_HTTP_REQUEST_HEADERS)
                     if used == 0:
@@ -296,7 +301,7 @@ cdef class PublicHttp1(Conn):
         exchange.status = m.status
         if not m.accepted:
             # Refused: the backend's status, fields and body, as an ordinary answer.
-            if m.status < 200 or m.status > 599 or m.status == 204:
+            if m.status < 200 or m.status > 599 or m.status == 204 or m.status == 304:
                 return self.bad_answer(b"bad status of a refused handshake")
             write_status_line(&self.out, m.status)
             if write_fields(&self.out, m, TAG_WS_RESPONSE_HEADERS, &has_length, &length):
@@ -388,6 +393,7 @@ cdef class PublicHttp1(Conn):
         if m.status < 200 or m.status > 999:
             return 1
         self.keep_alive = self.keep_alive and not self.gate.draining
+        self.disarm()                       # of a half-closed peer: it gets its answer, however long that takes
         write_status_line(&self.out, m.status)
         if write_fields(&self.out, m, TAG_HTTP_RESPONSE_HEADERS, &has_length, &length):
             return 1
@@ -491,6 +497,10 @@ cdef class PublicHttp1(Conn):
             self.unconsumed = 0
             if self.exchange is not None:
                 self.exchange.consumed(n)
+        if self.stalled:
+            self.stalled = False
+            self.unhold()
+            self.refeed()
         if self.half_close and self.transport is not None:
             self.half_close = False
             self.transport.write_eof()

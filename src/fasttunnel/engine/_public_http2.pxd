@@ -21,12 +21,14 @@ cdef class PublicStream(H2Stream):
     cdef double timeout_s               # grpc-timeout; 0: none
     cdef Timer deadline
     cdef Buf block                      # fields, encoded for the first message
+    cdef Buf trailing                   # trailer fields of the request
     cdef size_t field_bytes
     cdef int64_t body_bytes             # of the request, still to come by its Content-Length; below 0: it has none
     cdef GrpcSplitter splitter
     cdef bint is_grpc
     cdef bint is_head
     cdef bint too_large
+    cdef bint odd_scheme
     cdef bint headers_done
     cdef bint begun                     # the request was routed
     cdef bint first_sent

@@ -11,12 +11,14 @@ from libc.string cimport memset
 from fasttunnel._core cimport (
     GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
     PROTO_HTTP, Slice, TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING,
-    TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary, grpc_prefix,
-    grpc_split, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_value_ok, msg_headers,
+    TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_REQUEST_TRAILERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary, grpc_prefix,
+    grpc_split, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok,
+    hdr_value_ok, msg_headers,
     msg_next_header,
 )
 from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of
 from fasttunnel.engine._grpc cimport decode_timeout, encode_message
+from fasttunnel.engine._http1 cimport host_ok, is_utf8
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
 from fasttunnel.engine._link cimport Link
 
@@ -30,7 +32,9 @@ cdef enum:
     BACKEND_TIMEOUT = 4
     PROTOCOL_ERROR = 5
     TOO_LARGE = 7
+    OVERLOADED = 8
 
+    GRPC_UNKNOWN = 2
     GRPC_DEADLINE_EXCEEDED = 4
     GRPC_RESOURCE_EXHAUSTED = 8
     GRPC_UNIMPLEMENTED = 12
@@ -53,10 +57,12 @@ cdef class PublicHttp2(Http2Conn):
 
     cdef int on_connected(self) except -1:
         self.visitor = Visitor(self.transport)
+        self.arm(self.gate.head_timeout_s)
         return self.start_session(True, False, STREAM_WINDOW, CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS,
                                   <uint32_t>self.gate.head_bytes)
 
     cdef H2Stream new_stream(self):
+        self.disarm()
         return PublicStream()
 
     cdef int on_timer(self, object stream) except -1:
@@ -71,45 +77,47 @@ cdef class PublicStream(H2Stream):
 
     def __dealloc__(self):
         buf_free(&self.block)
+        buf_free(&self.trailing)
 
     # -- request
 
     cdef int on_header(self, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len) except -1:
-        cdef uint8_t tag = TAG_HTTP_REQUEST_HEADERS
-        if self.headers_done:
-            if self.is_grpc:
-                return 0                    # a gRPC request has no trailers
-            tag = 0x4a                      # HttpRequest.trailers
         self.field_bytes += name_len + value_len + 32      # RFC 9113 6.5.2
         if self.field_bytes > (<PublicHttp2>self.conn).gate.head_bytes:
             self.too_large = True
+            return 0
+        if self.headers_done:               # a gRPC request has no trailers
+            if not self.is_grpc and not hdr_forwarding(name, name_len) and hdr_append(&self.trailing, TAG_HTTP_REQUEST_TRAILERS, name, name_len, value, value_len) < 0:
+                raise MemoryError
             return 0
         if name_len and name[0] == 58:      # a pseudo-header field; the library has checked which, and how often
             if hdr_is(name, name_len, ":method"):
                 self.method = value[:value_len]
             elif hdr_is(name, name_len, ":path"):
                 self.path = value[:value_len]
+            elif hdr_is(name, name_len, ":scheme"):
+                # With another scheme the library does not look at :path.
+                self.odd_scheme = not (hdr_is(value, value_len, "http") or hdr_is(value, value_len, "https"))
             elif hdr_is(name, name_len, ":authority"):
                 self.authority = value[:value_len]
             return 0
-        if not self.headers_done:
-            if name_len == 4 and hdr_is(name, name_len, "host"):
-                if self.authority is None:
-                    self.authority = value[:value_len]
-                return 0
-            if name_len == 6 and hdr_is(name, name_len, "cookie"):
-                self.cookie = value[:value_len] if self.cookie is None else self.cookie + b"; " + value[:value_len]
-                return 0
-            if name_len == 14 and hdr_is(name, name_len, "content-length"):
-                self.body_bytes = int(value[:value_len])        # the library has checked that it is a number
-            if name_len == 12:
-                if hdr_is(name, name_len, "content-type"):
-                    self.content_type = value[:value_len]
-                elif hdr_is(name, name_len, "grpc-timeout"):
-                    self.timeout_s = decode_timeout(value, value_len)
-            if hdr_forwarding(name, name_len):
-                return 0
-        if hdr_append(&self.block, tag, name, name_len, value, value_len) < 0:
+        if name_len == 4 and hdr_is(name, name_len, "host"):
+            if self.authority is None:
+                self.authority = value[:value_len]
+            return 0
+        if name_len == 6 and hdr_is(name, name_len, "cookie"):
+            self.cookie = value[:value_len] if self.cookie is None else self.cookie + b"; " + value[:value_len]
+            return 0
+        if name_len == 14 and hdr_is(name, name_len, "content-length"):
+            self.body_bytes = int(value[:value_len])        # the library has checked that it is a number
+        if name_len == 12:
+            if hdr_is(name, name_len, "content-type"):
+                self.content_type = value[:value_len]
+            elif hdr_is(name, name_len, "grpc-timeout"):
+                self.timeout_s = decode_timeout(value, value_len)
+        if hdr_forwarding(name, name_len):
+            return 0
+        if hdr_append(&self.block, TAG_HTTP_REQUEST_HEADERS, name, name_len, value, value_len) < 0:
             raise MemoryError
         return 0
 
@@ -138,6 +146,10 @@ cdef class PublicStream(H2Stream):
         if <size_t>len(self.path) > gate.target_bytes:
             return self.answer_error(414, b"request target above the limit")
         self.authority = self.authority or b""
+        if (self.odd_scheme or not self.path.startswith(b"/") and not (self.path == b"*" and self.method == b"OPTIONS")
+                or not hdr_target_ok(self.path, len(self.path)) or not is_utf8(self.path) or not host_ok(self.authority)
+                or not hdr_name_ok(self.method, len(self.method))):
+            return self.answer_error(400, b"bad scheme, path, host or method")
         if self.timeout_s < 0:
             return self.answer_error(400, b"bad grpc-timeout")
         link = gate.find(protocol, self.authority, self.path)
@@ -262,14 +274,13 @@ cdef class PublicStream(H2Stream):
             memset(&m, 0, sizeof(m))
             m.kind = MSG_HTTP_REQUEST
             m.last = self.receive_end and pos + n == self.rest.len
-            if self.first_sent:
-                if n == 0 and not m.last:
-                    break
-                if m.last:
-                    m.trailers.ptr = self.block.data
-                    m.trailers.len = self.block.len
-            else:
+            if not self.first_sent:
                 self.fill_first(&m)
+            elif n == 0 and not m.last:
+                break
+            if m.last:
+                m.trailers.ptr = self.trailing.data
+                m.trailers.len = self.trailing.len
             if n:
                 m.body.ptr = self.rest.data + pos
                 m.body.len = n
@@ -337,6 +348,9 @@ cdef class PublicStream(H2Stream):
                 return self.bad_answer(b"fragments of a message do not add up")
             self.writing -= m.body.len
             self.write(m.body.ptr, m.body.len)
+            if self.overfull():
+                self.exchange.reset(OVERLOADED, b"messages come faster than the public side reads")
+                return self.on_reset(OVERLOADED, b"messages come faster than they are read")
         if m.last:
             if self.writing:
                 return self.bad_answer(b"the answer ended inside a message")
@@ -348,7 +362,7 @@ cdef class PublicStream(H2Stream):
 
     cdef int answer_status(self, int status, bytes message, bytes details, const Msg *m) except -1:
         """The end of a call: trailers, or the whole answer when nothing was sent before (Trailers-Only)."""
-        cdef bytes number = b"%d" % status
+        cdef bytes number = b"%d" % (status if 0 <= status <= 16 else GRPC_UNKNOWN)
         cdef bytes text
         if self.conn is None or self.answer_done:
             return 0

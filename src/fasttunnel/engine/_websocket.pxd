@@ -13,6 +13,7 @@ cdef class WebSocketConn(Conn):
     cdef bint close_sent                # a Close frame was written to this socket
     cdef bint close_received            # one has come from it
     cdef uint64_t unconsumed            # payload bytes written since the last written()
+    cdef uint64_t uncounted             # bytes since then that cost no credit
     cdef uint64_t writing               # payload bytes of the frame being written that are still to come
     cdef uint8_t key[4]                 # its mask, rotated to the next byte
 

@@ -18,6 +18,8 @@ cdef enum:
     KEY_POOL = 4096
     PROTOCOL_ERROR = 5
     TOO_LARGE = 7
+    OVERLOADED = 8
+    UNCOUNTED_LIMIT = 1048576
 
 cdef double CLOSE_ANSWER_S = 30.0       # for a peer to answer a Close frame, before it is taken for dead
 cdef double CLOSE_WAIT_S = 5.0          # for the server of a connection to close the TCP connection (RFC 6455 7.1.1)
@@ -90,6 +92,8 @@ cdef class WebSocketConn(Conn):
             self.refeed()
             if not self.blocked:
                 self.unhold()
+                if self.peer_eof and self.exchange is not None:
+                    return self.on_eof()
         return 0
 
     cdef int on_violation(self, uint32_t reset_code, int close_code, bytes text) except -1:
@@ -109,8 +113,14 @@ cdef class WebSocketConn(Conn):
         if self.write_frame(m):
             self.exchange.reset(PROTOCOL_ERROR, b"fragments of a frame do not add up")
             return self.on_reset(PROTOCOL_ERROR, b"fragments of a frame do not add up")
-        if m.opcode < 8:
+        if m.opcode < 8 and m.body.len:
             self.unconsumed += m.body.len
+        else:
+            # Costs no credit, so no window bounds it (wire.md, "Flow control"): what is not read is bounded here.
+            self.uncounted += m.body.len + 14
+            if self.uncounted > UNCOUNTED_LIMIT:
+                self.exchange.reset(OVERLOADED, b"control frames come faster than they are read")
+                return self.on_reset(OVERLOADED, b"control frames come faster than they are read")
         self.touch()
         if m.opcode == 8:
             self.close_sent = True
@@ -158,6 +168,8 @@ cdef class WebSocketConn(Conn):
         cdef size_t n = min(<size_t>len(reason), <size_t>123), head
         if self.writing or self.close_sent:
             return 0
+        while n < <size_t>len(reason) and n and (<const uint8_t *>reason)[n] & 0xc0 == 0x80:
+            n -= 1                      # not in the midst of a character (RFC 6455 5.5.1)
         payload[0] = <uint8_t>(code >> 8)
         payload[1] = <uint8_t>(code & 255)
         memcpy(payload + 2, <const char *>reason, n)
@@ -175,6 +187,7 @@ cdef class WebSocketConn(Conn):
 
     cdef int written(self) except -1:
         cdef uint64_t n = self.unconsumed
+        self.uncounted = 0
         if n:
             self.unconsumed = 0
             if self.exchange is not None:

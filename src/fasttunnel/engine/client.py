@@ -189,6 +189,7 @@ class ClientEngine:
                 self._heartbeat.stop()
                 self._heartbeat = None
             conn.cut() if not lost.done() or lost.cancelled() else conn.hang_up()
+            del conn  # a cancelled task keeps its frames, and so the connection, until the garbage collector comes
         if status in REFUSALS:
             hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
             return reason, REFUSALS[status](f"{self._config.server} refused the tunnel", detail=reason, hint=hint)
