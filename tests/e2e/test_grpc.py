@@ -202,10 +202,11 @@ async def test_a_status_behind_messages(stack: AsyncExitStack) -> None:
     assert (failure.value.code(), failure.value.details()) == (grpc.StatusCode.DATA_LOSS, "the rest is lost")
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
 @pytest.mark.parametrize("messages", [0, 2])
-async def test_status_details(stack: AsyncExitStack, messages: int) -> None:
-    """grpc-status-details-bin, in Trailers-Only answers and behind messages."""
-    details = bytes(range(256)) * 3
+async def test_status_details(stack: AsyncExitStack, messages: int, size: int) -> None:
+    """grpc-status-details-bin, in Trailers-Only answers and behind messages, with each kind of base64 padding."""
+    details = random.Random(size).randbytes(size)
 
     async def down(request: Any, context: Context) -> Notes:
         for number in range(messages):

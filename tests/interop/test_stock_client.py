@@ -685,10 +685,12 @@ async def test_a_malformed_message_ends_the_tunnel_with_internal(stack: AsyncExi
         yield wire.TunnelMessage(register=register(wire.Route(host="bad.example"))).SerializeToString()
         yield b"\x12\x05ab"  # a string of 5 bytes, of which there are 2
 
+    async def read_all() -> None:
+        async for _ in raw(messages()):
+            pass
+
     with pytest.raises(grpc.aio.AioRpcError) as failure:
-        async with asyncio.timeout(WAIT_S):
-            async for _ in raw(messages()):
-                pass
+        await asyncio.wait_for(read_all(), WAIT_S)
     assert failure.value.code() == grpc.StatusCode.INTERNAL
     good.answer(message.request_id, status_code=200, body=b"alive", is_first_chunk=True, is_last_chunk=True)
     assert (await public.answer()).body == b"alive"

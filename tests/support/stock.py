@@ -45,12 +45,12 @@ class StockEnd:
         """No more messages from this side."""
         self._outgoing.put_nowait(None)
 
-    async def next(self, kind: str) -> Message:
-        """The next message, which has to be of this kind; credit is noted on the way, heartbeats do not count."""
+    async def next(self, *kinds: str) -> Message:
+        """The next message, which has to be of one of these kinds. Credit and heartbeats are no messages here."""
         async with asyncio.timeout(WAIT_S):
             message = await self._incoming.get()
-        assert message is not None, f"the tunnel has ended; {kind} was expected"
-        assert message.WhichOneof("payload") == kind, message
+        assert message is not None, f"the tunnel has ended; {kinds} was expected"
+        assert message.WhichOneof("payload") in kinds, message
         return message
 
     async def ended(self) -> None:
