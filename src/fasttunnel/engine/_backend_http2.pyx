@@ -414,6 +414,6 @@ cdef class BackendCall(H2Stream):
 cdef bytes decode_details(bytes text):
     """grpc-status-details-bin: base64, with or without padding. None when it is neither."""
     try:
-        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+        return base64.b64decode(text + b"=" * ((4 - len(text) % 4) % 4), validate=True)
     except binascii.Error:
         return None

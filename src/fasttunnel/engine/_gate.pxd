@@ -29,6 +29,7 @@ cdef class Visitor:
     cdef int add_fields(self, Buf *block, uint8_t tag, bytes host) except -1
 
 
+cdef bytes trace_id_of(bytes traceparent)
 cdef int http_status_of(uint32_t code) noexcept
 cdef int grpc_status_of(uint32_t code) noexcept
 cdef int close_code_of(uint32_t code) noexcept

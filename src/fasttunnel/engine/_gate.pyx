@@ -64,6 +64,14 @@ cdef class Gate:
         return (method.decode("latin-1"), host.decode("latin-1"), target.partition(b"?")[0].decode("latin-1"))
 
 
+cdef bytes trace_id_of(bytes traceparent):
+    """The trace id of a traceparent field (W3C Trace Context 3.2.2); empty when it is malformed."""
+    cdef list parts = traceparent.split(b"-")
+    if len(parts) < 4 or len(parts[1]) != 32 or not parts[1].isalnum() or parts[1] == b"0" * 32:
+        return b""
+    return parts[1]
+
+
 cdef class Visitor:
     def __init__(self, transport):
         cdef object peer = transport.get_extra_info("peername")

@@ -30,6 +30,7 @@ cdef class Head:
     cdef bytes ws_accept
     cdef bytes ws_protocol              # all Sec-WebSocket-Protocol values, joined
     cdef bint ws_extensions
+    cdef bytes traceparent              # None: the request is not traced
     cdef Buf block                      # end-to-end fields, encoded for a TunnelMessage with the tag given to parse()
 
     # Take one head from the front of data. Returns its length, 0: incomplete; raises BadMessage.

@@ -103,6 +103,7 @@ cdef class Head:
         self.content_length = 0
         self.ws_key = self.ws_version = self.ws_accept = self.ws_protocol = None
         self.ws_extensions = False
+        self.traceparent = None
         buf_free(&self.block)
         for name, value in self.fields:
             if len(name) == 10 and name.lower() == b"connection":
@@ -153,6 +154,8 @@ cdef class Head:
                     self.ws_extensions = True
                 if connection_upgrade and key != b"sec-websocket-extensions":
                     continue
+            elif key == b"traceparent":
+                self.traceparent = value
             elif self.is_request and hdr_forwarding(name, len(name)):
                 continue                    # what a visitor says of itself proves nothing; the gate adds what is known
             elif hdr_hop_by_hop(name, len(name)) or connection and key in connection:

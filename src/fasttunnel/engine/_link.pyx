@@ -20,6 +20,7 @@ from fasttunnel._core cimport (
     buf_append, buf_consume, grpc_prefix, grpc_split, msg_bound, msg_decode, msg_encode,
     msg_encode_ws, tbl_find, tbl_free, tbl_init, tbl_pop, tbl_put,
 )
+from fasttunnel.engine._grpc cimport decode_message, encode_message
 from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
 from fasttunnel.engine._io cimport out_append, out_clear, out_reserve, out_take
 
@@ -77,7 +78,7 @@ cdef class LinkStream(H2Stream):
         elif key == b"grpc-status":
             self.grpc_status = int(value[:value_len])
         elif key == b"grpc-message":
-            self.grpc_message = value[:value_len]
+            self.grpc_message = decode_message(value[:value_len])
         return 0
 
     cdef int on_headers(self) except -1:
@@ -94,7 +95,7 @@ cdef class LinkStream(H2Stream):
 
     cdef int refuse(self, int grpc_status, str message) except -1:
         """Server: end the call with a status, in trailers or, where nothing was sent yet, as the only answer."""
-        cdef bytes text = percent_encode(message)
+        cdef bytes text = encode_message(message.encode())
         cdef bytes number = str(grpc_status).encode()
         self.refused = True
         if self.conn is None:
@@ -293,9 +294,6 @@ cdef class LinkConn(Http2Conn):
     def keep_alive(self):
         """An HTTP/2 PING: any peer answers it, so that `reads` moves while the peer lives."""
         self.ping()
-
-    def leave(self):
-        pass                                # its links decide
 
     def hang_up(self):
         """Close once everything is written: the link has ended."""
@@ -645,8 +643,3 @@ cdef uint64_t id_hash(const uint8_t *id, size_t n) noexcept nogil:
 
 cdef str decode_error(int code):
     return {-1: "truncated", -2: "varint above 10 bytes", -3: "bad tag", -4: "string is not UTF-8"}.get(code, "unknown")
-
-
-cdef bytes percent_encode(str message):
-    """grpc-message, gRPC over HTTP/2 "Status-Message": percent-encoded UTF-8."""
-    return b"".join(bytes((c,)) if 32 <= c < 127 and c != 37 else b"%%%02X" % c for c in message.encode())

@@ -18,7 +18,7 @@ from fasttunnel._core cimport (
     hdr_value_ok,
 )
 from fasttunnel.engine._exchange cimport Exchange
-from fasttunnel.engine._gate cimport explain, http_status_of
+from fasttunnel.engine._gate cimport explain, http_status_of, trace_id_of
 from fasttunnel.engine._http1 cimport (
     has_field, has_fields, parse_trailers, websocket_accept, write_body, write_body_end, write_bytes, write_fields, write_number, write_status_line,
     write_text,
@@ -144,6 +144,7 @@ cdef class PublicHttp1(Conn):
         cdef Head head = self.head
         cdef Link link
         cdef Msg m
+        cdef bytes trace_id                 # held until it is encoded
         cdef Slice piece
         cdef size_t used = 0
         cdef uint64_t limit
@@ -174,6 +175,9 @@ cdef class PublicHttp1(Conn):
         set_slice(&m.host, head.host)
         m.scheme.ptr = <const uint8_t *>b"http"
         m.scheme.len = 4
+        if head.traceparent is not None:
+            trace_id = trace_id_of(head.traceparent)
+            set_slice(&m.trace_id, trace_id)
         m.headers.ptr = head.block.data
         m.headers.len = head.block.len
         if self.phase == PHASE_BODY and n:
@@ -261,6 +265,7 @@ cdef class PublicHttp1(Conn):
         cdef Head head = self.head
         cdef Link link
         cdef Msg m
+        cdef bytes trace_id                 # held until it is encoded
         self.phase = PHASE_ANSWER
         if head.ws_version != b"13":
             self.write_error(426, b"only WebSocket version 13 is spoken here")
@@ -285,6 +290,9 @@ cdef class PublicHttp1(Conn):
         set_slice(&m.host, head.host)
         if head.ws_protocol is not None:
             set_slice(&m.subprotocol, head.ws_protocol)
+        if head.traceparent is not None:
+            trace_id = trace_id_of(head.traceparent)
+            set_slice(&m.trace_id, trace_id)
         m.headers.ptr = head.block.data
         m.headers.len = head.block.len
         self.exchange.send(&m)

@@ -16,7 +16,7 @@ from fasttunnel._core cimport (
     hdr_value_ok, msg_headers,
     msg_next_header,
 )
-from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of
+from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of, trace_id_of
 from fasttunnel.engine._grpc cimport decode_timeout, encode_message
 from fasttunnel.engine._http1 cimport host_ok, is_utf8
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
@@ -110,6 +110,8 @@ cdef class PublicStream(H2Stream):
             return 0
         if name_len == 14 and hdr_is(name, name_len, "content-length"):
             self.body_bytes = int(value[:value_len])        # the library has checked that it is a number
+        if name_len == 11 and hdr_is(name, name_len, "traceparent"):
+            self.trace_id = trace_id_of(value[:value_len])
         if name_len == 12:
             if hdr_is(name, name_len, "content-type"):
                 self.content_type = value[:value_len]
@@ -195,6 +197,7 @@ cdef class PublicStream(H2Stream):
         m.headers.ptr = self.block.data
         m.headers.len = self.block.len
         set_slice(&m.host, self.authority)
+        set_slice(&m.trace_id, self.trace_id)
         if self.is_grpc:
             slash = self.path.rfind(b"/")
             m.service.ptr = <const uint8_t *><const char *>self.path + 1
