@@ -48,6 +48,9 @@ HEAD_TIMEOUT_S: Final = 30.0
 KEEP_ALIVE_TIMEOUT_S: Final = 75.0
 """A public HTTP/1.1 connection without a request is closed after this."""
 
+HALF_CLOSED_S: Final = 5.0
+"""A public HTTP/1.1 peer that has closed its side is taken for gone when its answer is silent for this long."""
+
 CONNECT_TIMEOUT_S: Final = 10.0
 """Connecting to a backend or to the server."""
 

@@ -40,7 +40,7 @@ cdef enum:
 
 cdef double KEEP_ALIVE_TIMEOUT_S = limits.KEEP_ALIVE_TIMEOUT_S
 cdef double LINGER_S = 2.0              # to read what a peer still sends before its connection is closed
-cdef double HALF_CLOSED_S = 30.0        # for an answer to begin when the peer has closed its side: it may have gone
+cdef double HALF_CLOSED_S = limits.HALF_CLOSED_S
 
 
 cdef bint valid_key(bytes key):
@@ -401,7 +401,6 @@ cdef class PublicHttp1(Conn):
         if m.status < 200 or m.status > 999:
             return 1
         self.keep_alive = self.keep_alive and not self.gate.draining
-        self.disarm()                       # of a half-closed peer: it gets its answer, however long that takes
         write_status_line(&self.out, m.status)
         if write_fields(&self.out, m, TAG_HTTP_RESPONSE_HEADERS, &has_length, &length):
             return 1
@@ -505,6 +504,8 @@ cdef class PublicHttp1(Conn):
             self.unconsumed = 0
             if self.exchange is not None:
                 self.exchange.consumed(n)
+                if self.peer_eof:
+                    self.arm(HALF_CLOSED_S)
         if self.stalled:
             self.stalled = False
             self.unhold()
@@ -520,13 +521,16 @@ cdef class PublicHttp1(Conn):
             self.is_head = False
             self.write_error(408, b"the request head took too long")
             return self.close()
+        if self.peer_eof and self.write_paused:
+            return self.arm(HALF_CLOSED_S)  # not silent: it has not read all yet
         return self.close() if self.idle else self.abort()
 
     cdef int on_eof(self) except -1:
         if self.phase == PHASE_ANSWER and self.exchange is not None:
-            # It may have closed its side only, as HTTP allows, and still wait for the answer.
+            # It may have closed its side only, as HTTP allows, and still wait for the answer; or it is gone, which
+            # shows at the next write. So it gets its answer as long as there is some of it to write.
             self.keep_alive = False
-            return 0 if self.answer_begun else self.arm(HALF_CLOSED_S)
+            return self.arm(HALF_CLOSED_S)
         if self.exchange is not None:
             self.exchange.reset(CANCELLED, b"the public side closed the connection")
         return self.close()
