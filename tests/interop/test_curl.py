@@ -105,4 +105,4 @@ async def test_a_body_that_breaks_off_is_noticed(stack: AsyncExitStack, version:
         done = await programs.run(programs.need("curl"), "-sS", "-q", "--max-time", "50", version, tunnel.url)
         await serving
         assert done.code in (18, 56, 92), done  # partial file, receive error, HTTP/2 stream error
-        assert done.out == b"half"
+        assert done.out in (b"half", b"")  # a reset of an HTTP/2 stream may overtake what was queued
