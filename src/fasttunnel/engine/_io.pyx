@@ -24,6 +24,8 @@ cdef extern from "Python.h":
 
 
 cdef double CLOSE_TIMEOUT_S = 10.0
+cdef enum:
+    READ_SLACK = 16384                  # for framing, control frames and heads beside the payload that has credit
 
 
 # -- output --------------------------------------------------------------------------------------------------------------
@@ -264,7 +266,12 @@ cdef class Conn(Endpoint, BufferedProtocol):
         raise NotImplementedError
 
     cdef size_t read_room(self) noexcept:
-        return READ_BYTES
+        """Little more than what may be sent on: what is read beyond the credit is copied aside and back."""
+        cdef int64_t wanted
+        if self.exchange is None:
+            return READ_BYTES
+        wanted = self.exchange.send_credit + READ_SLACK - <int64_t>self.rest.len
+        return <size_t>max(min(wanted, <int64_t>READ_BYTES), <int64_t>READ_SLACK)
 
     cdef int fill(self) except -1:
         return 0
