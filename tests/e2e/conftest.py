@@ -1,11 +1,38 @@
-"""A tunnel in front of a backend that is a plain socket: the tests play both far sides."""
+"""The matrix of engines, and a tunnel in front of a backend that is a plain socket: the tests play both far sides.
 
+Every test runs in four cells: server engine x client engine. One marked `cython_only(reason)` runs in the first cell only.
+"""
+
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 
 from tests.support.raw import Head, Peer, RawBackend, connect, start_raw
+from tests.support import tunnel as support
 from tests.support.tunnel import Tunnel, start_tunnel
+
+ENGINES = ("cython", "asyncio")
+CELLS = [(server, client) for server in ENGINES for client in ENGINES]
+# These start programs, which choose their engine themselves.
+OUTSIDE = ("test_command_line", "test_demo")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.rpartition(".")[2] in OUTSIDE:
+        return
+    alone = metafunc.definition.get_closest_marker("cython_only") is not None
+    cells = CELLS[:1] if alone else CELLS
+    metafunc.parametrize("cell", cells, ids=["-".join(cell) for cell in cells], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def cell(request: pytest.FixtureRequest) -> Iterator[tuple[str | None, str | None]]:
+    """Engines of server and client."""
+    server, client = getattr(request, "param", (None, None))
+    support.engines.update(server=server, client=client)
+    yield server, client
+    support.engines.update(server=None, client=None)
 
 
 class Ends:

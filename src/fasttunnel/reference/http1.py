@@ -11,6 +11,7 @@ import re
 import socket
 import struct
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -27,6 +28,7 @@ from fasttunnel.wire.tunnel_pb2 import HTTP, WEBSOCKET, HttpRequest, HttpRespons
 READ_BYTES = 65_536
 HALF_CLOSED_S = 30.0  # for an answer to begin when the peer has closed its side: it may have gone
 LINGER_S = 2.0  # to read what a peer still sends before its connection is closed
+REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 # Methods of the IANA registry; others are 501 (RFC 9110 9.1).
 METHODS = frozenset(
     b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH ACL BIND CHECKOUT COPY LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL "
@@ -263,7 +265,9 @@ class PublicHttp1:
                         raise BadMessage(502, "bad informational answer")
                     if not http10:  # RFC 9110 15.2
                         passing = fields.from_tunnel(message.headers)
-                        self.connection.write(h11.InformationalResponse(status_code=message.status_code, headers=passing))
+                        self.connection.write(h11.InformationalResponse(
+                            status_code=message.status_code, headers=passing, reason=REASONS.get(message.status_code, b"")
+                        ))
                     continue
                 if message.is_first_chunk:
                     exchange.status = message.status_code
@@ -286,7 +290,7 @@ class PublicHttp1:
         whole = message.is_last_chunk and (http10 or not message.trailers)
         if whole and not no_body and fields.get(passing, b"content-length") is None:
             passing.append((b"Content-Length", b"%d" % len(message.body)))
-        return h11.Response(status_code=message.status_code, headers=passing + self._connection_fields())
+        return _response(message.status_code, passing + self._connection_fields())
 
     def _connection_fields(self) -> list[Field]:
         return [(b"Connection", b"close")] if not self.request_complete or self.half_closed or self.gate.draining else []
@@ -320,7 +324,7 @@ class PublicHttp1:
         elif status == 405:
             head.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
         head += [(b"Connection", b"close")] if close else self._connection_fields()
-        events = [h11.Response(status_code=status, headers=head), h11.Data(data=b"" if self.is_head else body)]
+        events = [_response(status, head), h11.Data(data=b"" if self.is_head else body)]
         self.connection.write(*events, h11.EndOfMessage())
         await self.writer.drain()
         return await self._after_answer() if linger else False
@@ -406,14 +410,18 @@ class PublicHttp1:
             ]
             if answer.subprotocol:
                 head.append((b"Sec-WebSocket-Protocol", answer.subprotocol.encode()))
-            return [h11.InformationalResponse(status_code=101, headers=head + fields.from_tunnel(answer.headers))]
+            return [h11.InformationalResponse(status_code=101, headers=head + fields.from_tunnel(answer.headers), reason=REASONS[101])]
         # Refused: the backend's status, fields and body, as an ordinary answer.
         if not 200 <= answer.status_code <= 599 or answer.status_code == 204:
             raise BadMessage(502, "bad status of a refused handshake")
         head = fields.from_tunnel(answer.headers, without=(b"content-length",))
         head.append((b"Content-Length", b"%d" % len(answer.body)))
-        response = h11.Response(status_code=answer.status_code, headers=head)
+        response = _response(answer.status_code, head)
         return [response, h11.Data(data=answer.body), h11.EndOfMessage()]
+
+
+def _response(status: int, headers: list[Field]) -> h11.Response:
+    return h11.Response(status_code=status, headers=headers, reason=REASONS.get(status, b""))
 
 
 class RequestHead:
