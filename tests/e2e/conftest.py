@@ -1,6 +1,7 @@
 """The matrix of engines, and a tunnel in front of a backend that is a plain socket: the tests play both far sides.
 
-Every test runs in four cells: server engine x client engine. One marked `cython_only(reason)` runs in the first cell only.
+Every test runs in four cells: server engine x client engine. One marked `cython_only(reason)` runs in the first cell only,
+one marked `differs("asyncio server", reason)` not with that engine at that end.
 """
 
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def cell(request: pytest.FixtureRequest) -> Iterator[tuple[str | None, str | None]]:
     """Engines of server and client."""
     server, client = getattr(request, "param", (None, None))
+    for mark in request.node.iter_markers("differs"):
+        if mark.args[0] in (f"{server} server", f"{client} client"):
+            pytest.skip(mark.args[1])
     support.engines.update(server=server, client=client)
     yield server, client
     support.engines.update(server=None, client=None)

@@ -87,6 +87,7 @@ class Http1Connection:
                 event = None
             if not isinstance(event, h11.EndOfMessage):
                 raise ConnectionResetError("closed in the middle of a message")
+            return event
         return event
 
     async def chunks(self) -> AsyncIterator[tuple[bytes, h11.EndOfMessage | None]]:
@@ -351,7 +352,8 @@ class PublicHttp1:
         self.request_complete = True
         if fields.get(head.fields, b"sec-websocket-version") != b"13":
             return await self._answer_error(426, "only WebSocket version 13 is spoken here")
-        if not valid_key(key := fields.get(head.fields, b"sec-websocket-key") or b""):
+        keys = [value for name, value in head.fields if name.lower() == b"sec-websocket-key"]
+        if len(keys) != 1 or not valid_key(key := keys[0]):
             return await self._answer_error(400, "Sec-WebSocket-Key is missing or not 16 bytes in base64")
         if not isinstance(self.connection.ready_event(), h11.EndOfMessage):
             raise BadMessage(400, "a WebSocket handshake has no body")

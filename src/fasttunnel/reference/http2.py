@@ -45,6 +45,7 @@ class Http2Stream:
         self.headers: list[Field] | None = None  # of the peer
         self.trailers: list[Field] = []
         self.ended = False  # the peer has said all
+        self.received_bytes = 0
         self.failure: StreamEnded | None = None
         self._buffer = bytearray()
         self._changed = asyncio.Event()
@@ -78,6 +79,7 @@ class Http2Stream:
 
     def received(self, data: bytes = b"", *, ended: bool = False) -> None:
         self._buffer += data
+        self.received_bytes += len(data)
         self.ended = self.ended or ended
         self._changed.set()
 
@@ -167,6 +169,7 @@ class Http2Connection:
             | ({} if client else {SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS}),
         )
         self.protocol.decoder.max_header_list_size = 4 * header_list_bytes
+        self.protocol.max_inbound_frame_size = MAX_FRAME
         self.protocol.initiate_connection()
         self.protocol.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
 
