@@ -93,6 +93,7 @@ class Server:
     ) -> None:
         self.config = server_config({"listen": listen, "tunnel": tunnel, "token": token, **limits})
         self._events = events or Events()
+        _check_name(engine)
         self._engine_choice = engine
         self._engine: abc.ServerEngine | None = None
 
@@ -199,6 +200,7 @@ class Client:
             {"server": server, "routes": routes, "token": token, "client_id": client_id, **limits}
         )
         self._events = events or Events()
+        _check_name(engine)
         self._engine_choice = engine
         self._engine: abc.ClientEngine | None = None
 
@@ -286,8 +288,7 @@ def choose_engine(engine: str | None = None) -> EngineChoice:
 
     Raises ConfigError for another name, BuildError when the compiled engine was asked for and cannot be loaded.
     """
-    if engine not in (None, *ENGINES):
-        raise ConfigError(f"there is no engine {engine!r}", hint=f"it is {' or '.join(ENGINES)}")
+    _check_name(engine)
     if engine == "asyncio":
         return EngineChoice("asyncio", "it was asked for")
     try:
@@ -301,6 +302,11 @@ def choose_engine(engine: str | None = None) -> EngineChoice:
             ) from error
         return EngineChoice("asyncio", f"the compiled engine cannot be loaded: {error}", missing=True)
     return EngineChoice("cython", "it was asked for" if engine else "the compiled engine can be loaded")
+
+
+def _check_name(engine: object) -> None:
+    if isinstance(engine, str) and engine not in ENGINES:
+        raise ConfigError(f"there is no engine {engine!r}", hint=f"it is {' or '.join(ENGINES)}")
 
 
 _said = False  # that the compiled engine is missing

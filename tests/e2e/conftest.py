@@ -1,7 +1,7 @@
 """The matrix of engines, and a tunnel in front of a backend that is a plain socket: the tests play both far sides.
 
-Every test runs in four cells: server engine x client engine. One marked `cython_only(reason)` runs in the first cell only,
-one marked `differs("asyncio server", reason)` not with that engine at that end.
+Every test runs in four cells: server engine x client engine. One marked `cython_only(reason)` runs in the first cell
+only, one marked `differs("asyncio server", reason)` not with that engine at that end.
 """
 
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.support.raw import Head, Peer, RawBackend, connect, start_raw
 from tests.support import tunnel as support
+from tests.support.raw import Head, Peer, RawBackend, connect, start_raw
 from tests.support.tunnel import Tunnel, start_tunnel
 
 ENGINES = ("cython", "asyncio")

@@ -97,7 +97,9 @@ class BackendConnection:
 
     @property
     def usable(self) -> bool:
-        return not self.running.done() and (self.protocol is None or not (self.protocol.going_away or self.protocol.lost))
+        return not self.running.done() and (
+            self.protocol is None or not (self.protocol.going_away or self.protocol.lost)
+        )
 
     @property
     def capacity(self) -> int:

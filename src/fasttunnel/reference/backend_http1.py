@@ -15,7 +15,7 @@ from fasttunnel.errors import ResetCode, describe
 from fasttunnel.reference import fields
 from fasttunnel.reference.dispatch import Exchange, RequestReset, end_tasks
 from fasttunnel.reference.fields import BadMessage, Field
-from fasttunnel.reference.http1 import READ_BYTES, Http1Connection
+from fasttunnel.reference.http1 import Http1Connection
 from fasttunnel.reference.websocket_frames import WebSocketRelay, accept_key
 from fasttunnel.wire.tunnel_pb2 import HttpRequest, HttpResponse, WebSocketRequest, WebSocketResponse
 
@@ -230,7 +230,8 @@ class HttpCall:
             self.exchange.reset(ResetCode.BACKEND_UNREACHABLE, f"the backend closed the connection {where}")
         finally:
             await end_tasks(upload, download)
-            self.backend.keep(self.streams) if kept else self.streams[1].transport.abort()
+            if not kept:
+                self.streams[1].transport.abort()
         return True
 
     async def _upload(self, message: HttpRequest, url: str, host: bytes) -> None:
@@ -253,7 +254,7 @@ class HttpCall:
         await self.exchange.failed()
 
     async def _download(self) -> bool:
-        """The answer into the tunnel. Whether the connection may be kept."""
+        """The answer into the tunnel. Whether the connection is kept."""
         event = await self.connection.next_event()
         while isinstance(event, h11.InformationalResponse):
             if event.status_code == 101:
@@ -273,4 +274,7 @@ class HttpCall:
             return False
         self.exchange.finish()
         states, rest = self.connection.protocol.states, self.connection.protocol.trailing_data
-        return states[h11.CLIENT] is h11.DONE and states[h11.SERVER] is h11.DONE and rest == (b"", False)
+        if states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE} or rest != (b"", False):
+            return False
+        self.backend.keep(self.streams)  # at once: the next request may be here before run() goes on
+        return True

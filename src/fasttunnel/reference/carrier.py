@@ -50,7 +50,9 @@ class Tunnel(Dispatcher):
         if not self.ended.done():
             self.ended.set_result((status, text))
 
-    async def carry(self, messages: AsyncIterator[TunnelMessage], write: Callable[[TunnelMessage], Awaitable[None]]) -> None:
+    async def carry(
+        self, messages: AsyncIterator[TunnelMessage], write: Callable[[TunnelMessage], Awaitable[None]]
+    ) -> None:
         """Read and write until either end ends the tunnel; `ended` says how. Requests on it are lost then."""
         reading = asyncio.create_task(self._read(messages))
         writing = asyncio.create_task(self._write(write))
@@ -117,7 +119,7 @@ class Tunnel(Dispatcher):
             self.round_trip_s = asyncio.get_running_loop().time() - self._sent_at
 
 
-# -- the client's end -----------------------------------------------------------------------------------------------------
+# -- the client's end -------------------------------------------------------------------------------------------------
 
 
 async def dial(server: str, token: str | None, tunnel: Tunnel) -> None:
@@ -140,7 +142,9 @@ async def _messages_of(call: Any) -> AsyncIterator[TunnelMessage]:
         yield message
     status = await call.code()
     if status is not grpc.StatusCode.OK:
-        raise grpc.aio.AioRpcError(status, await call.initial_metadata(), await call.trailing_metadata(), await call.details())
+        raise grpc.aio.AioRpcError(
+            status, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+        )
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

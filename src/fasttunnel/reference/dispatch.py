@@ -1,8 +1,8 @@
 """Requests on a tunnel: which message belongs to which, in which order, and how much of it.
 
 A `Dispatcher` is one tunnel as either end sees it. Everything that comes goes through `handle_tunnel_message`; what
-requests send goes out in the order in which it was sent. An `Exchange` is one request: it checks order and credit of what
-comes, counts what leaves, and hands both to the coroutines that serve the two sockets.
+requests send goes out in the order in which it was sent. An `Exchange` is one request: it checks order and credit of
+what comes, counts what leaves, and hands both to the coroutines that serve the two sockets.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Exchange:
         """A message of this request has come."""
         is_frame = kind == "ws_frame"
         body = message.payload if is_frame else b"" if kind == "ws_request" else message.body
-        cost = 0 if is_frame and message.opcode >= 8 or kind == "ws_response" else len(body)
+        cost = 0 if (is_frame and message.opcode >= 8) or kind == "ws_response" else len(body)
         try:
             if kind not in self._expected():
                 raise BadStream("message of another kind than the request")
@@ -200,7 +200,7 @@ class Exchange:
                 )
             if cost > self._receive_credit:
                 return self.reset(ResetCode.FLOW_CONTROL_ERROR, "payload beyond the window")
-            fragmented = is_frame and message.opcode < 8 or self.protocol == pb.GRPC
+            fragmented = (is_frame and message.opcode < 8) or self.protocol == pb.GRPC
             if fragmented:
                 if self._inside and (message.payload_length if is_frame else message.message_length):
                     raise BadStream("new message inside an unfinished one")
@@ -209,8 +209,8 @@ class Exchange:
             return self.reset(ResetCode.PROTOCOL_ERROR, str(error))
         self._receive_credit -= cost
         self.bytes_received += len(body)
-        whole = is_frame or self.protocol == pb.GRPC and message.HasField("body")
-        self.messages_received += self.protocol == pb.HTTP or whole and not message.more
+        whole = is_frame or (self.protocol == pb.GRPC and message.HasField("body"))
+        self.messages_received += self.protocol == pb.HTTP or (whole and not message.more)
         self._inbox.append(message)
         self._arrived.set()
 
@@ -278,8 +278,8 @@ class Exchange:
 class Dispatcher:
     """One tunnel: the map request_id -> request, and the queue of what leaves.
 
-    `on_request(exchange)` serves a request that the peer opens (only the client's end has one), `on_control(message)` takes
-    the rest, `on_idle()` is called when a request ends and none is left.
+    `on_request(exchange)` serves a request that the peer opens (only the client's end has one), `on_control(message)`
+    takes the rest, `on_idle()` is called when a request ends and none is left.
     """
 
     def __init__(
@@ -344,9 +344,9 @@ class Dispatcher:
             self._unknown(kind, message)
 
     def _unknown(self, kind: str, message: pb.TunnelMessage) -> None:
-        """A request that is not in the map: the client's end opens it when it begins here; late messages are dropped."""
+        """Not in the map: the client's end opens a request that begins here; late messages are dropped."""
         payload = getattr(message, kind)
-        begins = kind == "ws_request" or kind in OPENING and payload.is_first_chunk
+        begins = kind == "ws_request" or (kind in OPENING and payload.is_first_chunk)
         if self._on_request and begins and self.up and not self.draining and message.request_id:
             exchange = self._add(message.request_id, OPENING[kind], pb.SERVER_TO_CLIENT)
             exchange.deliver(kind, payload)

@@ -10,10 +10,12 @@ Field = tuple[bytes, bytes]
 # RFC 9110 7.6.1; `te` passes with its one end-to-end value (10.1.4).
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"))
 # What a visitor says of itself proves nothing: replaced by what the server knows.
-FORWARDING = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"))
+FORWARDING = frozenset(
+    (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
+)
 # RFC 9110 6.5.1: fields of framing and routing have no meaning in trailers, and merging them would be dangerous.
 NOT_IN_TRAILERS = frozenset((b"content-length", b"host", b"trailer"))
-NOT_IN_HOSTS = frozenset(b" \t/\\?#@<>\"{}|^`%")
+NOT_IN_HOSTS = frozenset(b' \t/\\?#@<>"{}|^`%')
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # token, RFC 9110 5.6.2
 _VALUE = re.compile(rb"([^\x00-\x20\x7f]([^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?")  # RFC 9110 5.5
@@ -73,7 +75,7 @@ def from_tunnel(headers: Iterable[Header], *, without: Iterable[bytes] = ()) -> 
         if not valid_name(name) or not valid_value(value):
             raise BadMessage(502, "bad header field from the backend")
         key = name.lower()
-        if key in HOP_BY_HOP and (key, value) != (b"te", b"trailers") or key in without:
+        if (key in HOP_BY_HOP and (key, value) != (b"te", b"trailers")) or key in without:
             continue
         fields.append((name, value))
     return fields

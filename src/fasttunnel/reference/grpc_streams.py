@@ -1,8 +1,8 @@
 """gRPC calls on a tunnel: the state of each stream, and messages cut out of bytes and put together again.
 
 A message on an HTTP/2 stream has a prefix: compressed flag (1 byte) and length (4 bytes, big-endian), see
-grpc/doc/PROTOCOL-HTTP2.md, "Length-Prefixed-Message". On the tunnel one chunk is one message, without the prefix; a large
-message travels as several chunks (`more`), the first of which announces its length.
+grpc/doc/PROTOCOL-HTTP2.md, "Length-Prefixed-Message". On the tunnel one chunk is one message, without the prefix; a
+large message travels as several chunks (`more`), the first of which announces its length.
 """
 
 import base64
@@ -173,7 +173,7 @@ class GrpcStreamAssembler:
         return prefix + chunk.body
 
 
-# -- notations of PROTOCOL-HTTP2.md --------------------------------------------------------------------------------------
+# -- notations of PROTOCOL-HTTP2.md -----------------------------------------------------------------------------------
 
 
 def decode_timeout(value: bytes) -> float | None:

@@ -31,8 +31,9 @@ LINGER_S = 2.0  # to read what a peer still sends before its connection is close
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 # Methods of the IANA registry; others are 501 (RFC 9110 9.1).
 METHODS = frozenset(
-    b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH ACL BIND CHECKOUT COPY LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL "
-    b"MOVE PROPFIND PROPPATCH PURGE QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNLINK UNLOCK UNSUBSCRIBE".split()
+    b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH ACL BIND CHECKOUT COPY LINK LOCK MERGE MKACTIVITY "
+    b"MKCALENDAR MKCOL MOVE PROPFIND PROPPATCH PURGE QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNLINK UNLOCK "
+    b"UNSUBSCRIBE".split()
 )
 # What h11 lets pass in a head: lines ended by a bare LF, a bare CR, NUL, folded lines (RFC 9112 2.2, 5.2).
 _SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\x00|\r\n[ \t]")
@@ -42,7 +43,11 @@ class Http1Connection:
     """h11 on a pair of streams."""
 
     def __init__(
-        self, role: type[h11.CLIENT | h11.SERVER], reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head_bytes: int
+        self,
+        role: type[h11.CLIENT | h11.SERVER],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        head_bytes: int,
     ) -> None:
         self.protocol = h11.Connection(role, max_incomplete_event_size=head_bytes + READ_BYTES)
         self.reader = reader
@@ -131,20 +136,22 @@ class Http1Connection:
         """Raises h11.LocalProtocolError when the events do not make a message."""
         self.writer.write(b"".join(self.protocol.send(event) or b"" for event in events))
 
-    async def write_chunk(self, exchange: Exchange, message: HttpRequest | HttpResponse, *head: Any, body: bool = True) -> None:
+    async def write_chunk(
+        self, exchange: Exchange, message: HttpRequest | HttpResponse, *head: Any, body: bool = True
+    ) -> None:
         """Write one chunk from the tunnel, behind its head if it is the first; returns when the socket has taken it."""
         events = [*head]
         if message.body and body:
             events.append(h11.Data(data=message.body))
         if message.is_last_chunk:
-            chunked = body and not self.protocol.their_http_version == b"1.0"
+            chunked = body and self.protocol.their_http_version != b"1.0"
             events.append(h11.EndOfMessage(headers=fields.from_tunnel(message.trailers) if chunked else []))
         self.write(*events)
         await self.writer.drain()
         exchange.consumed(len(message.body))
 
 
-# -- the public's side ----------------------------------------------------------------------------------------------------
+# -- the public's side ------------------------------------------------------------------------------------------------
 
 
 class PublicHttp1:
@@ -266,9 +273,13 @@ class PublicHttp1:
                         raise BadMessage(502, "bad informational answer")
                     if not http10:  # RFC 9110 15.2
                         passing = fields.from_tunnel(message.headers)
-                        self.connection.write(h11.InformationalResponse(
-                            status_code=message.status_code, headers=passing, reason=REASONS.get(message.status_code, b"")
-                        ))
+                        self.connection.write(
+                            h11.InformationalResponse(
+                                status_code=message.status_code,
+                                headers=passing,
+                                reason=REASONS.get(message.status_code, b""),
+                            )
+                        )
                     continue
                 if message.is_first_chunk:
                     exchange.status = message.status_code
@@ -286,7 +297,9 @@ class PublicHttp1:
         """Status, fields and the framing of the body (RFC 9112 6.3); h11 adds chunked where there is no length."""
         if not 200 <= message.status_code <= 999:
             raise BadMessage(502, "bad status from the backend")
-        passing = fields.from_tunnel(message.headers, without=(b"content-length",) if message.status_code == 204 else ())
+        passing = fields.from_tunnel(
+            message.headers, without=(b"content-length",) if message.status_code == 204 else ()
+        )
         no_body = self.is_head or message.status_code in (204, 304)
         whole = message.is_last_chunk and (http10 or not message.trailers)
         if whole and not no_body and fields.get(passing, b"content-length") is None:
@@ -294,7 +307,9 @@ class PublicHttp1:
         return _response(message.status_code, passing + self._connection_fields())
 
     def _connection_fields(self) -> list[Field]:
-        return [(b"Connection", b"close")] if not self.request_complete or self.half_closed or self.gate.draining else []
+        return (
+            [(b"Connection", b"close")] if not self.request_complete or self.half_closed or self.gate.draining else []
+        )
 
     async def _break_off(self, reset: RequestReset) -> bool:
         """The request ended abnormally. Once the status is out, only the missing end of the body can tell."""
@@ -331,7 +346,7 @@ class PublicHttp1:
         return await self._after_answer() if linger else False
 
     async def _after_answer(self) -> bool:
-        """Whether another request may follow. A peer that still sends would be reset before it has read: it may finish."""
+        """Whether another request may follow. A peer that still sends may finish: a reset would cost it the answer."""
         states = self.connection.protocol.states
         if states[h11.CLIENT] is h11.DONE and states[h11.SERVER] is h11.DONE:
             return not self.half_closed
@@ -384,7 +399,9 @@ class PublicHttp1:
             await self.writer.drain()
             return await self._after_answer()
         exchange.status = 0
-        extensions = fields.get([(h.name.encode(), h.value) for h in answer.headers], b"sec-websocket-extensions") is not None
+        extensions = (
+            fields.get([(h.name.encode(), h.value) for h in answer.headers], b"sec-websocket-extensions") is not None
+        )
         limit = self.gate.config.ws_message_bytes
         relay = WebSocketRelay(
             exchange, self.reader, self.writer, public=True, extensions=extensions, max_message_bytes=limit
@@ -412,7 +429,11 @@ class PublicHttp1:
             ]
             if answer.subprotocol:
                 head.append((b"Sec-WebSocket-Protocol", answer.subprotocol.encode()))
-            return [h11.InformationalResponse(status_code=101, headers=head + fields.from_tunnel(answer.headers), reason=REASONS[101])]
+            return [
+                h11.InformationalResponse(
+                    status_code=101, headers=head + fields.from_tunnel(answer.headers), reason=REASONS[101]
+                )
+            ]
         # Refused: the backend's status, fields and body, as an ordinary answer.
         if not 200 <= answer.status_code <= 599 or answer.status_code == 204:
             raise BadMessage(502, "bad status of a refused handshake")

@@ -1,4 +1,4 @@
-"""HTTP/2 connections (RFC 9113) with h2, on both sides of the tunnel: streams as objects that coroutines read and write.
+"""HTTP/2 connections (RFC 9113) with h2, on both sides of the tunnel: streams that coroutines read and write.
 
 A stream whose bytes are not taken gets no WINDOW_UPDATE (5.2), so that its neighbours flow on.
 """
@@ -6,6 +6,7 @@ A stream whose bytes are not taken gets no WINDOW_UPDATE (5.2), so that its neig
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -124,10 +125,8 @@ class Http2Stream:
     def reset(self, code: ErrorCodes) -> None:
         """RFC 9113 5.4.2. After a complete answer, NO_ERROR says that the rest of the request is not wanted (8.1)."""
         if self.failure is None:
-            try:
+            with contextlib.suppress(h2.exceptions.ProtocolError):  # it is closed already
                 self.connection.protocol.reset_stream(self.id, int(code))
-            except (h2.exceptions.ProtocolError, KeyError):
-                pass  # it is closed already
             self.failure = StreamEnded(int(code))
             self.connection.flush()
 

@@ -87,7 +87,10 @@ class PublicStream:
         finally:
             if not self.answer_complete:
                 self.stream.reset(ErrorCodes.CANCEL)
-            elif not self.stream.ended and fields.get(self.fields, b"content-length") != b"%d" % self.stream.received_bytes:
+            elif (
+                not self.stream.ended
+                and fields.get(self.fields, b"content-length") != b"%d" % self.stream.received_bytes
+            ):
                 self.stream.reset(ErrorCodes.NO_ERROR)  # RFC 9113 8.1: an early answer, the rest is not wanted
             self.stream.close()
 

@@ -150,7 +150,8 @@ class ServerEngine:
 
     async def _stop(self, grace_s: float) -> None:
         # Reverse order of the start: nothing new comes in, then what is under way ends, then the tunnels.
-        assert self._listener is not None and self._grpc is not None
+        assert self._listener is not None
+        assert self._grpc is not None
         self._gate.draining = True
         self._listener.close()
         for session in list(self._sessions):
@@ -224,12 +225,15 @@ class ServerEngine:
             return GrpcStatus.UNAUTHENTICATED, "a token is required" if token is None else "the token is not valid"
         return 0, identity
 
-    async def carry(self, identity: str, peer: str, requests: AsyncIterator[TunnelMessage], context: Any) -> tuple[int, str]:
+    async def carry(
+        self, identity: str, peer: str, requests: AsyncIterator[TunnelMessage], context: Any
+    ) -> tuple[int, str]:
         """One life of a tunnel: the status that it ends with."""
         session = Session(self, identity, peer)
         self._sessions.add(session)
         timeout = asyncio.get_running_loop().call_later(
-            REGISTER_TIMEOUT_S, lambda: session.registered or session.end(GrpcStatus.INVALID_ARGUMENT, "no Register came")
+            REGISTER_TIMEOUT_S,
+            lambda: session.registered or session.end(GrpcStatus.INVALID_ARGUMENT, "no Register came"),
         )
         try:
             await context.send_initial_metadata(())

@@ -1,8 +1,8 @@
 """WebSocket frames (RFC 6455 5) between a socket and the tunnel, one to one.
 
-Boundaries, opcodes, FIN and RSV bits and control frames are what the other side sent; only the mask is made anew. A frame
-above the fragment limit travels as several WebSocketFrame messages, the first of which announces its length, so that its
-header can be written at once and the rest as it comes.
+Boundaries, opcodes, FIN and RSV bits and control frames are what the other side sent; only the mask is made anew. A
+frame above the fragment limit travels as several WebSocketFrame messages, the first of which announces its length, so
+that its header can be written at once and the rest as it comes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ import struct
 from collections.abc import Iterator
 
 from wsproto.extensions import Extension
-from wsproto.frame_protocol import CloseReason, Frame, FrameDecoder, FrameProtocol, Opcode, ParseFailed, RsvBits, XorMaskerSimple
+from wsproto.frame_protocol import (
+    CloseReason,
+    Frame,
+    FrameDecoder,
+    FrameProtocol,
+    Opcode,
+    ParseFailed,
+    RsvBits,
+    XorMaskerSimple,
+)
 
 from fasttunnel.errors import ANSWERS, ResetCode
 from fasttunnel.reference.dispatch import Exchange, RequestReset, end_tasks
@@ -71,7 +80,7 @@ class _Passing(Extension):
 
 
 class WebSocketFrameDecoder:
-    """Bytes of a socket into WebSocketFrames. What RFC 6455 forbids raises ParseFailed, whose `code` is a close code."""
+    """Bytes of a socket into WebSocketFrames. What RFC 6455 forbids raises ParseFailed with a close code."""
 
     def __init__(self, *, from_client: bool, extensions: bool, max_message_bytes: int) -> None:
         self._header = _Passing(extensions, max_message_bytes)
@@ -265,15 +274,19 @@ class WebSocketRelay:
         if self.public:
             self.exchange.reset(ResetCode.CANCELLED, "the public side vanished without a close handshake")
         else:
-            self.exchange.reset(ResetCode.BACKEND_UNREACHABLE, "the backend closed the connection without a close handshake")
+            self.exchange.reset(
+                ResetCode.BACKEND_UNREACHABLE, "the backend closed the connection without a close handshake"
+            )
 
     async def _break_off(self, reset: RequestReset) -> None:
-        """An abnormal end: the public gets a Close frame unless one was sent or a frame is half written; a backend nothing."""
+        """An abnormal end: the public gets a Close frame (unless one was sent, or a frame is half written)."""
         violated = self.exchange.status in (CloseReason.PROTOCOL_ERROR, CloseReason.MESSAGE_TOO_BIG)
         if (self.public or violated) and not self.close_sent and not self.encoder.inside_frame:
             code = ANSWERS[reset.code].ws_close or 1011
             reason = reset.explanation.encode()[:123].decode("utf-8", "ignore").encode()
-            self.writer.write(self.encoder.encode(WebSocketFrame(fin=True, opcode=CLOSE, payload=code.to_bytes(2, "big") + reason)))
+            self.writer.write(
+                self.encoder.encode(WebSocketFrame(fin=True, opcode=CLOSE, payload=code.to_bytes(2, "big") + reason))
+            )
             self.writer.close()
         elif self.public:
             self.writer.close()
