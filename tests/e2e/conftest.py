@@ -15,22 +15,23 @@ from tests.support.tunnel import Tunnel, start_tunnel
 
 ENGINES = ("cython", "asyncio")
 CELLS = [(server, client) for server in ENGINES for client in ENGINES]
-# These start programs, which choose their engine themselves.
-OUTSIDE = ("test_command_line", "test_demo")
+# The demo has both ends in one program, with one engine.
+ALIKE = ("test_demo",)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.module.__name__.rpartition(".")[2] in OUTSIDE:
-        return
-    alone = metafunc.definition.get_closest_marker("cython_only") is not None
-    cells = CELLS[:1] if alone else CELLS
+    cells = CELLS
+    if metafunc.definition.get_closest_marker("cython_only") is not None:
+        cells = CELLS[:1]
+    elif metafunc.module.__name__.rpartition(".")[2] in ALIKE:
+        cells = [(server, client) for server, client in CELLS if server == client]
     metafunc.parametrize("cell", cells, ids=["-".join(cell) for cell in cells], indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def cell(request: pytest.FixtureRequest) -> Iterator[tuple[str | None, str | None]]:
+def cell(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """Engines of server and client."""
-    server, client = getattr(request, "param", (None, None))
+    server, client = request.param
     for mark in request.node.iter_markers("differs"):
         if mark.args[0] in (f"{server} server", f"{client} client"):
             pytest.skip(mark.args[1])

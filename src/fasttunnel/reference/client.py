@@ -51,6 +51,7 @@ class ClientEngine:
         self._failure: FasttunnelError | None = None
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._up_timeout: asyncio.TimerHandle | None = None
         self._reconnects = self._requests = 0
 
     # -- starting and stopping
@@ -165,16 +166,14 @@ class ClientEngine:
         )
         tunnel.send(TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register))
         waiting_s = max(REGISTERED_TIMEOUT_S, self.config.connect_timeout_s)
-        silent = "it did not answer the registration"
         timeout = asyncio.get_running_loop().call_later(
-            waiting_s, lambda: tunnel.up or tunnel.end(GrpcStatus.UNAVAILABLE, silent)
+            waiting_s, tunnel.end, GrpcStatus.UNAVAILABLE, "it did not answer the registration"
         )
         token = self.config.token
-        was_up = False
+        self._up_timeout = timeout  # until _welcome()
         tunnel.carried = asyncio.create_task(dial(self.config.server, token.reveal() if token else None, tunnel))
         try:
             await asyncio.wait([tunnel.ended])
-            was_up = tunnel.round_trip_s is not None or bool(tunnel.opened) or tunnel.up
             await tunnel.carried
         finally:
             timeout.cancel()
@@ -183,7 +182,7 @@ class ClientEngine:
             self._tunnel = None
             self._idle.set()
         status, reason = tunnel.ended.result()
-        return was_up, status, reason or "the server closed the tunnel"
+        return self._up_timeout is None, status, reason or "the server closed the tunnel"
 
     def _control(self, message: TunnelMessage) -> None:
         tunnel = self._tunnel
@@ -202,6 +201,9 @@ class ClientEngine:
         tunnel.start_heartbeat(interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
         # The name that the server gave is kept: it makes us the same client when we come back.
         self._client_id = registered.client_id or self._client_id
+        if self._up_timeout is not None:
+            self._up_timeout.cancel()
+            self._up_timeout = None
         self.urls = list(registered.urls)
         self._registered.set()
         self.events.connected(self.config.server, self.urls)

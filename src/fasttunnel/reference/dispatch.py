@@ -33,7 +33,7 @@ PAYLOADS: dict[type, str] = {
     pb.WebSocketFrame: "ws_frame",
 }
 OPENING = {"http_request": pb.HTTP, "grpc_request": pb.GRPC, "ws_request": pb.WEBSOCKET}
-PREFIXES = {pb.HTTP: "h", pb.GRPC: "g", pb.WEBSOCKET: "ws"}
+PREFIXES: dict[int, str] = {pb.HTTP: "h", pb.GRPC: "g", pb.WEBSOCKET: "ws"}
 
 _numbers = itertools.count(1)  # request_ids are unique in the process
 

@@ -64,6 +64,11 @@ class Session(Tunnel):
             self.engine.routes.remove(self)
             self.draining = True
 
+    def give_up_silent(self) -> None:
+        """A call without a Register is nothing that we can use."""
+        if not self.registered:
+            self.end(GrpcStatus.INVALID_ARGUMENT, "no Register came")
+
     def status(self) -> dict[str, Any]:
         return {
             "client_id": self.client_id,
@@ -121,7 +126,7 @@ class ServerEngine:
     async def start(self) -> None:
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         self._grpc = grpc.aio.server(options=SERVER_OPTIONS)
-        add_TunnelServiceServicer_to_server(TunnelService(self), self._grpc)
+        add_TunnelServiceServicer_to_server(TunnelService(self), self._grpc)  # type: ignore[no-untyped-call]
         host, port = parse_address(self.config.tunnel)
         try:
             self.tunnel_addresses = [(host, self._grpc.add_insecure_port(format_address(host, port)))]
@@ -231,10 +236,7 @@ class ServerEngine:
         """One life of a tunnel: the status that it ends with."""
         session = Session(self, identity, peer)
         self._sessions.add(session)
-        timeout = asyncio.get_running_loop().call_later(
-            REGISTER_TIMEOUT_S,
-            lambda: session.registered or session.end(GrpcStatus.INVALID_ARGUMENT, "no Register came"),
-        )
+        timeout = asyncio.get_running_loop().call_later(REGISTER_TIMEOUT_S, session.give_up_silent)
         try:
             await context.send_initial_metadata(())
             await session.carry(requests, context.write)
