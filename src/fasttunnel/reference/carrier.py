@@ -58,6 +58,8 @@ class Tunnel(Dispatcher):
         watched: list[asyncio.Future[Any]] = [reading, writing, self.ended]
         try:
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():  # it failed, and only the reader learns why
+                await asyncio.wait([reading], timeout=LAST_BYTES_S)
             if self.ended.done() and not writing.done():
                 async with asyncio.timeout(LAST_BYTES_S):
                     await self._written.wait()

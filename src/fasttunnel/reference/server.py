@@ -129,9 +129,11 @@ class ServerEngine:
         add_TunnelServiceServicer_to_server(TunnelService(self), self._grpc)  # type: ignore[no-untyped-call]
         host, port = parse_address(self.config.tunnel)
         try:
+            _check_free(host, port)
             self.tunnel_addresses = [(host, self._grpc.add_insecure_port(format_address(host, port)))]
-        except RuntimeError as error:
-            raise ListenError(f"cannot listen on {self.config.tunnel}", detail=_why_not(host, port, error)) from error
+        except (OSError, RuntimeError) as error:
+            detail = describe(error) if isinstance(error, OSError) else str(error)
+            raise ListenError(f"cannot listen on {self.config.tunnel}", detail=detail) from error
         await self._grpc.start()
         host, port = parse_address(self.config.listen)
         try:
@@ -323,10 +325,7 @@ class ServerEngine:
         )
 
 
-def _why_not(host: str, port: int, error: RuntimeError) -> str:
-    """grpc does not say what the system said: ask it again."""
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as reason:
-        return describe(reason)
-    return str(error)
+def _check_free(host: str, port: int) -> None:
+    """Ask the system whether the port can be listened on: grpc does not pass on what it says. Raises OSError."""
+    if port:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
