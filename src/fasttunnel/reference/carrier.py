@@ -50,9 +50,15 @@ class Tunnel(Dispatcher):
             self.ended.set_result((status, text))
 
     async def carry(
-        self, messages: AsyncIterator[TunnelMessage], write: Callable[[TunnelMessage], Awaitable[None]]
+        self,
+        messages: AsyncIterator[TunnelMessage],
+        write: Callable[[TunnelMessage], Awaitable[None]],
+        hang_up: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Read and write until either end ends the tunnel; `ended` says how. Requests on it are lost then."""
+        """Read and write until either end ends the tunnel; `ended` says how. Requests on it are lost then.
+
+        `hang_up` closes our side in order, at the client: the server is to read everything before it says goodbye.
+        """
         reading = asyncio.create_task(self._read(messages))
         writing = asyncio.create_task(self._write(write))
         watched: list[asyncio.Future[Any]] = [reading, writing, self.ended]
@@ -63,6 +69,10 @@ class Tunnel(Dispatcher):
             if self.ended.done() and not writing.done():
                 async with asyncio.timeout(LAST_BYTES_S):
                     await self._written.wait()
+                    if hang_up is not None and not reading.done():
+                        self.fail_all(ResetCode.TUNNEL_LOST, "the tunnel was lost")
+                        await hang_up()
+                        await asyncio.wait([reading])
         except TimeoutError:
             pass
         finally:
@@ -131,14 +141,7 @@ async def dial(server: str, token: str | None, tunnel: Tunnel) -> None:
     metadata = [("authorization", f"Bearer {token}")] if token is not None else []
     async with grpc.aio.insecure_channel(server, options=CLIENT_OPTIONS) as channel:
         call = TunnelServiceStub(channel).Connect(metadata=metadata)  # type: ignore[no-untyped-call]
-        await tunnel.carry(_messages_of(call), call.write)
-        if not call.done():
-            try:  # in order: our side closes, the server says goodbye
-                async with asyncio.timeout(LAST_BYTES_S):
-                    await call.done_writing()
-                    await call.code()
-            except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                call.cancel()
+        await tunnel.carry(_messages_of(call), call.write, call.done_writing)
 
 
 async def _messages_of(call: Any) -> AsyncIterator[TunnelMessage]:
@@ -153,7 +156,7 @@ async def _messages_of(call: Any) -> AsyncIterator[TunnelMessage]:
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
     """grpc's text for a connection that could not be made is long; the system's word is at its end."""
-    text = error.details() or error.code().name
+    text: str = error.details() or error.code().name
     if "ailed to connect" not in text:
         return text
     return text.rpartition(": ")[2].partition(" (")[0].lower()
