@@ -10,10 +10,11 @@ The command line does nothing that cannot be done with these.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import socket
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypedDict, Unpack
 
 import msgspec
 
@@ -31,10 +32,14 @@ from fasttunnel.control.config import (
 )
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import Route, format_address
-from fasttunnel.errors import BuildError, ConnectError, FasttunnelError, ListenError
+from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
 
 if TYPE_CHECKING:
     from fasttunnel import abc
+
+
+EngineName = Literal["cython", "asyncio"]
+ENGINES: Final = ("cython", "asyncio")
 
 
 class ServerLimits(TypedDict, total=False):
@@ -70,7 +75,8 @@ class Server:
 
     `listen` is where the public sends HTTP/1.1, HTTP/2 (h2c), WebSocket and gRPC requests, `tunnel` where clients dial
     in; port 0 takes a free one. Without a `token` both must be loopback addresses. `events` is told what happens (by
-    default the logger "fasttunnel"), `engine` replaces the compiled engine.
+    default the logger "fasttunnel"), `engine` is "cython", "asyncio" or a class of one's own; without it the compiled
+    engine is taken if it can be loaded.
 
     Raises ConfigError when an option cannot be used.
     """
@@ -82,24 +88,31 @@ class Server:
         token: str | Secret | None = None,
         *,
         events: Events | None = None,
-        engine: type[abc.ServerEngine] | None = None,
+        engine: EngineName | type[abc.ServerEngine] | None = None,
         **limits: Unpack[ServerLimits],
     ) -> None:
         self.config = server_config({"listen": listen, "tunnel": tunnel, "token": token, **limits})
         self._events = events or Events()
-        self._engine_class = engine
+        _check_name(engine)
+        self._engine_choice = engine
         self._engine: abc.ServerEngine | None = None
 
     @classmethod
-    def from_config(cls, config: ServerConfig, *, events: Events | None = None) -> Self:
+    def from_config(
+        cls,
+        config: ServerConfig,
+        *,
+        events: Events | None = None,
+        engine: EngineName | type[abc.ServerEngine] | None = None,
+    ) -> Self:
         """A server with all its options in one object."""
-        return cls(**msgspec.structs.asdict(config), events=events)
+        return cls(**msgspec.structs.asdict(config), events=events, engine=engine)
 
     async def start(self) -> None:
-        """Listen on both ports. Raises ListenError when that cannot be, BuildError without a compiled engine."""
+        """Listen on both ports. Raises ListenError when that cannot be, BuildError when the engine cannot be loaded."""
         if self._engine is not None:
             raise FasttunnelError("the server has been started already")
-        engine_class = self._engine_class or _load_server_engine()
+        engine_class: type[abc.ServerEngine] = _load("ServerEngine", self._engine_choice, self._events)
         engine = engine_class(self.config, authenticator=Authenticator(self.config.token), events=self._events)
         try:
             await engine.start()
@@ -166,7 +179,7 @@ class Client:
 
     `server` is the HOST:PORT of a server's tunnel port. Each of `routes` is "[ROUTE=]BACKEND" as on the command line,
     such as "http://127.0.0.1:3000" or "shop.example.com/api=http://127.0.0.1:3000", or a RouteSpec. `events` is told
-    what happens (by default the logger "fasttunnel"), `engine` replaces the compiled engine.
+    what happens (by default the logger "fasttunnel"), `engine` is as for the server; the two ends need not agree.
 
     Raises ConfigError when an option cannot be used.
     """
@@ -179,7 +192,7 @@ class Client:
         *,
         client_id: str = "",
         events: Events | None = None,
-        engine: type[abc.ClientEngine] | None = None,
+        engine: EngineName | type[abc.ClientEngine] | None = None,
         **limits: Unpack[ClientLimits],
     ) -> None:
         routes = [routes] if isinstance(routes, str) else list(routes)
@@ -187,24 +200,31 @@ class Client:
             {"server": server, "routes": routes, "token": token, "client_id": client_id, **limits}
         )
         self._events = events or Events()
-        self._engine_class = engine
+        _check_name(engine)
+        self._engine_choice = engine
         self._engine: abc.ClientEngine | None = None
 
     @classmethod
-    def from_config(cls, config: ClientConfig, *, events: Events | None = None) -> Self:
+    def from_config(
+        cls,
+        config: ClientConfig,
+        *,
+        events: Events | None = None,
+        engine: EngineName | type[abc.ClientEngine] | None = None,
+    ) -> Self:
         """A client with all its options in one object."""
-        return cls(**msgspec.structs.asdict(config), events=events)
+        return cls(**msgspec.structs.asdict(config), events=events, engine=engine)
 
     async def start(self) -> None:
         """Dial and register. While the server is merely away this keeps trying, and waits.
 
         Raises AuthError or RegisterError when the server refuses, ConnectError when there is no such host, BuildError
-        without a compiled engine.
+        when the engine cannot be loaded.
         """
         if self._engine is not None:
             raise FasttunnelError("the client has been started already")
         await self._check_host()
-        engine_class = self._engine_class or _load_client_engine()
+        engine_class: type[abc.ClientEngine] = _load("ClientEngine", self._engine_choice, self._events)
         self._engine = engine_class(self.config, events=self._events)
         await self._engine.start()
 
@@ -255,26 +275,63 @@ class Client:
         return self._engine
 
 
-def _load_server_engine() -> type[abc.ServerEngine]:
+class EngineChoice(NamedTuple):
+    """Which engine runs, and why."""
+
+    name: EngineName
+    reason: str
+    missing: bool = False  # the compiled one was wanted, and cannot be loaded
+
+
+def choose_engine(engine: str | None = None) -> EngineChoice:
+    """The engine for a name of ENGINES, or without one the compiled engine if it can be loaded.
+
+    Raises ConfigError for another name, BuildError when the compiled engine was asked for and cannot be loaded.
+    """
+    _check_name(engine)
+    if engine == "asyncio":
+        return EngineChoice("asyncio", "it was asked for")
     try:
-        from fasttunnel.engine.server import ServerEngine
+        importlib.import_module("fasttunnel.engine.server")
     except ImportError as error:
-        raise _not_built(error) from error
-    return ServerEngine
+        if engine == "cython":
+            raise BuildError(
+                "the compiled engine cannot be loaded",
+                detail=str(error),
+                hint="build it with `make build` or pip install, or use the engine asyncio",
+            ) from error
+        return EngineChoice("asyncio", f"the compiled engine cannot be loaded: {error}", missing=True)
+    return EngineChoice("cython", "it was asked for" if engine else "the compiled engine can be loaded")
 
 
-def _load_client_engine() -> type[abc.ClientEngine]:
+def _check_name(engine: object) -> None:
+    if isinstance(engine, str) and engine not in ENGINES:
+        raise ConfigError(f"there is no engine {engine!r}", hint=f"it is {' or '.join(ENGINES)}")
+
+
+_said = False  # that the compiled engine is missing
+
+
+def _load(end: str, engine: str | type[Any] | None, events: Events) -> type[Any]:
+    """The class of an engine: "ServerEngine" or "ClientEngine"."""
+    global _said
+    if isinstance(engine, type):
+        return engine
+    choice = choose_engine(engine)
+    if choice.missing and not _said:
+        _said = True
+        events.warning(f"{choice.reason}; running on the asyncio engine, which is slower")
+    package = "engine" if choice.name == "cython" else "reference"
     try:
-        from fasttunnel.engine.client import ClientEngine
+        module = importlib.import_module(f"fasttunnel.{package}.{end.removesuffix('Engine').lower()}")
     except ImportError as error:
-        raise _not_built(error) from error
-    return ClientEngine
-
-
-def _not_built(error: ImportError) -> BuildError:
-    return BuildError(
-        "the compiled engine cannot be loaded", detail=str(error), hint="build it with `make build` or pip install"
-    )
+        raise BuildError(
+            f"the {choice.name} engine cannot be loaded",
+            detail=str(error),
+            hint="pip install fasttunnel[reference]" if choice.name == "asyncio" else None,
+        ) from error
+    loaded: type[Any] = getattr(module, end)
+    return loaded
 
 
 def _reachable(address: tuple[str, int]) -> str:

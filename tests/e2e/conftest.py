@@ -1,11 +1,43 @@
-"""A tunnel in front of a backend that is a plain socket: the tests play both far sides."""
+"""The matrix of engines, and a tunnel in front of a backend that is a plain socket: the tests play both far sides.
 
+Every test runs in four cells: server engine x client engine. One marked `cython_only(reason)` runs in the first cell
+only, one marked `differs("asyncio server", reason)` not with that engine at that end.
+"""
+
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 
+from tests.support import tunnel as support
 from tests.support.raw import Head, Peer, RawBackend, connect, start_raw
 from tests.support.tunnel import Tunnel, start_tunnel
+
+ENGINES = ("cython", "asyncio")
+CELLS = [(server, client) for server in ENGINES for client in ENGINES]
+# The demo has both ends in one program, with one engine.
+ALIKE = ("test_demo",)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    cells = CELLS
+    if metafunc.definition.get_closest_marker("cython_only") is not None:
+        cells = CELLS[:1]
+    elif metafunc.module.__name__.rpartition(".")[2] in ALIKE:
+        cells = [(server, client) for server, client in CELLS if server == client]
+    metafunc.parametrize("cell", cells, ids=["-".join(cell) for cell in cells], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def cell(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """Engines of server and client."""
+    server, client = request.param
+    for mark in request.node.iter_markers("differs"):
+        if mark.args[0] in (f"{server} server", f"{client} client"):
+            pytest.skip(mark.args[1])
+    support.engines.update(server=server, client=client)
+    yield server, client
+    support.engines.update(server=None, client=None)
 
 
 class Ends:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tests.support.tunnel import engines
+
 WAIT_S = 30.0  # start-up included, on a busy machine
 
 
@@ -44,7 +46,13 @@ class Command:
 
 @asynccontextmanager
 async def command(*arguments: str, token: str = "") -> AsyncIterator[Command]:
-    """Run `fasttunnel` with these arguments; it is killed at the end if it still runs."""
+    """Run `fasttunnel` with these arguments; it is killed at the end if it still runs.
+
+    The commands that run an engine are given that of the matrix's cell.
+    """
+    engine = engines["client" if arguments[0] == "client" else "server"]
+    if engine is not None and arguments[0] in ("server", "client", "demo") and "--help" not in arguments:
+        arguments = (arguments[0], "--engine", engine, *arguments[1:])
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -12,6 +12,9 @@ from fasttunnel.control.routes import Route
 
 WAIT_S = 20.0  # a test that waits longer for anything has failed
 
+# The engines of the two ends, unless a test names others: set for each cell of the matrix (tests/e2e/conftest.py).
+engines: dict[str, Any] = {"server": None, "client": None}
+
 
 class Recorder(Events):
     """The events of one end, kept for tests, which can wait for them."""
@@ -97,7 +100,7 @@ def route(backend: str, **fields: Any) -> RouteSpec:
 
 async def start_server(stack: AsyncExitStack, events: Recorder | None = None, **options: Any) -> fasttunnel.Server:
     """A server on free ports, stopped when the stack is left."""
-    options = {"listen": "127.0.0.1:0", "tunnel": "127.0.0.1:0", **options}
+    options = {"listen": "127.0.0.1:0", "tunnel": "127.0.0.1:0", "engine": engines["server"], **options}
     server = fasttunnel.Server(events=events or Recorder(), **options)
     await server.start()
     stack.push_async_callback(server.stop, 0)
@@ -112,6 +115,7 @@ async def start_client(
     **options: Any,
 ) -> fasttunnel.Client:
     """A client that has registered with `server` (HOST:PORT), stopped when the stack is left."""
+    options = {"engine": engines["client"], **options}
     client = fasttunnel.Client(server, list(routes), events=events or Recorder(), **options)
     stack.push_async_callback(client.stop, 0)
     async with asyncio.timeout(WAIT_S):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import fasttunnel
+from fasttunnel import api
 from fasttunnel.control.auth import Authenticator
 from fasttunnel.control.config import ClientConfig, Secret, ServerConfig
 from fasttunnel.control.log import Events
@@ -182,3 +183,31 @@ def test_import_loads_no_engine() -> None:
         "import sys, fasttunnel; sys.exit(any(name in sys.modules for name in ('fasttunnel._core', 'grpc', 'uvloop')))"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+# -- which engine
+
+
+def test_an_engine_that_does_not_exist() -> None:
+    with pytest.raises(fasttunnel.ConfigError, match="there is no engine 'rust'"):
+        fasttunnel.Server(engine="rust")  # type: ignore[arg-type]
+
+
+def test_without_the_extension_the_asyncio_engine_is_taken_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fasttunnel.engine.server", None)
+    monkeypatch.setattr(api, "_said", False)
+    choice = api.choose_engine()
+    assert (choice.name, choice.missing) == ("asyncio", True)
+    said: list[str] = []
+    for _ in range(2):
+        assert api._load("ServerEngine", None, Events(said.append)).__module__ == "fasttunnel.reference.server"
+    assert len(said) == 1
+    assert "running on the asyncio engine" in said[0]
+    with pytest.raises(fasttunnel.BuildError, match="cannot be loaded"):
+        api.choose_engine("cython")
+
+
+def test_without_its_packages_the_asyncio_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fasttunnel.reference.client", None)
+    with pytest.raises(fasttunnel.BuildError, match=r"pip install fasttunnel\[reference\]"):
+        api._load("ClientEngine", "asyncio", Events())

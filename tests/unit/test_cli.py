@@ -48,9 +48,16 @@ def test_help_of_the_program_shows_the_whole_way() -> None:
 
 
 FORMS = {
-    "server": {"--listen": "HOST:PORT", "--tunnel": "HOST:PORT", "--token-file": "F", "--config": "F"},
-    "client": {"--server": "HOST:PORT", "--token-file": "F", "--config": "F"},
-    "demo": {"--keep": None},
+    "server": {
+        "--listen": "HOST:PORT",
+        "--tunnel": "HOST:PORT",
+        "--token-file": "F",
+        "--config": "F",
+        "--engine": None,
+    },
+    "client": {"--server": "HOST:PORT", "--token-file": "F", "--config": "F", "--engine": None},
+    "demo": {"--keep": None, "--engine": None},
+    "version": {},
 }
 
 

@@ -32,6 +32,14 @@ LAYERS = """
     engine._backends
     engine.server
     engine.client
+    reference.fields reference.grpc_streams
+    reference.dispatch
+    reference.gate reference.websocket_frames reference.http2 reference.carrier
+    reference.http1 reference.public_http2
+    reference.backend_http1
+    reference.backend_grpc
+    reference.server
+    reference.client
     api
     fasttunnel
     cli.options cli.running cli.screen
@@ -41,13 +49,13 @@ LAYERS = """
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.demo
+    cli.server cli.client cli.demo cli.version
     cli
     __main__
 """
 RANK = {name: rank for rank, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()}
 # Packages that are only a docstring.
-EMPTY = {"wire", "control", "engine"}
+EMPTY = {"wire", "control", "engine", "reference"}
 
 CYTHON_IMPORT = re.compile(r"^[ \t]*from[ \t]+(fasttunnel[\w.]*)[ \t]+c?import[ \t]+(\([^)]*\)|[^\n]+)", re.MULTILINE)
 
@@ -108,6 +116,16 @@ def test_imports_point_downwards(path: Path) -> None:
         declared = f"{used}.pxd"
         rank = RANK[declared] if declared in RANK and path.suffix != ".py" else RANK[used]
         assert rank < RANK[module], f"{module} stands below {used}"
+
+
+def test_the_reference_is_plain_python() -> None:
+    """It shares nothing with the data plane that it is compared with."""
+    sources = sorted((PACKAGE / "reference").glob("*"))
+    sources = [path for path in sources if path.name != "__pycache__"]
+    assert len(sources) > 5
+    assert {path.suffix for path in sources} == {".py"}
+    used = {resolve(name) for path in sources for name in imported(path)}
+    assert not [name for name in used if name and name.startswith(("_core", "engine"))]
 
 
 def test_the_test_sees_imports() -> None:

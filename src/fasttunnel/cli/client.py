@@ -1,6 +1,7 @@
 """`fasttunnel client`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,15 +9,24 @@ from fasttunnel.cli import options, running
 from fasttunnel.control.config import client_config
 from fasttunnel.errors import FasttunnelError
 
+if TYPE_CHECKING:
+    from fasttunnel.api import EngineName
+
 
 @click.command()
 @click.option("--server", metavar="HOST:PORT", help="The tunnel port of the server.")
 @options.token_file
 @options.config_file
+@options.engine
 @options.token_variable
 @click.argument("routes", nargs=-1, metavar="[ROUTE=]BACKEND ...")
 def client(
-    server: str | None, token_file: Path | None, config: Path | None, token: str | None, routes: tuple[str, ...]
+    server: str | None,
+    token_file: Path | None,
+    config: Path | None,
+    token: str | None,
+    routes: tuple[str, ...],
+    engine: "EngineName | None",
 ) -> None:
     """Dial a server and pass its requests to backends.
 
@@ -56,5 +66,5 @@ def client(
 
     screen = ClientScreen(settings)
     screen.title("client")
-    end = Client.from_config(settings, events=screen)
+    end = Client.from_config(settings, events=screen, engine=engine)
     running.run(lambda: running.serve(end, lambda: None, screen.say))

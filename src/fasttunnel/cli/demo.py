@@ -1,13 +1,19 @@
 """`fasttunnel demo`."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from fasttunnel.cli import running
+from fasttunnel.cli import options, running
+
+if TYPE_CHECKING:
+    from fasttunnel.api import EngineName
 
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Stay up afterwards, and say which URLs to open.")
-def demo(keep: bool) -> None:
+@options.engine
+def demo(keep: bool, engine: "EngineName | None") -> None:
     """Start a server, a client and three backends, send requests of each kind through the tunnel, check every answer.
 
     \b
@@ -20,4 +26,4 @@ def demo(keep: bool) -> None:
     """
     from fasttunnel.demo import main
 
-    running.run(lambda: main(keep))
+    running.run(lambda: main(keep, engine))

@@ -13,6 +13,11 @@ token_file = click.option(
     "--token-file", type=_FILE, metavar="F", help="File that holds the token. Default: the variable FASTTUNNEL_TOKEN."
 )
 config_file = click.option("--config", type=_FILE, metavar="F", help="TOML file with these and further options.")
+engine = click.option(
+    "--engine",
+    type=click.Choice(["cython", "asyncio"]),
+    help="The compiled data plane, or the one in plain Python. Default: cython if it can be loaded.",
+)
 token_variable = click.option("--token", envvar="FASTTUNNEL_TOKEN", hidden=True)
 
 

@@ -1,12 +1,16 @@
 """`fasttunnel server`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fasttunnel.cli import options, running
 from fasttunnel.control.config import DEFAULT_LISTEN, DEFAULT_TUNNEL, server_config
 from fasttunnel.errors import FasttunnelError
+
+if TYPE_CHECKING:
+    from fasttunnel.api import EngineName
 
 
 @click.command()
@@ -18,9 +22,15 @@ from fasttunnel.errors import FasttunnelError
 @click.option("--tunnel", metavar="HOST:PORT", help=f"Where clients dial in. Default: {DEFAULT_TUNNEL}")
 @options.token_file
 @options.config_file
+@options.engine
 @options.token_variable
 def server(
-    listen: str | None, tunnel: str | None, token_file: Path | None, config: Path | None, token: str | None
+    listen: str | None,
+    tunnel: str | None,
+    token_file: Path | None,
+    config: Path | None,
+    token: str | None,
+    engine: "EngineName | None",
 ) -> None:
     """Accept requests of the public and pass them to clients.
 
@@ -51,7 +61,7 @@ def server(
     from fasttunnel.cli.screen import ServerScreen
 
     screen = ServerScreen()
-    end = Server.from_config(settings, events=screen)
+    end = Server.from_config(settings, events=screen, engine=engine)
 
     def started() -> None:
         screen.public = end.address

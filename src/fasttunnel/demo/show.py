@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from fasttunnel.api import Client, Server
+from fasttunnel.api import Client, EngineName, Server
 from fasttunnel.cli.running import stop_signal
 from fasttunnel.control.config import DEFAULT_LISTEN, DEFAULT_TUNNEL, parse_address
 from fasttunnel.control.log import Events, RequestRecord
@@ -47,7 +47,7 @@ class Records(Events):
         self._console.print(f"  warning: {text}", style="yellow", markup=False)
 
 
-async def run(keep: bool) -> None:
+async def run(keep: bool, engine: EngineName | None = None) -> None:
     """The whole demo. Raises FasttunnelError when an answer was wrong."""
     console = Console(highlight=False)
     asked_to_stop = stop_signal(lambda text: None)
@@ -55,9 +55,15 @@ async def run(keep: bool) -> None:
         records = Records(console)
         behind = await backends.start(stack)
         server = await stack.enter_async_context(
-            Server(_address(DEFAULT_LISTEN, keep), _address(DEFAULT_TUNNEL, keep), events=records, drain_timeout_s=2)
+            Server(
+                _address(DEFAULT_LISTEN, keep),
+                _address(DEFAULT_TUNNEL, keep),
+                events=records,
+                drain_timeout_s=2,
+                engine=engine,
+            )
         )
-        client = await stack.enter_async_context(Client(server.tunnel, behind.routes, client_id="demo"))
+        client = await stack.enter_async_context(Client(server.tunnel, behind.routes, client_id="demo", engine=engine))
         console.print("[bold]A server, a client and three backends[/]")
         console.print(f"  public    {server.public_url}", f"\n  tunnel    {server.tunnel}", sep="")
         for backend, url in zip(behind.routes, client.urls, strict=True):

@@ -1,0 +1,162 @@
+"""The gRPC stream that carries a tunnel: TunnelService.Connect, with grpc.aio at both ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from fasttunnel import limits
+from fasttunnel.errors import GrpcStatus, ResetCode
+from fasttunnel.reference.dispatch import Dispatcher, end_tasks
+from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Heartbeat, TunnelMessage
+from fasttunnel.wire.tunnel_pb2_grpc import TunnelServiceStub
+
+LAST_BYTES_S = 1.0  # for last messages to leave once the tunnel has been ended
+STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+_COMMON: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", limits.TUNNEL_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", limits.TUNNEL_MESSAGE_BYTES),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1024 * 1024),  # bounds the link; the request windows bound the requests
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.max_ping_strikes", 0),  # the other engine pings once an interval
+]
+SERVER_OPTIONS = [*_COMMON, ("grpc.so_reuseport", 0)]
+# Each attempt to connect is a fresh one, with nobody's backoff but our own.
+CLIENT_OPTIONS = [*_COMMON, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+
+
+class Tunnel(Dispatcher):
+    """A dispatcher on a stream, and what is known of its peer."""
+
+    def __init__(self, peer: str, **handlers: Any) -> None:
+        super().__init__(**handlers)
+        self.peer = peer
+        self.ended: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self.carried: asyncio.Task[None] | None = None  # who carries it, at the client
+        self.round_trip_s: float | None = None
+        self._written = asyncio.Event()
+        self._nonce = 0
+        self._sent_at = 0.0
+        self._heart: asyncio.Task[None] | None = None
+
+    def end(self, status: int, text: str) -> None:
+        """End the tunnel: with a gRPC status at the server, by closing our side (0) at the client."""
+        if not self.ended.done():
+            self.ended.set_result((status, text))
+
+    async def carry(
+        self,
+        messages: AsyncIterator[TunnelMessage],
+        write: Callable[[TunnelMessage], Awaitable[None]],
+        hang_up: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Read and write until either end ends the tunnel; `ended` says how. Requests on it are lost then.
+
+        `hang_up` closes our side in order, at the client: the server is to read everything before it says goodbye.
+        """
+        reading = asyncio.create_task(self._read(messages))
+        writing = asyncio.create_task(self._write(write))
+        watched: list[asyncio.Future[Any]] = [reading, writing, self.ended]
+        try:
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():  # it failed, and only the reader learns why
+                await asyncio.wait([reading], timeout=LAST_BYTES_S)
+            if self.ended.done() and not writing.done():
+                async with asyncio.timeout(LAST_BYTES_S):
+                    await self._written.wait()
+                    if hang_up is not None and not reading.done():
+                        self.fail_all(ResetCode.TUNNEL_LOST, "the tunnel was lost")
+                        await hang_up()
+                        await asyncio.wait([reading])
+        except TimeoutError:
+            pass
+        finally:
+            if self._heart is not None:
+                self._heart.cancel()
+            self.fail_all(ResetCode.TUNNEL_LOST, "the tunnel was lost")
+            await end_tasks(reading, writing)
+            self.end(GrpcStatus.UNAVAILABLE, "connection lost")
+
+    async def _read(self, messages: AsyncIterator[TunnelMessage]) -> None:
+        try:
+            async for message in messages:
+                if len(message.request_id) > limits.REQUEST_ID_BYTES:
+                    return self.end(GrpcStatus.INTERNAL, f"request_id of {len(message.request_id)} bytes")
+                self.handle_tunnel_message(message)
+            self.end(0, "the client closed the tunnel")
+        except grpc.aio.AioRpcError as error:
+            self.end(error.code().value[0], reason_of(error))
+        except Exception as error:  # what grpc raises for bytes that are no TunnelMessage
+            self.end(GrpcStatus.INTERNAL, f"malformed TunnelMessage: {error!r:.200}")
+
+    async def _write(self, write: Callable[[TunnelMessage], Awaitable[None]]) -> None:
+        while True:
+            if self.outgoing.empty():
+                self._written.set()
+            message = await self.next_outgoing()
+            self._written.clear()
+            await write(message)
+
+    # -- control messages
+
+    def send_control(self, **payload: Any) -> None:
+        self.send(TunnelMessage(protocol_type=CONTROL, **payload))
+
+    def send_go_away(self, reason: str, grace_s: float) -> None:
+        self.send_control(go_away=GoAway(reason=reason, grace_ms=int(grace_s * 1000)))
+
+    def start_heartbeat(self, interval_s: float) -> None:
+        """Notice a dead peer: one that is silent for two intervals although it was asked to answer."""
+        self._heart = asyncio.create_task(self._beat(interval_s))
+
+    async def _beat(self, interval_s: float) -> None:
+        silent, seen = 0, -1
+        while silent < 2:
+            await asyncio.sleep(interval_s)
+            silent = silent + 1 if self.messages_received == seen else 0
+            seen = self.messages_received
+            self._nonce += 1
+            self._sent_at = asyncio.get_running_loop().time()
+            self.send_control(heartbeat=Heartbeat(nonce=self._nonce))
+        self.end(GrpcStatus.UNAVAILABLE, "connection lost")
+
+    def heard(self, heartbeat: Heartbeat) -> None:
+        """Answer the peer's heartbeat, or note the answer to ours."""
+        if not heartbeat.reply:
+            self.send_control(heartbeat=Heartbeat(nonce=heartbeat.nonce, reply=True))
+        elif heartbeat.nonce == self._nonce:
+            self.round_trip_s = asyncio.get_running_loop().time() - self._sent_at
+
+
+# -- the client's end -------------------------------------------------------------------------------------------------
+
+
+async def dial(server: str, token: str | None, tunnel: Tunnel) -> None:
+    """Open the call and carry the tunnel until it ends; `tunnel.ended` says how."""
+    metadata = [("authorization", f"Bearer {token}")] if token is not None else []
+    async with grpc.aio.insecure_channel(server, options=CLIENT_OPTIONS) as channel:
+        call = TunnelServiceStub(channel).Connect(metadata=metadata)  # type: ignore[no-untyped-call]
+        await tunnel.carry(_messages_of(call), call.write, call.done_writing)
+
+
+async def _messages_of(call: Any) -> AsyncIterator[TunnelMessage]:
+    while (message := await call.read()) is not grpc.aio.EOF:
+        yield message
+    status = await call.code()
+    if status is not grpc.StatusCode.OK:
+        raise grpc.aio.AioRpcError(
+            status, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+        )
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """grpc's text for a connection that could not be made is long; the system's word is at its end."""
+    text: str = error.details() or error.code().name
+    if "ailed to connect" not in text:
+        return text
+    return text.rpartition(": ")[2].partition(" (")[0].lower()

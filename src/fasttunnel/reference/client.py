@@ -1,0 +1,251 @@
+"""The end beside the backends: dialling the server and coming back, finding the backend of a request, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from fasttunnel import limits
+from fasttunnel.control.backoff import Backoff
+from fasttunnel.control.config import Backend, ClientConfig
+from fasttunnel.control.log import Events
+from fasttunnel.control.routes import Route, RouteTable, format_address
+from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
+from fasttunnel.reference.backend_grpc import GrpcBackend
+from fasttunnel.reference.backend_http1 import Http1Backend, Streams
+from fasttunnel.reference.carrier import Tunnel, dial
+from fasttunnel.reference.dispatch import Exchange, RequestReset, end_tasks
+from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, HTTP, Register, Registered, TunnelMessage
+
+# Statuses that another attempt would only meet again.
+REFUSALS: dict[int, type[FasttunnelError]] = {
+    GrpcStatus.UNAUTHENTICATED: AuthError,
+    GrpcStatus.PERMISSION_DENIED: AuthError,
+    GrpcStatus.ALREADY_EXISTS: RegisterError,
+    GrpcStatus.INVALID_ARGUMENT: RegisterError,
+    GrpcStatus.UNIMPLEMENTED: ConnectError,
+}
+REGISTERED_TIMEOUT_S = 10.0
+
+
+class ClientEngine:
+    """The end beside the backends, on asyncio. Satisfies `fasttunnel.abc.ClientEngine`."""
+
+    def __init__(self, config: ClientConfig, *, events: Events) -> None:
+        self.config = config
+        self.events = events
+        self.urls: Sequence[str] = []
+        self._instance_id = secrets.token_hex(8)
+        self._client_id = config.client_id
+        self._routes: RouteTable[Http1Backend | GrpcBackend] = RouteTable()
+        self._backends: dict[Backend, Http1Backend | GrpcBackend] = {}
+        self._tunnel: Tunnel | None = None
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._registered = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._failure: FasttunnelError | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._up_timeout: asyncio.TimerHandle | None = None
+        self._reconnects = self._requests = 0
+
+    # -- starting and stopping
+
+    async def start(self) -> None:
+        for spec in self.config.routes:
+            backend = self._backends.get(spec.backend)
+            if backend is None:
+                backend = self._backends[spec.backend] = self._new_backend(spec.backend)
+            self._routes.add(backend, [spec.route])
+        self._runner = asyncio.create_task(self._run())
+        waiter = asyncio.create_task(self._registered.wait())
+        try:
+            await asyncio.wait([waiter, self._runner], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    def _new_backend(self, backend: Backend) -> Http1Backend | GrpcBackend:
+        async def connect() -> Streams:
+            reader, writer = await asyncio.open_connection(backend.host, backend.port)
+            self._connections = {known for known in self._connections if not known.is_closing()} | {writer}
+            return reader, writer
+
+        kind = GrpcBackend if backend.scheme == "grpc" else Http1Backend
+        return kind(str(backend), format_address(backend.host, backend.port).encode(), connect, self.config)
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """A second call with a shorter grace overtakes the first."""
+        if self._stopping is not None and not self._stopping.done():
+            self._stopping.cancel()
+        elif self._closed.is_set() or self._runner is None:
+            return
+        self._stopping = asyncio.create_task(self._stop(self.config.drain_timeout_s if grace_s is None else grace_s))
+        await asyncio.wait([self._stopping])
+
+    async def _stop(self, grace_s: float) -> None:
+        tunnel = self._tunnel
+        assert self._runner is not None
+        if tunnel is not None and tunnel.up:
+            tunnel.send_go_away("the client is shutting down", grace_s)
+            if grace_s > 0:
+                # Requests that were on their way when we said so are still taken: the server has not heard it yet.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(grace_s):
+                        while tunnel.requests:
+                            self._idle.clear()
+                            await self._idle.wait()
+            tunnel.end(0, "the client was stopped")
+            if tunnel.carried is not None:
+                await asyncio.wait([tunnel.carried], timeout=2.0)
+        await end_tasks(self._runner, *self._tasks)
+        for backend in self._backends.values():
+            backend.close()
+        for writer in self._connections:
+            writer.close()
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        if self._runner is not None:
+            await asyncio.wait([self._runner])
+        if self._failure is not None:
+            raise self._failure
+        await self._closed.wait()
+
+    def status(self) -> dict[str, Any]:
+        tunnel = self._tunnel
+        return {
+            "connected": tunnel is not None and tunnel.up,
+            "server": self.config.server,
+            "client_id": self._client_id,
+            "urls": list(self.urls),
+            "reconnects": self._reconnects,
+            "connections": sum(not writer.is_closing() for writer in self._connections) + (tunnel is not None),
+            "active_requests": len(tunnel.requests) if tunnel is not None else 0,
+            "requests": self._requests + (tunnel.opened if tunnel is not None else 0),
+            "round_trip_s": tunnel.round_trip_s if tunnel is not None else None,
+        }
+
+    # -- the tunnel
+
+    async def _run(self) -> None:
+        """Be connected; when the tunnel is lost, come back."""
+        backoff = Backoff(self.config.backoff_min_s, self.config.backoff_max_s)
+        while True:
+            was_up, status, reason = await self._connect_once()
+            if status in REFUSALS:
+                hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
+                self._failure = REFUSALS[status](f"{self.config.server} refused the tunnel", detail=reason, hint=hint)
+                self.events.disconnected(self.config.server, reason, None)
+                self._closed.set()
+                return
+            if was_up:
+                backoff.reset()
+                self._reconnects += 1
+            delay = backoff.next()
+            self.events.disconnected(self.config.server, reason, delay)
+            await asyncio.sleep(delay)
+
+    async def _connect_once(self) -> tuple[bool, int, str]:
+        """One life of a tunnel: whether it was up, and the status that it ended with."""
+        tunnel = Tunnel(self.config.server, on_control=self._control, on_request=self._serve, on_idle=self._idle.set)
+        self._tunnel = tunnel
+        register = Register(
+            version=limits.WIRE_VERSION,
+            routes=[spec.route.to_message() for spec in self.config.routes],
+            initial_window=self.config.initial_window,
+            max_fragment=self.config.max_fragment,
+            weight=1,
+            instance_id=self._instance_id,
+        )
+        tunnel.send(TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register))
+        waiting_s = max(REGISTERED_TIMEOUT_S, self.config.connect_timeout_s)
+        timeout = asyncio.get_running_loop().call_later(
+            waiting_s, tunnel.end, GrpcStatus.UNAVAILABLE, "it did not answer the registration"
+        )
+        token = self.config.token
+        self._up_timeout = timeout  # until _welcome()
+        tunnel.carried = asyncio.create_task(dial(self.config.server, token.reveal() if token else None, tunnel))
+        try:
+            await asyncio.wait([tunnel.ended])
+            await tunnel.carried
+        finally:
+            timeout.cancel()
+            await end_tasks(tunnel.carried)
+            self._requests += tunnel.opened
+            self._tunnel = None
+            self._idle.set()
+        status, reason = tunnel.ended.result()
+        return self._up_timeout is None, status, reason or "the server closed the tunnel"
+
+    def _control(self, message: TunnelMessage) -> None:
+        tunnel = self._tunnel
+        payload = message.WhichOneof("payload")
+        if tunnel is None:
+            return
+        if payload == "registered" and not tunnel.up:
+            self._welcome(tunnel, message.registered)
+        elif payload == "heartbeat":
+            tunnel.heard(message.heartbeat)
+
+    def _welcome(self, tunnel: Tunnel, registered: Registered) -> None:
+        fragment = min(self.config.max_fragment, registered.max_fragment or limits.FRAGMENT_BYTES)
+        tunnel.start(registered.initial_window, self.config.initial_window, fragment)
+        interval_ms = registered.heartbeat_interval_ms
+        tunnel.start_heartbeat(interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
+        # The name that the server gave is kept: it makes us the same client when we come back.
+        self._client_id = registered.client_id or self._client_id
+        if self._up_timeout is not None:
+            self._up_timeout.cancel()
+            self._up_timeout = None
+        self.urls = list(registered.urls)
+        self._registered.set()
+        self.events.connected(self.config.server, self.urls)
+
+    # -- requests
+
+    def _serve(self, exchange: Exchange) -> None:
+        task = exchange.task = asyncio.create_task(self._serve_request(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve_request(self, exchange: Exchange) -> None:
+        """Find the backend again, by the same rules as the server, and hand the request to it.
+
+        Only what the client's own configuration names is ever connected to, whatever a message says.
+        """
+        request = exchange.first
+        grpc = exchange.protocol == GRPC
+        url = f"/{request.service}/{request.method}" if grpc else request.url
+        host = request.authority if grpc else request.host
+        found = self._routes.match(exchange.protocol, host, url.partition("?")[0])
+        if found is None:
+            return exchange.reset(ResetCode.NO_ROUTE, "this client has no backend for the request")
+        route, backend = found
+        if not grpc:
+            url = _stripped(route, url)
+        authority = (route.host_rewrite or host).encode("latin-1")
+        try:
+            if isinstance(backend, GrpcBackend):
+                await backend.serve(exchange, url, authority)
+            elif exchange.protocol == HTTP:
+                await backend.serve_http(exchange, url, authority)
+            else:
+                await backend.serve_websocket(exchange, url, authority)
+        except RequestReset as reset:
+            exchange.reset(reset.code, reset.text)
+        finally:
+            exchange.reset(ResetCode.BACKEND_UNREACHABLE, "the client is shutting down")  # unless it has ended
+
+
+def _stripped(route: Route, url: str) -> str:
+    if not (route.strip_prefix and route.path_prefix):
+        return url
+    url = url.removeprefix(route.path_prefix)
+    return url if url.startswith("/") else f"/{url}"

@@ -1,0 +1,331 @@
+"""The public end: listeners, the registration of clients, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+
+from fasttunnel import limits
+from fasttunnel.control.auth import Authenticator
+from fasttunnel.control.config import ServerConfig, parse_address
+from fasttunnel.control.log import Events, RequestRecord
+from fasttunnel.control.routes import Route, RouteTable, format_address
+from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, RouteTaken, describe
+from fasttunnel.reference.carrier import SERVER_OPTIONS, STATUS, Tunnel
+from fasttunnel.reference.dispatch import Dispatcher, Exchange
+from fasttunnel.reference.gate import Gate
+from fasttunnel.reference.http1 import PublicHttp1
+from fasttunnel.reference.public_http2 import PublicHttp2
+from fasttunnel.version import __version__
+from fasttunnel.wire.tunnel_pb2 import CONTROL, Registered, TunnelMessage
+from fasttunnel.wire.tunnel_pb2_grpc import TunnelServiceServicer, add_TunnelServiceServicer_to_server
+
+PROTOCOL_NAMES = {1: "http", 2: "grpc", 3: "websocket"}
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 3.4
+REGISTER_TIMEOUT_S = 10.0
+BACKLOG = 4096
+
+
+class Session(Tunnel):
+    """One client's tunnel."""
+
+    def __init__(self, engine: ServerEngine, identity: str, peer: str) -> None:
+        super().__init__(
+            peer,
+            on_control=self._control,
+            on_idle=engine.check_idle,
+            on_record=engine.record if engine.events.request_done is not None else None,
+        )
+        self.engine = engine
+        self.identity = identity
+        self.session_id = secrets.token_hex(6)
+        self.client_id = self.instance_id = ""
+        self.routes: list[Route] = []
+        self.registered = False
+
+    def _control(self, message: TunnelMessage) -> None:
+        payload = message.WhichOneof("payload")
+        if payload == "register":
+            if self.registered:
+                self.end(GrpcStatus.INVALID_ARGUMENT, "a second Register")
+            else:
+                self.engine.register(self, message)
+        elif not self.registered:
+            self.end(GrpcStatus.INVALID_ARGUMENT, "the first message has to be Register")
+        elif payload == "heartbeat":
+            self.heard(message.heartbeat)
+        elif payload == "go_away":
+            self.engine.routes.remove(self)
+            self.draining = True
+
+    def give_up_silent(self) -> None:
+        """A call without a Register is nothing that we can use."""
+        if not self.registered:
+            self.end(GrpcStatus.INVALID_ARGUMENT, "no Register came")
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "client_id": self.client_id,
+            "session_id": self.session_id,
+            "peer": self.peer,
+            "routes": [str(route) for route in self.routes],
+            "active_requests": len(self.requests),
+            "requests": self.opened,
+            "messages_sent": self.messages_sent,
+            "messages_received": self.messages_received,
+            "round_trip_s": self.round_trip_s,
+        }
+
+
+class TunnelService(TunnelServiceServicer):
+    """What clients call."""
+
+    def __init__(self, engine: ServerEngine) -> None:
+        self._engine = engine
+
+    async def Connect(self, requests: AsyncIterator[TunnelMessage], context: Any) -> None:
+        metadata = dict(context.invocation_metadata() or ())
+        authorization = metadata.get("authorization")
+        status, text = self._engine.authorize(authorization)
+        if status:
+            await context.abort(STATUS[status], text)
+        peer = context.peer().partition(":")[2].replace("%5B", "[").replace("%5D", "]")
+        status, text = await self._engine.carry(text, peer, requests, context)
+        if status:
+            await context.abort(STATUS[status], text)
+
+
+class ServerEngine:
+    """The public end, on asyncio. Satisfies `fasttunnel.abc.ServerEngine`."""
+
+    def __init__(self, config: ServerConfig, *, authenticator: Authenticator, events: Events) -> None:
+        self.config = config
+        self.events = events
+        self.routes: RouteTable[Dispatcher] = RouteTable()
+        self.public_addresses: Sequence[tuple[str, int]] = []
+        self.tunnel_addresses: Sequence[tuple[str, int]] = []
+        self._authenticator = authenticator
+        self._gate = Gate(self.routes, config)
+        self._sessions: set[Session] = set()
+        self._connections: dict[asyncio.Task[None], PublicHttp1 | PublicHttp2 | None] = {}
+        self._listener: asyncio.Server | None = None
+        self._grpc: grpc.aio.Server | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._requests = 0  # of tunnels that are gone
+
+    # -- starting and stopping
+
+    async def start(self) -> None:
+        # The tunnel port first: whoever finds the public port open may expect that clients can come.
+        self._grpc = grpc.aio.server(options=SERVER_OPTIONS)
+        add_TunnelServiceServicer_to_server(TunnelService(self), self._grpc)  # type: ignore[no-untyped-call]
+        host, port = parse_address(self.config.tunnel)
+        try:
+            _check_free(host, port)
+            self.tunnel_addresses = [(host, self._grpc.add_insecure_port(format_address(host, port)))]
+        except (OSError, RuntimeError) as error:
+            detail = describe(error) if isinstance(error, OSError) else str(error)
+            raise ListenError(f"cannot listen on {self.config.tunnel}", detail=detail) from error
+        await self._grpc.start()
+        host, port = parse_address(self.config.listen)
+        try:
+            self._listener = await asyncio.start_server(self._accept, host, port, backlog=BACKLOG)
+        except OSError as error:
+            await self._grpc.stop(0)
+            raise ListenError(f"cannot listen on {self.config.listen}", detail=describe(error)) from error
+        self.public_addresses = [sock.getsockname()[:2] for sock in self._listener.sockets]
+        for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
+            for host, port in addresses:
+                self.events.listening(kind, f"{host}:{port}")
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """A second call with a shorter grace overtakes the first."""
+        if self._stopping is not None and not self._stopping.done():
+            self._stopping.cancel()
+        elif self._closed.is_set():
+            return
+        self._stopping = asyncio.create_task(self._stop(self.config.drain_timeout_s if grace_s is None else grace_s))
+        await asyncio.wait([self._stopping])
+
+    async def _stop(self, grace_s: float) -> None:
+        # Reverse order of the start: nothing new comes in, then what is under way ends, then the tunnels.
+        assert self._listener is not None
+        assert self._grpc is not None
+        self._gate.draining = True
+        self._listener.close()
+        for session in list(self._sessions):
+            session.draining = True
+            session.send_go_away("the server is shutting down", grace_s)
+        for task, connection in list(self._connections.items()):
+            if connection is None or connection.idle:
+                task.cancel()
+        self.check_idle()
+        if grace_s > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), grace_s)
+        for session in list(self._sessions):
+            session.end(GrpcStatus.UNAVAILABLE, "the server is shutting down")
+        await self._grpc.stop(1.0)
+        if self._connections:
+            await asyncio.wait(list(self._connections), timeout=1.0)
+        for task in list(self._connections):
+            task.cancel()
+        if self._connections:
+            await asyncio.wait(list(self._connections))
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        await self._closed.wait()
+
+    def check_idle(self) -> None:
+        if self._gate.draining and not any(session.requests for session in self._sessions):
+            self._idle.set()
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "draining": self._gate.draining,
+            "connections": len(self._connections) + len(self._sessions),
+            "active_requests": sum(len(session.requests) for session in self._sessions),
+            "requests": self._requests + sum(session.opened for session in self._sessions),
+            "links": [session.status() for session in self._sessions if session.up],
+        }
+
+    # -- the public
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A new connection: its first bytes tell HTTP/2 with prior knowledge from HTTP/1.1."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = None
+        try:
+            async with asyncio.timeout(self.config.head_timeout_s):
+                received = await reader.read(len(PREFACE))
+                while received and received != PREFACE and PREFACE.startswith(received):
+                    received += await reader.read(len(PREFACE) - len(received)) or b"\0"
+            if received:
+                kind = PublicHttp2 if received == PREFACE else PublicHttp1
+                connection = self._connections[task] = kind(self._gate, reader, writer)
+                await connection.serve(received)
+        except (TimeoutError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            del self._connections[task]
+            writer.close()
+
+    # -- tunnels
+
+    def authorize(self, authorization: str | bytes | None) -> tuple[int, str]:
+        """The status that refuses a call, and why; or 0 and the identity of the caller."""
+        if self._gate.draining:
+            return GrpcStatus.UNAVAILABLE, "the server is shutting down"
+        token = authorization.encode() if isinstance(authorization, str) else authorization
+        identity = self._authenticator.check(token)
+        if identity is None:
+            return GrpcStatus.UNAUTHENTICATED, "a token is required" if token is None else "the token is not valid"
+        return 0, identity
+
+    async def carry(
+        self, identity: str, peer: str, requests: AsyncIterator[TunnelMessage], context: Any
+    ) -> tuple[int, str]:
+        """One life of a tunnel: the status that it ends with."""
+        session = Session(self, identity, peer)
+        self._sessions.add(session)
+        timeout = asyncio.get_running_loop().call_later(REGISTER_TIMEOUT_S, session.give_up_silent)
+        try:
+            await context.send_initial_metadata(())
+            await session.carry(requests, context.write)
+        finally:
+            timeout.cancel()
+            session.end(GrpcStatus.UNAVAILABLE, "connection lost")
+            self._sessions.discard(session)
+            self._requests += session.opened
+            self.routes.remove(session)
+            if session.registered:
+                self.events.link_down(session.client_id, session.session_id, session.ended.result()[1])
+            if session.ended.result()[0] == GrpcStatus.INTERNAL:
+                self.events.warning(f"tunnel with {peer} ended: {session.ended.result()[1]}")
+            self.check_idle()
+        return session.ended.result()
+
+    def register(self, session: Session, message: TunnelMessage) -> None:
+        register = message.register
+        try:
+            if register.version not in (0, limits.WIRE_VERSION):
+                raise ConfigError(f"version {register.version} of the wire contract is not spoken here")
+            if not register.routes or len(register.routes) > limits.ROUTES_PER_CLIENT:
+                raise ConfigError(f"between 1 and {limits.ROUTES_PER_CLIENT} routes are to be registered")
+            routes = [Route.from_message(route) for route in register.routes]
+        except ConfigError as error:
+            return session.end(GrpcStatus.INVALID_ARGUMENT, str(error))
+        # The same client, come again, takes its routes over from its own ghost; nobody else can take its name.
+        for other in [other for other in self._sessions if message.client_id and other.client_id == message.client_id]:
+            if other.identity != session.identity:
+                return session.end(
+                    GrpcStatus.PERMISSION_DENIED, f"client_id {message.client_id} belongs to somebody else"
+                )
+            if not register.instance_id or other.instance_id != register.instance_id:
+                self.routes.remove(other)
+                other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
+        try:
+            self.routes.add(session, routes)
+        except RouteTaken as error:
+            return session.end(GrpcStatus.ALREADY_EXISTS, str(error))
+        session.registered = True
+        session.client_id = message.client_id or f"client-{session.session_id}"
+        session.instance_id = register.instance_id
+        session.routes = routes
+        fragment = min(self.config.max_fragment, register.max_fragment or limits.FRAGMENT_BYTES)
+        session.start(register.initial_window, self.config.initial_window, fragment)
+        session.send(self._registered(session))
+        session.start_heartbeat(self.config.heartbeat_interval_s)
+        self.events.link_up(session.client_id, session.session_id, session.peer, routes)
+
+    def _registered(self, session: Session) -> TunnelMessage:
+        host, port = self.public_addresses[0]
+        registered = Registered(
+            session_id=session.session_id,
+            client_id=session.client_id,
+            routes=[route.to_message() for route in session.routes],
+            urls=[route.url(host, port) for route in session.routes],
+            heartbeat_interval_ms=int(self.config.heartbeat_interval_s * 1000),
+            initial_window=self.config.initial_window,
+            max_fragment=self.config.max_fragment,
+            server_version=__version__,
+        )
+        return TunnelMessage(client_id=session.client_id, protocol_type=CONTROL, registered=registered)
+
+    def record(self, exchange: Exchange) -> None:
+        """Report a finished request."""
+        if self.events.request_done is None:
+            return
+        method, host, path = exchange.label
+        self.events.request_done(
+            RequestRecord(
+                request_id=exchange.request_id,
+                protocol=PROTOCOL_NAMES.get(exchange.protocol, "unknown"),
+                host=host,
+                method=path.rpartition("/")[2] if exchange.protocol == 2 else method,
+                path=path,
+                status=exchange.status,
+                reset=exchange.reset_code,
+                messages_in=exchange.messages_sent,
+                messages_out=exchange.messages_received,
+                bytes_in=exchange.bytes_sent,
+                bytes_out=exchange.bytes_received,
+                duration_s=exchange.duration_s,
+            )
+        )
+
+
+def _check_free(host: str, port: int) -> None:
+    """Ask the system whether the port can be listened on: grpc does not pass on what it says. Raises OSError."""
+    if port:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
