@@ -12,6 +12,7 @@ from tests.e2e.conftest import Ends
 from tests.support.frames import BINARY, CLOSE, MASK, accept_upgrade, ask_upgrade, expect_upgrade, frame, read_frame
 from tests.support.leaks import connections, exchanges, links
 from tests.support.raw import Answer, RawBackend, answer, connect, request, start_raw
+from tests.support.relay import start_relay
 from tests.support.tunnel import WAIT_S, Recorder, eventually, route, start_client, start_server, start_tunnel
 
 QUICK = {"backoff_min_s": 0.01, "backoff_max_s": 0.05}
@@ -119,39 +120,33 @@ async def test_requests_under_way_when_the_client_is_killed(ends: Ends) -> None:
 
 
 async def test_a_client_whose_connection_breaks_comes_back(stack: AsyncExitStack) -> None:
-    """Not closed but broken, by a relay between the two."""
+    """Not closed but broken, somewhere between the two."""
     backend = await start_raw(stack)
     server = await start_server(stack)
-    relay = await start_raw(stack)
-    host, port = server.tunnel.split(":")
-
-    async def carry(count: int) -> None:
-        near = await relay.accept()
-        far = await connect(stack, host, int(port))
-
-        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            while data := await source.read(65_536):
-                target.write(data)
-
-        pumps = asyncio.gather(pump(near.reader, far.writer), pump(far.reader, near.writer), return_exceptions=True)
-        if count == 0:
-            await cut.wait()
-            near.drop()
-            far.drop()
-        await pumps
-
-    cut = asyncio.Event()
-    carriers = [asyncio.ensure_future(carry(0))]
+    relay = await start_relay(stack, server.tunnel)
     events = Recorder()
-    client = await start_client(stack, relay.address, [backend.url], events, **QUICK)
+    await start_client(stack, relay.address, [backend.url], events, **QUICK)
     assert (await ask(stack, server, backend)).body == b"up"
-    carriers.append(asyncio.ensure_future(carry(1)))
-    cut.set()
+    relay.cut()
     await events.until_line("connected", 2)
     assert (await ask(stack, server, backend, b"back")).body == b"back"
-    await client.stop()
-    for carrier in carriers:
-        carrier.cancel()
+    assert relay.connections == 2
+
+
+async def test_a_link_that_is_silent_is_given_up(stack: AsyncExitStack) -> None:
+    """Nothing is closed and nothing comes: the missing heartbeats tell. Both ends go on without it."""
+    backend = await start_raw(stack)
+    server_events = Recorder()
+    server = await start_server(stack, server_events, heartbeat_interval_s=0.05)
+    relay = await start_relay(stack, server.tunnel)
+    events = Recorder()
+    await start_client(stack, relay.address, [backend.url], events, **QUICK)
+    relay.hold()
+    await events.until_line("away")
+    relay.release()
+    await events.until_line("connected", 2)
+    await server_events.until_line("link down")
+    assert (await ask(stack, server, backend, b"back")).body == b"back"
 
 
 # -- tokens and names

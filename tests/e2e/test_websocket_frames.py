@@ -3,6 +3,7 @@
 import asyncio
 import random
 import struct
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -29,7 +30,8 @@ from tests.support.frames import (
     xor,
 )
 from tests.support.raw import Peer, answer, connect, request, start_raw
-from tests.support.tunnel import start_tunnel
+from tests.support.relay import start_relay
+from tests.support.tunnel import eventually, start_client, start_server, start_tunnel
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 
@@ -224,6 +226,28 @@ async def test_a_backend_that_goes_without_a_word(ends: Ends, how: str) -> None:
     last = await read_frame(public)
     assert (last.opcode, last.payload[:2]) == (CLOSE, struct.pack("!H", 1011))
     assert await public.ended()
+
+
+async def test_last_words_of_the_public_arrive(stack: AsyncExitStack) -> None:
+    """What was said before the connection broke off is not lost, though the client learns of both in one read."""
+    backends = await start_raw(stack)
+    server = await start_server(stack)
+    relay = await start_relay(stack, server.tunnel)
+    client = await start_client(stack, relay.address, [backends.url])
+    public = await connect(stack, *server.address)
+    await ask_upgrade(public)
+    backend = await backends.accept()
+    await accept_upgrade(backend)
+    await expect_upgrade(public)
+    relay.hold()
+    await public.send(frame(TEXT, b"last words", mask=MASK) + frame(BINARY, b"x" * 100_000, mask=MASK))
+    await public.close()
+    await eventually(lambda: server.status()["active_requests"] == 0)
+    assert client.status()["active_requests"] == 1
+    relay.release()
+    assert await read_frame(backend) == Frame(TEXT, b"last words", masked=True)
+    assert await read_frame(backend) == Frame(BINARY, b"x" * 100_000, masked=True)
+    assert await backend.ended()
 
 
 async def test_a_frame_whose_source_dies_is_never_completed(ends: Ends) -> None:

@@ -138,7 +138,7 @@ class Peer:
         try:
             async with asyncio.timeout(WAIT_S):
                 await self.writer.wait_closed()
-        except ConnectionError:
+        except OSError:  # it was broken already
             pass
 
     def drop(self) -> None:
@@ -155,7 +155,7 @@ class RawBackend:
 
     def __init__(self, server: asyncio.Server, arrived: "asyncio.Queue[Peer]") -> None:
         self._server = server
-        self._arrived = arrived
+        self.arrived = arrived
         self.port: int = server.sockets[0].getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
@@ -163,12 +163,12 @@ class RawBackend:
     async def accept(self) -> Peer:
         """The next connection."""
         async with asyncio.timeout(WAIT_S):
-            return await self._arrived.get()
+            return await self.arrived.get()
 
     @property
     def waiting(self) -> int:
         """Connections that the test has not accepted yet."""
-        return self._arrived.qsize()
+        return self.arrived.qsize()
 
     async def stop(self) -> None:
         """Listen no more: connecting is refused from now on."""
@@ -211,10 +211,10 @@ async def connect(
     sock.setblocking(False)
     try:
         await asyncio.get_running_loop().sock_connect(sock, (host, port))
-    except OSError:
+        peer = Peer(*await asyncio.open_connection(sock=sock, limit=limit))
+    except BaseException:
         sock.close()
         raise
-    peer = Peer(*await asyncio.open_connection(sock=sock, limit=limit))
     stack.callback(peer.drop)
     return peer
 

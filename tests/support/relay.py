@@ -1,0 +1,75 @@
+"""A TCP relay between the two ends of a tunnel, which tests can make misbehave."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from tests.support.raw import Peer, connect, start_raw
+
+
+class Relay:
+    """Carries each connection that comes to `address` on to the target."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.connections = 0
+        self._open: list[tuple[Peer, Peer]] = []  # towards the client, towards the target
+        self._holding = False
+        self._kept: dict[Peer, bytearray] = {}  # for whom
+
+    def hold(self) -> None:
+        """Keep what the target sends, until release()."""
+        self._holding = True
+
+    def release(self) -> None:
+        """Pass on in one piece what was kept."""
+        self._holding = False
+        for peer, data in self._kept.items():
+            peer.writer.write(bytes(data))
+        self._kept.clear()
+
+    def cut(self) -> None:
+        """Break all connections off, on both sides."""
+        for pair in self._open:
+            for peer in pair:
+                peer.drop()
+        self._open.clear()
+
+    async def carry(self, near: Peer, far: Peer) -> None:
+        self._open.append((near, far))
+        self.connections += 1
+        await asyncio.gather(self._pump(near, far), self._pump(far, near), return_exceptions=True)
+        near.drop()
+        far.drop()
+
+    async def _pump(self, source: Peer, target: Peer) -> None:
+        while data := await source.reader.read(2**20):
+            if self._holding and (target, source) in self._open:
+                self._kept.setdefault(target, bytearray()).extend(data)
+            else:
+                target.writer.write(data)
+                await target.writer.drain()
+        target.writer.write_eof()
+
+
+async def start_relay(stack: AsyncExitStack, target: str) -> Relay:
+    """A relay to `target` (HOST:PORT)."""
+    listener = await start_raw(stack)
+    relay = Relay(listener.address)
+    host, _, port = target.rpartition(":")
+    tasks: set[asyncio.Future[None]] = set()
+
+    async def carry(near: Peer) -> None:
+        await relay.carry(near, await connect(stack, host, int(port)))
+
+    async def accept() -> None:
+        while True:
+            tasks.add(asyncio.ensure_future(carry(await listener.arrived.get())))
+
+    async def stop() -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    tasks.add(asyncio.ensure_future(accept()))
+    stack.push_async_callback(stop)
+    return relay
