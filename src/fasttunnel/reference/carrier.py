@@ -14,6 +14,7 @@ from fasttunnel.reference.dispatch import Dispatcher, end_tasks
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Heartbeat, TunnelMessage
 from fasttunnel.wire.tunnel_pb2_grpc import TunnelServiceStub
 
+ANSWER_S = 0.5  # for a server to take the call or refuse it; some say nothing before the first message
 LAST_BYTES_S = 1.0  # for last messages to leave once the tunnel has been ended
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -141,7 +142,14 @@ async def dial(server: str, token: str | None, tunnel: Tunnel) -> None:
     metadata = [("authorization", f"Bearer {token}")] if token is not None else []
     async with grpc.aio.insecure_channel(server, options=CLIENT_OPTIONS) as channel:
         call = TunnelServiceStub(channel).Connect(metadata=metadata)  # type: ignore[no-untyped-call]
-        await tunnel.carry(_messages_of(call), call.write, call.done_writing)
+        # A message written to a call that is just being refused would hide the status behind an error of grpc's.
+        answered = asyncio.create_task(call.initial_metadata())
+        opening: list[asyncio.Future[Any]] = [answered, tunnel.ended]
+        await asyncio.wait(opening, timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await tunnel.carry(_messages_of(call), call.write, call.done_writing)
+        finally:
+            await end_tasks(answered)
 
 
 async def _messages_of(call: Any) -> AsyncIterator[TunnelMessage]:
