@@ -83,9 +83,9 @@ async def main(address: str) -> None:
     tunnels = Tunnels(token=os.environ.get("FASTTUNNEL_TOKEN", ""))
     server = grpc.aio.server()
     add_TunnelServiceServicer_to_server(tunnels, server)
-    server.add_insecure_port(address)
+    port = server.add_insecure_port(address)  # port 0 takes a free one
     await server.start()
-    print(f"waiting for a client at {address}", flush=True)
+    print(f"waiting for a client at {address.rpartition(':')[0]}:{port}", flush=True)
     status, body = await tunnels.answers.get()
     print(f"status {status}, {len(body)} bytes:\n{body[:1000].decode(errors='replace')}", flush=True)
     await server.stop(1)

@@ -162,8 +162,8 @@ cdef class BackendWebSocket(WebSocketConn):
         return self.close()
 
     cdef int on_reset(self, uint32_t code, bytes text) except -1:
-        # The public side ended without a close handshake: the backend sees that too.
-        return self.abort()
+        # The public side ended without a close handshake: the backend sees that too, behind all that came before.
+        return self.close()
 
     def connect_failed(self, str text, bint timed_out):
         self.connecting = False

@@ -65,6 +65,7 @@ cdef class Exchange:
     cdef uint64_t bytes_received
     cdef double started_s
     cdef int status
+    cdef int interim                    # informational answers so far
     cdef int reset_code                 # -1: none
     cdef tuple label                    # (method, host, path); None where nobody asks
 

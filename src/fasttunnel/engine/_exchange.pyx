@@ -15,6 +15,7 @@ from fasttunnel._core cimport (
 cdef enum:                              # the two of errors.ResetCode that this layer makes itself
     PROTOCOL_ERROR = 5
     FLOW_CONTROL_ERROR = 6
+    INTERIM_MAX = 100                   # informational answers (1xx) to one request: they cost no credit
 
 cdef int64_t MAX_CREDIT = 0x7fffffff
 
@@ -144,6 +145,9 @@ cdef class Exchange:
                 return self._violation(PROTOCOL_ERROR, b"is_first_chunk in the wrong place")
             if m.informational and (m.last or m.body.len):
                 return self._violation(PROTOCOL_ERROR, b"informational answer with a body or an end")
+            self.interim += m.informational
+            if self.interim > INTERIM_MAX:
+                return self._violation(PROTOCOL_ERROR, b"too many informational answers")
             self.receive_sequence += 1
         if not self._expects(m.kind):
             return self._violation(PROTOCOL_ERROR, b"message of another kind than the request")

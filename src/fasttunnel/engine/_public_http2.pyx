@@ -18,7 +18,7 @@ from fasttunnel._core cimport (
 )
 from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of, trace_id_of
 from fasttunnel.engine._grpc cimport decode_timeout, encode_message
-from fasttunnel.engine._http1 cimport host_ok, is_utf8
+from fasttunnel.engine._http1 cimport has_fields, host_ok, is_utf8
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
 from fasttunnel.engine._link cimport Link
 
@@ -328,7 +328,7 @@ cdef class PublicStream(H2Stream):
         cdef bint typed = False
         cdef HeaderIter it
         cdef Slice name, value
-        if m.first and not (m.last and m.body.ptr == NULL):
+        if m.first and not (m.last and m.body.ptr == NULL and not has_fields(m, TAG_GRPC_RESPONSE_INITIAL)):
             nv_start(&self.conn.nv, <size_t>(m.end - m.run) + 32)
             nv_add_text(&self.conn.nv, ":status", "200")
             msg_headers(m, TAG_GRPC_RESPONSE_INITIAL, &it)
