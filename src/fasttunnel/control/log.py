@@ -30,9 +30,14 @@ class Events:
     """What engines report. Every line goes to `write`, by default to the logger "fasttunnel".
 
     `request_done` is None unless records of finished requests are wanted: engines then make none.
+    `tap` is None unless the TunnelMessages themselves are wanted: `tap(tunnel, sent, message)` is then called for each
+    one as it is sent or has come, with the address of the tunnel's far end ("10.0.0.7:50123", at the client the
+    server's as configured) and the encoded message. It costs a copy of everything and is meant for tests and for
+    looking.
     """
 
     request_done: Callable[[RequestRecord], None] | None = None
+    tap: Callable[[str, bool, bytes], None] | None = None
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
         self._write = write or _logger.info
