@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "fasttunnel"
 
 LAYERS = """
     errors limits version
-    wire.tunnel_pb2
+    wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
     control.routes control.backoff
     control.config
@@ -32,12 +32,12 @@ LAYERS = """
     engine._backends
     engine.server
     engine.client
-    reference.fields reference.grpc_streams
-    reference.dispatch
-    reference.gate reference.websocket_frames reference.http2 reference.carrier
-    reference.http1 reference.public_http2
-    reference.backend_http1
-    reference.backend_grpc
+    reference.messages
+    reference.fields reference.grpc_streams reference.websocket_frames
+    reference.exchange reference.translation reference.http2
+    reference.dispatch reference.relay reference.http1
+    reference.carrier reference.websocket
+    reference.public reference.backend
     reference.server
     reference.client
     api

@@ -1,4 +1,7 @@
-"""The gRPC stream that carries a tunnel: TunnelService.Connect, with grpc.aio at both ends."""
+"""The gRPC stream that carries a tunnel: TunnelService.Connect, with grpc.aio at both ends.
+
+grpc.aio hands out bytes; they are parsed here, so that the tap sees them and a malformed message can be explained.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fasttunnel import limits
+from fasttunnel.control.log import Events
 from fasttunnel.errors import GrpcStatus, ResetCode
-from fasttunnel.reference.dispatch import Dispatcher, end_tasks
+from fasttunnel.reference.dispatch import Dispatcher
+from fasttunnel.reference.messages import end_tasks
+from fasttunnel.wire.locate import explain
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Heartbeat, TunnelMessage
-from fasttunnel.wire.tunnel_pb2_grpc import TunnelServiceStub
 
+SERVICE, METHOD = "fasttunnel.v1.TunnelService", "Connect"
 ANSWER_S = 0.5  # for a server to take the call or refuse it; some say nothing before the first message
 LAST_BYTES_S = 1.0  # for last messages to leave once the tunnel has been ended
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -34,11 +41,13 @@ CLIENT_OPTIONS = [*_COMMON, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable
 class Tunnel(Dispatcher):
     """A dispatcher on a stream, and what is known of its peer."""
 
-    def __init__(self, peer: str, **handlers: Any) -> None:
-        super().__init__(**handlers)
+    def __init__(self, peer: str, events: Events) -> None:
+        super().__init__()
         self.peer = peer
+        if (tap := events.tap) is not None:
+            self.tap = lambda sent, encoded: tap(peer, sent, encoded)
         self.ended: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
-        self.carried: asyncio.Task[None] | None = None  # who carries it, at the client
+        self.over = asyncio.get_running_loop().create_future()  # nothing of it is left
         self.round_trip_s: float | None = None
         self._written = asyncio.Event()
         self._nonce = 0
@@ -52,8 +61,8 @@ class Tunnel(Dispatcher):
 
     async def carry(
         self,
-        messages: AsyncIterator[TunnelMessage],
-        write: Callable[[TunnelMessage], Awaitable[None]],
+        messages: AsyncIterator[bytes],
+        write: Callable[[bytes], Awaitable[None]],
         hang_up: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Read and write until either end ends the tunnel; `ended` says how. Requests on it are lost then.
@@ -77,31 +86,37 @@ class Tunnel(Dispatcher):
         except TimeoutError:
             pass
         finally:
-            if self._heart is not None:
-                self._heart.cancel()
             self.fail_all(ResetCode.TUNNEL_LOST, "the tunnel was lost")
-            await end_tasks(reading, writing)
+            await end_tasks(reading, writing, *([self._heart] if self._heart is not None else []))
             self.end(GrpcStatus.UNAVAILABLE, "connection lost")
+            if not self.over.done():
+                self.over.set_result(None)
 
-    async def _read(self, messages: AsyncIterator[TunnelMessage]) -> None:
+    async def _read(self, messages: AsyncIterator[bytes]) -> None:
         try:
-            async for message in messages:
-                if len(message.request_id) > limits.REQUEST_ID_BYTES:
-                    return self.end(GrpcStatus.INTERNAL, f"request_id of {len(message.request_id)} bytes")
+            async for encoded in messages:
+                if self.tap is not None:
+                    self.tap(False, encoded)
+                message = TunnelMessage.FromString(encoded)
+                if len(message.request_id.encode()) > limits.REQUEST_ID_BYTES:
+                    text = f"request_id of {len(message.request_id)} bytes"
+                    return self.end(GrpcStatus.INTERNAL, f"{text}, at most {limits.REQUEST_ID_BYTES} are allowed")
                 self.handle_tunnel_message(message)
             self.end(0, "the client closed the tunnel")
+        except DecodeError:
+            self.end(GrpcStatus.INTERNAL, f"malformed TunnelMessage: {explain(encoded, TunnelMessage.DESCRIPTOR)}")
         except grpc.aio.AioRpcError as error:
             self.end(error.code().value[0], reason_of(error))
-        except Exception as error:  # what grpc raises for bytes that are no TunnelMessage
-            self.end(GrpcStatus.INTERNAL, f"malformed TunnelMessage: {error!r:.200}")
+        except Exception as error:
+            self.end(GrpcStatus.INTERNAL, f"the tunnel cannot be read: {error!r:.200}")
 
-    async def _write(self, write: Callable[[TunnelMessage], Awaitable[None]]) -> None:
+    async def _write(self, write: Callable[[bytes], Awaitable[None]]) -> None:
         while True:
             if self.outgoing.empty():
                 self._written.set()
-            message = await self.next_outgoing()
+            encoded = await self.next_outgoing()
             self._written.clear()
-            await write(message)
+            await write(encoded)
 
     # -- control messages
 
@@ -134,14 +149,17 @@ class Tunnel(Dispatcher):
             self.round_trip_s = asyncio.get_running_loop().time() - self._sent_at
 
 
-# -- the client's end -------------------------------------------------------------------------------------------------
+def service(connect: Callable[[AsyncIterator[bytes], Any], Awaitable[None]]) -> grpc.GenericRpcHandler:
+    """TunnelService for a grpc server: `connect(messages, context)` serves a call."""
+    handler = grpc.stream_stream_rpc_method_handler(connect)
+    return grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})
 
 
 async def dial(server: str, token: str | None, tunnel: Tunnel) -> None:
-    """Open the call and carry the tunnel until it ends; `tunnel.ended` says how."""
+    """The client's end: open the call and carry the tunnel until it ends; `tunnel.ended` says how."""
     metadata = [("authorization", f"Bearer {token}")] if token is not None else []
     async with grpc.aio.insecure_channel(server, options=CLIENT_OPTIONS) as channel:
-        call = TunnelServiceStub(channel).Connect(metadata=metadata)  # type: ignore[no-untyped-call]
+        call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(metadata=metadata)
         # A message written to a call that is just being refused would hide the status behind an error of grpc's.
         answered = asyncio.create_task(call.initial_metadata())
         opening: list[asyncio.Future[Any]] = [answered, tunnel.ended]
@@ -152,9 +170,9 @@ async def dial(server: str, token: str | None, tunnel: Tunnel) -> None:
             await end_tasks(answered)
 
 
-async def _messages_of(call: Any) -> AsyncIterator[TunnelMessage]:
-    while (message := await call.read()) is not grpc.aio.EOF:
-        yield message
+async def _messages_of(call: Any) -> AsyncIterator[bytes]:
+    while (encoded := await call.read()) is not grpc.aio.EOF:
+        yield encoded
     status = await call.code()
     if status is not grpc.StatusCode.OK:
         raise grpc.aio.AioRpcError(

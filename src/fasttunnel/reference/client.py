@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from fasttunnel import limits
+from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
-from fasttunnel.control.config import Backend, ClientConfig
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
-from fasttunnel.reference.backend_grpc import GrpcBackend
-from fasttunnel.reference.backend_http1 import Http1Backend, Streams
+from fasttunnel.reference.backend import Backend, GrpcBackend, Http1Backend, Streams
 from fasttunnel.reference.carrier import Tunnel, dial
-from fasttunnel.reference.dispatch import Exchange, RequestReset, end_tasks
-from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, HTTP, Register, Registered, TunnelMessage
+from fasttunnel.reference.exchange import Exchange
+from fasttunnel.reference.messages import RequestReset, end_tasks
+from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, WEBSOCKET, Register, Registered, TunnelMessage
 
 # Statuses that another attempt would only meet again.
 REFUSALS: dict[int, type[FasttunnelError]] = {
@@ -31,37 +31,60 @@ REFUSALS: dict[int, type[FasttunnelError]] = {
 REGISTERED_TIMEOUT_S = 10.0
 
 
+class ClientTunnel(Tunnel):
+    """One life of the tunnel, seen from the client: the server opens requests on it."""
+
+    accepts_requests = True
+
+    def __init__(self, engine: ClientEngine) -> None:
+        super().__init__(engine.config.server, engine.events)
+        self.engine = engine
+        self.was_up = False
+
+    def on_control(self, kind: str, message: TunnelMessage) -> None:
+        if kind == "registered" and not self.was_up:
+            self.was_up = True
+            self.engine.welcome(self, message.registered)
+        elif kind == "heartbeat":
+            self.heard(message.heartbeat)
+
+    def on_request(self, exchange: Exchange) -> None:
+        self.engine.serve(exchange)
+
+    def on_end(self, exchange: Exchange) -> None:
+        if not self.requests:
+            self.engine.idle.set()
+
+
 class ClientEngine:
     """The end beside the backends, on asyncio. Satisfies `fasttunnel.abc.ClientEngine`."""
 
-    def __init__(self, config: ClientConfig, *, events: Events) -> None:
+    def __init__(self, config: settings.ClientConfig, *, events: Events) -> None:
         self.config = config
         self.events = events
         self.urls: Sequence[str] = []
+        self.idle = asyncio.Event()
         self._instance_id = secrets.token_hex(8)
         self._client_id = config.client_id
-        self._routes: RouteTable[Http1Backend | GrpcBackend] = RouteTable()
-        self._backends: dict[Backend, Http1Backend | GrpcBackend] = {}
-        self._tunnel: Tunnel | None = None
+        self._routes: RouteTable[Backend[Any]] = RouteTable()
+        self._backends: dict[settings.Backend, Backend[Any]] = {}
+        self._tunnel: ClientTunnel | None = None
         self._connections: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._registered = asyncio.Event()
-        self._idle = asyncio.Event()
         self._closed = asyncio.Event()
         self._failure: FasttunnelError | None = None
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._up_timeout: asyncio.TimerHandle | None = None
         self._reconnects = self._requests = 0
 
     # -- starting and stopping
 
     async def start(self) -> None:
         for spec in self.config.routes:
-            backend = self._backends.get(spec.backend)
-            if backend is None:
-                backend = self._backends[spec.backend] = self._new_backend(spec.backend)
-            self._routes.add(backend, [spec.route])
+            if spec.backend not in self._backends:
+                self._backends[spec.backend] = self._new_backend(spec.backend)
+            self._routes.add(self._backends[spec.backend], [spec.route])
         self._runner = asyncio.create_task(self._run())
         waiter = asyncio.create_task(self._registered.wait())
         try:
@@ -71,7 +94,7 @@ class ClientEngine:
         if self._failure is not None:
             raise self._failure
 
-    def _new_backend(self, backend: Backend) -> Http1Backend | GrpcBackend:
+    def _new_backend(self, backend: settings.Backend) -> Backend[Any]:
         async def connect() -> Streams:
             reader, writer = await asyncio.open_connection(backend.host, backend.port)
             self._connections = {known for known in self._connections if not known.is_closing()} | {writer}
@@ -94,16 +117,14 @@ class ClientEngine:
         assert self._runner is not None
         if tunnel is not None and tunnel.up:
             tunnel.send_go_away("the client is shutting down", grace_s)
-            if grace_s > 0:
-                # Requests that were on their way when we said so are still taken: the server has not heard it yet.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(grace_s):
-                        while tunnel.requests:
-                            self._idle.clear()
-                            await self._idle.wait()
+            # Requests that were on their way when we said so are still taken: the server has not heard it yet.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    while tunnel.requests:
+                        self.idle.clear()
+                        await self.idle.wait()
             tunnel.end(0, "the client was stopped")
-            if tunnel.carried is not None:
-                await asyncio.wait([tunnel.carried], timeout=2.0)
+            await asyncio.wait([tunnel.over], timeout=2.0)
         await end_tasks(self._runner, *self._tasks)
         for backend in self._backends.values():
             backend.close()
@@ -138,24 +159,23 @@ class ClientEngine:
         """Be connected; when the tunnel is lost, come back."""
         backoff = Backoff(self.config.backoff_min_s, self.config.backoff_max_s)
         while True:
-            was_up, status, reason = await self._connect_once()
+            tunnel = self._tunnel = ClientTunnel(self)
+            status, reason = await self._carry(tunnel)
             if status in REFUSALS:
                 hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
                 self._failure = REFUSALS[status](f"{self.config.server} refused the tunnel", detail=reason, hint=hint)
                 self.events.disconnected(self.config.server, reason, None)
                 self._closed.set()
                 return
-            if was_up:
+            if tunnel.was_up:
                 backoff.reset()
                 self._reconnects += 1
             delay = backoff.next()
             self.events.disconnected(self.config.server, reason, delay)
             await asyncio.sleep(delay)
 
-    async def _connect_once(self) -> tuple[bool, int, str]:
-        """One life of a tunnel: whether it was up, and the status that it ended with."""
-        tunnel = Tunnel(self.config.server, on_control=self._control, on_request=self._serve, on_idle=self._idle.set)
-        self._tunnel = tunnel
+    async def _carry(self, tunnel: ClientTunnel) -> tuple[int, str]:
+        """One life of a tunnel: the status that it ended with."""
         register = Register(
             version=limits.WIRE_VERSION,
             routes=[spec.route.to_message() for spec in self.config.routes],
@@ -166,78 +186,61 @@ class ClientEngine:
         )
         tunnel.send(TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register))
         waiting_s = max(REGISTERED_TIMEOUT_S, self.config.connect_timeout_s)
-        timeout = asyncio.get_running_loop().call_later(
-            waiting_s, tunnel.end, GrpcStatus.UNAVAILABLE, "it did not answer the registration"
-        )
+        timeout = asyncio.get_running_loop().call_later(waiting_s, self._give_up_silent, tunnel)
         token = self.config.token
-        self._up_timeout = timeout  # until _welcome()
-        tunnel.carried = asyncio.create_task(dial(self.config.server, token.reveal() if token else None, tunnel))
+        dialling = asyncio.create_task(dial(self.config.server, token.reveal() if token else None, tunnel))
         try:
-            await asyncio.wait([tunnel.ended])
-            await tunnel.carried
+            await asyncio.wait([dialling])
         finally:
             timeout.cancel()
-            await end_tasks(tunnel.carried)
+            await end_tasks(dialling)
             self._requests += tunnel.opened
             self._tunnel = None
-            self._idle.set()
+            self.idle.set()
         status, reason = tunnel.ended.result()
-        return self._up_timeout is None, status, reason or "the server closed the tunnel"
+        return status, reason or "the server closed the tunnel"
 
-    def _control(self, message: TunnelMessage) -> None:
-        tunnel = self._tunnel
-        payload = message.WhichOneof("payload")
-        if tunnel is None:
-            return
-        if payload == "registered" and not tunnel.up:
-            self._welcome(tunnel, message.registered)
-        elif payload == "heartbeat":
-            tunnel.heard(message.heartbeat)
+    def _give_up_silent(self, tunnel: ClientTunnel) -> None:
+        if not tunnel.was_up:
+            tunnel.end(GrpcStatus.UNAVAILABLE, "it did not answer the registration")
 
-    def _welcome(self, tunnel: Tunnel, registered: Registered) -> None:
+    def welcome(self, tunnel: ClientTunnel, registered: Registered) -> None:
+        """The server has taken the registration."""
         fragment = min(self.config.max_fragment, registered.max_fragment or limits.FRAGMENT_BYTES)
         tunnel.start(registered.initial_window, self.config.initial_window, fragment)
         interval_ms = registered.heartbeat_interval_ms
         tunnel.start_heartbeat(interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
         # The name that the server gave is kept: it makes us the same client when we come back.
         self._client_id = registered.client_id or self._client_id
-        if self._up_timeout is not None:
-            self._up_timeout.cancel()
-            self._up_timeout = None
         self.urls = list(registered.urls)
         self._registered.set()
         self.events.connected(self.config.server, self.urls)
 
     # -- requests
 
-    def _serve(self, exchange: Exchange) -> None:
-        task = exchange.task = asyncio.create_task(self._serve_request(exchange))
+    def serve(self, exchange: Exchange) -> None:
+        """A request has come."""
+        task = asyncio.create_task(self._serve(exchange))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve_request(self, exchange: Exchange) -> None:
+    async def _serve(self, exchange: Exchange) -> None:
         """Find the backend again, by the same rules as the server, and hand the request to it.
 
         Only what the client's own configuration names is ever connected to, whatever a message says.
         """
-        request = exchange.first
-        grpc = exchange.protocol == GRPC
-        url = f"/{request.service}/{request.method}" if grpc else request.url
-        host = request.authority if grpc else request.host
+        request, is_grpc = exchange.first, exchange.protocol == GRPC
+        url = f"/{request.service}/{request.method}" if is_grpc else request.url
+        host = request.authority if is_grpc else request.host
         found = self._routes.match(exchange.protocol, host, url.partition("?")[0])
         if found is None:
             return exchange.reset(ResetCode.NO_ROUTE, "this client has no backend for the request")
         route, backend = found
-        if not grpc:
-            url = _stripped(route, url)
-        authority = (route.host_rewrite or host).encode("latin-1")
+        target = url if is_grpc else _stripped(route, url)
+        authority = (route.host_rewrite or host).encode()
         try:
-            if isinstance(backend, GrpcBackend):
-                await backend.serve(exchange, url, authority)
-            elif exchange.protocol == HTTP:
-                await backend.serve_http(exchange, url, authority)
-            else:
-                await backend.serve_websocket(exchange, url, authority)
+            handshake = exchange.protocol == WEBSOCKET
+            await (backend.serve_websocket if handshake else backend.serve)(exchange, target, authority)
         except RequestReset as reset:
             exchange.reset(reset.code, reset.text)
         finally:

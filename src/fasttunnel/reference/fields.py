@@ -3,9 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from fasttunnel.reference.messages import BadMessage, Field, Head
 from fasttunnel.wire.tunnel_pb2 import Header
-
-Field = tuple[bytes, bytes]
 
 # RFC 9110 7.6.1; `te` passes with its one end-to-end value (10.1.4).
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"))
@@ -13,33 +12,15 @@ HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te"
 FORWARDING = frozenset(
     (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
 )
-# RFC 9110 6.5.1: fields of framing and routing have no meaning in trailers, and merging them would be dangerous.
-NOT_IN_TRAILERS = frozenset((b"content-length", b"host", b"trailer"))
-NOT_IN_HOSTS = frozenset(b' \t/\\?#@<>"{}|^`%')
+# RFC 9110 6.5.1: fields of framing, routing and origin have no meaning in trailers, and merging them is dangerous.
+NOT_IN_TRAILERS = FORWARDING | {b"content-length", b"host", b"trailer"}
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # token, RFC 9110 5.6.2
 _VALUE = re.compile(rb"([^\x00-\x20\x7f]([^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?")  # RFC 9110 5.5
-_TARGET = re.compile(rb"[^\x00-\x20\x7f]+")
-
-
-class BadMessage(Exception):
-    """A message that breaks HTTP. `status` is what a client is answered."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-
-
-def valid_value(value: bytes) -> bool:
-    return _VALUE.fullmatch(value) is not None
-
-
-def valid_target(target: bytes) -> bool:
-    return _TARGET.fullmatch(target) is not None
-
-
-def valid_name(name: bytes) -> bool:
-    return _NAME.fullmatch(name) is not None
+_TARGET = re.compile(rb"[^\x00-\x20\x7f#]+")
+# A name or address with or without a port, and nothing that Forwarded could take for syntax.
+_HOST = re.compile(rb"[A-Za-z0-9._~-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
+_TRACE = re.compile(rb"[0-9A-Za-z]+-([0-9A-Za-z]{32})-[^-]+-.*")  # W3C Trace Context 3.2.2
 
 
 def get(fields: Iterable[Field], name: bytes) -> bytes | None:
@@ -47,14 +28,39 @@ def get(fields: Iterable[Field], name: bytes) -> bytes | None:
     return next((value for key, value in fields if key.lower() == name), None)
 
 
+def get_all(fields: Iterable[Field], name: bytes) -> list[bytes]:
+    return [value for key, value in fields if key.lower() == name]
+
+
 def tokens(fields: Iterable[Field], name: bytes) -> set[bytes]:
     """The members of a list field, in lower case."""
-    lists = (value.lower().split(b",") for key, value in fields if key.lower() == name)
-    return {token.strip() for values in lists for token in values}
+    return {token.strip().lower() for value in get_all(fields, name) for token in value.split(b",")}
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether it can be a `string` of the wire contract."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def check_target(method: bytes, target: bytes, authority: bytes) -> None:
+    """A request that every backend understands as we do (RFC 9110 7.1, 9.1). Raises BadMessage."""
+    if method == b"CONNECT":
+        raise BadMessage("CONNECT is not served here", status=405)
+    path = target[:1] == b"/" or (target == b"*" and method == b"OPTIONS")
+    if not path or not _TARGET.fullmatch(target) or not is_utf8(target):
+        raise BadMessage("bad request target", status=400)
+    if not _HOST.fullmatch(authority):
+        raise BadMessage("bad Host", status=400)
+    if not _NAME.fullmatch(method):
+        raise BadMessage("bad method", status=400)
 
 
 def to_tunnel(fields: Iterable[Field], *, without: Iterable[bytes] = ()) -> list[Header]:
-    """Fields of a socket for a TunnelMessage: those of the connection stay behind."""
+    """Fields of a socket for a TunnelMessage: those of the connection, and those that it names, stay behind."""
     fields = list(fields)
     dropped = HOP_BY_HOP | tokens(fields, b"connection") | frozenset(without)
     passing = []
@@ -72,24 +78,28 @@ def from_tunnel(headers: Iterable[Header], *, without: Iterable[bytes] = ()) -> 
     fields = []
     for header in headers:
         name, value = header.name.encode(), header.value
-        if not valid_name(name) or not valid_value(value):
-            raise BadMessage(502, "bad header field from the backend")
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise BadMessage("bad header field from the other end of the tunnel")
         key = name.lower()
-        if (key in HOP_BY_HOP and (key, value) != (b"te", b"trailers")) or key in without:
-            continue
-        fields.append((name, value))
+        if (key not in HOP_BY_HOP or (key, value) == (b"te", b"trailers")) and key not in without:
+            fields.append((name, value))
     return fields
 
 
-def of_visitor(address: str, host: bytes) -> list[Header]:
-    """X-Forwarded-For, -Proto, -Host and Forwarded (RFC 7239): an IPv6 address is bracketed and quoted there."""
+def of_request(head: Head, address: str, *, without: Iterable[bytes] = ()) -> list[Header]:
+    """The fields of a visitor's request, and what the server knows of the visitor: X-Forwarded-* and RFC 7239."""
     node = f'"[{address}]"' if ":" in address else address
-    forwarded = f"for={node};proto=http".encode()
-    if host:
-        forwarded += b';host="' + host + b'"' if b":" in host else b";host=" + host
-    return [
-        Header(name="X-Forwarded-For", value=address.encode()),
-        Header(name="X-Forwarded-Proto", value=b"http"),
-        Header(name="X-Forwarded-Host", value=host),
-        Header(name="Forwarded", value=forwarded),
+    host = b';host="%b"' % head.authority if head.authority else b""
+    visitor = [
+        (b"X-Forwarded-For", address.encode()),
+        (b"X-Forwarded-Proto", b"http"),
+        (b"X-Forwarded-Host", head.authority),
+        (b"Forwarded", f"for={node};proto=http".encode() + host),
     ]
+    return to_tunnel(head.fields, without=FORWARDING | {b"host"} | frozenset(without)) + to_tunnel(visitor)
+
+
+def trace_id(fields: Iterable[Field]) -> str:
+    """Of the request's traceparent; empty when there is none, or none that can be used."""
+    match = _TRACE.fullmatch(get(fields, b"traceparent") or b"")
+    return match[1].decode() if match and match[1].strip(b"0") else ""

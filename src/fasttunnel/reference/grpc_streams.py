@@ -5,53 +5,42 @@ grpc/doc/PROTOCOL-HTTP2.md, "Length-Prefixed-Message". On the tunnel one chunk i
 large message travels as several chunks (`more`), the first of which announces its length.
 """
 
-import base64
-import binascii
-import re
 import struct
-from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
+from typing import Any, NamedTuple, Protocol
 
+from fasttunnel.errors import ResetCode
+from fasttunnel.reference.messages import BadMessage
 from fasttunnel.wire.tunnel_pb2 import GrpcRequest, GrpcResponse
 
 PREFIX = struct.Struct("!BI")
-_SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-
-
-class BadStream(Exception):
-    """A side of a call that breaks gRPC's framing or order. `too_large`: only a limit was passed."""
-
-    def __init__(self, text: str, *, too_large: bool = False) -> None:
-        super().__init__(text)
-        self.too_large = too_large
 
 
 # -- state ------------------------------------------------------------------------------------------------------------
 
 
 class Flow:
-    """One direction of a request: is_first_chunk opens it, is_last_chunk closes it, chunks are counted from 0."""
+    """One direction of a request: its first message opens it, its last one closes it, chunks are counted from 0."""
 
     def __init__(self) -> None:
         self.opened = False
         self.closed = False
         self.next_sequence = 0
 
-    def take(self, sequence: int, *, first: bool, last: bool, informational: bool = False) -> None:
-        """A chunk goes this way. Raises BadStream when it is not the next one."""
+    def take(self, sequence: int | None = None, *, first: bool, last: bool, interim: bool = False) -> None:
+        """A message goes this way; `sequence` is None where it is not counted. Raises BadMessage: not the next one."""
         if self.closed:
-            raise BadStream("message after the last chunk")
-        if sequence != self.next_sequence:
-            raise BadStream("gap in the sequence numbers")
-        if first == self.opened and not informational:
-            raise BadStream("is_first_chunk in the wrong place")
+            raise BadMessage("message after the last chunk")
+        if sequence is not None and sequence != self.next_sequence:
+            raise BadMessage("gap in the sequence numbers")
+        if first == self.opened and not interim:
+            raise BadMessage("message before the first, or a second first one")
         self.next_sequence += 1
-        self.opened = self.opened or not informational
+        self.opened = self.opened or not interim
         self.closed = last
 
 
 class GrpcStream:
-    """A call, as one end of the tunnel sees it."""
+    """A call, as one end of the tunnel sees it; other requests are the same, without a manager."""
 
     def __init__(self) -> None:
         self.sending = Flow()
@@ -86,18 +75,31 @@ class GrpcStreamManager:
 
 
 class Piece(NamedTuple):
-    """A message, or a part of one."""
+    """What is to be sent into the tunnel next."""
 
-    body: bytes
-    compressed: bool
-    message_length: int  # of the whole message
-    first: bool
-    more: bool
-    consumed: int  # bytes of the stream that this piece accounts for
+    values: dict[str, Any]  # fields of the chunk
+    consumed: int  # bytes of the stream that it accounts for
+
+
+class Splitter(Protocol):
+    """Cuts the bytes of a body into what the chunks of its protocol may carry."""
+
+    def feed(self, data: bytes) -> None: ...
+
+    def next_piece(self, room: int) -> Piece | None:
+        """With at most `room` bytes of payload; None: not yet. Raises BadMessage."""
+
+    @property
+    def waits_for_credit(self) -> bool:
+        """Whether next_piece() would give more if there was more room."""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the body may end here, and nothing is left of it."""
 
 
 class GrpcStreamSplitter:
-    """Cuts a stream of bytes into messages, and messages above the fragment limit or the credit into pieces."""
+    """A Splitter into messages, and messages above the fragment limit or the credit into pieces."""
 
     def __init__(self, max_message_bytes: int = 0) -> None:
         self._buffer = bytearray()
@@ -107,42 +109,47 @@ class GrpcStreamSplitter:
 
     @property
     def at_boundary(self) -> bool:
-        """Whether the stream may end here."""
         return self._message is None and not self._buffer
 
     @property
     def waits_for_credit(self) -> bool:
-        """Whether next_piece() would give more if it was allowed more."""
         return self._message is not None and bool(self._buffer)
 
     def feed(self, data: bytes) -> None:
         self._buffer += data
 
     def next_piece(self, room: int) -> Piece | None:
-        """At most `room` bytes of a message, once they are there; None: not yet. Raises BadStream."""
-        head = 0
-        if self._message is None:
-            if self._buffer and self._buffer[0] > 1:
-                raise BadStream("bad gRPC message flags")
-            if len(self._buffer) < PREFIX.size:
-                return None
-            flag, length = PREFIX.unpack_from(self._buffer)
-            if self._max_message_bytes and length > self._max_message_bytes:
-                raise BadStream("message above the limit of the tunnel", too_large=True)
-            del self._buffer[: PREFIX.size]
-            self._message, self._sent = (flag == 1, length), 0
+        """A piece is given out when it is complete: as long as the room allows, but never above the message."""
+        if self._message is None and not self._begin():
+            return None
+        assert self._message is not None
         compressed, length = self._message
         left = length - self._sent
-        take = min(left, room)
-        if len(self._buffer) < take or (left and not take):
+        size = min(left, room)
+        if len(self._buffer) < size or (left and not size):
             return None
-        head = PREFIX.size if self._sent == 0 else 0
-        piece = Piece(bytes(self._buffer[:take]), compressed, length, self._sent == 0, take < left, take + head)
-        del self._buffer[:take]
-        self._sent += take
-        if not piece.more:
+        first, more = self._sent == 0, size < left
+        values = {"body": bytes(self._buffer[:size]), "compressed": compressed, "more": more}
+        if first and more:
+            values["message_length"] = length
+        del self._buffer[:size]
+        self._sent += size
+        if not more:
             self._message = None
-        return piece
+        return Piece(values, size + (PREFIX.size if first else 0))
+
+    def _begin(self) -> bool:
+        """Read the prefix of a message, if all of it is there."""
+        if self._buffer and self._buffer[0] > 1:
+            raise BadMessage("bad gRPC message flags")
+        if len(self._buffer) < PREFIX.size:
+            return False
+        flag, length = PREFIX.unpack_from(self._buffer)
+        if self._max_message_bytes and length > self._max_message_bytes:
+            raise BadMessage("message above the limit of the tunnel", code=ResetCode.TOO_LARGE)
+        del self._buffer[: PREFIX.size]
+        self._message, self._sent = (flag == 1, length), 0
+        return True
 
 
 class GrpcStreamAssembler:
@@ -156,55 +163,18 @@ class GrpcStreamAssembler:
         return self._missing == 0
 
     def feed(self, chunk: GrpcRequest | GrpcResponse) -> bytes:
-        """What to write for a chunk. Raises BadStream when the chunks of a message do not add up."""
+        """What to write for a chunk. Raises BadMessage when the chunks of a message do not add up."""
         prefix = b""
         if chunk.HasField("body"):
             size = len(chunk.body)
             if self._missing == 0:
                 self._missing = chunk.message_length if chunk.more else size
                 if chunk.more and self._missing <= size:
-                    raise BadStream("fragments of a message do not add up")
+                    raise BadMessage("fragments of a message do not add up")
                 prefix = PREFIX.pack(chunk.compressed, self._missing)
             if size > self._missing or (size == self._missing) == chunk.more:
-                raise BadStream("fragments of a message do not add up")
+                raise BadMessage("fragments of a message do not add up")
             self._missing -= size
         if chunk.is_last_chunk and self._missing:
-            raise BadStream("the stream ended inside a message")
+            raise BadMessage("the stream ended inside a message")
         return prefix + chunk.body
-
-
-# -- notations of PROTOCOL-HTTP2.md -----------------------------------------------------------------------------------
-
-
-def decode_timeout(value: bytes) -> float | None:
-    """grpc-timeout in seconds, at least a millisecond; None: malformed."""
-    if not re.fullmatch(rb"[0-9]{1,8}[HMSmun]", value):
-        return None
-    return max(int(value[:-1]) * _SECONDS[value[-1:]], 0.001)
-
-
-def encode_message(text: str) -> bytes:
-    """grpc-message: percent-encoded UTF-8."""
-    return b"".join(bytes((c,)) if 32 <= c < 127 and c != 37 else b"%%%02X" % c for c in text.encode())
-
-
-def decode_message(value: bytes) -> str:
-    return unquote_to_bytes(value).decode("utf-8", "replace")
-
-
-def decode_details(value: bytes) -> bytes:
-    """grpc-status-details-bin: base64, with or without padding; empty when it is neither."""
-    try:
-        return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
-    except binascii.Error:
-        return b""
-
-
-def encode_details(details: bytes) -> bytes:
-    return base64.b64encode(details).rstrip(b"=")
-
-
-def status_for_http(http_status: int) -> int:
-    """For an answer without grpc-status (grpc/doc/http-grpc-status-mapping.md)."""
-    known = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
-    return known.get(http_status, 2)

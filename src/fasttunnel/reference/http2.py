@@ -1,13 +1,14 @@
-"""HTTP/2 connections (RFC 9113) with h2, on both sides of the tunnel: streams that coroutines read and write.
+"""HTTP/2 connections (RFC 9113) with h2, on both sides of the tunnel: each stream is an HttpStream.
 
-A stream whose bytes are not taken gets no WINDOW_UPDATE (5.2), so that its neighbours flow on.
+A stream whose bytes are not sent on gets no WINDOW_UPDATE (5.2), so that its neighbours flow on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import h2.config
@@ -17,10 +18,8 @@ import h2.exceptions
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes, Settings
 
-from fasttunnel.reference.dispatch import Exchange
-from fasttunnel.reference.fields import Field
-from fasttunnel.reference.grpc_streams import BadStream, GrpcStreamSplitter
-from fasttunnel.wire.tunnel_pb2 import GrpcRequest, GrpcResponse
+from fasttunnel.errors import ResetCode
+from fasttunnel.reference.messages import BadMessage, Field, Head, HttpStream, Part, RequestReset, Unprocessed
 
 READ_BYTES = 65_536
 STREAM_WINDOW = 262_144
@@ -28,158 +27,178 @@ CONNECTION_WINDOW = 16_777_216
 MAX_STREAMS = 1024
 MAX_FRAME = 65_536
 
+# What the error code of a backend means (grpc/doc/PROTOCOL-HTTP2.md, "Errors"); others are PROTOCOL_ERROR.
+BACKEND_CODES: dict[int | None, ResetCode] = {
+    None: ResetCode.BACKEND_UNREACHABLE,  # the connection was lost
+    ErrorCodes.CANCEL: ResetCode.CANCELLED,
+    ErrorCodes.ENHANCE_YOUR_CALM: ResetCode.OVERLOADED,
+}
 
-class StreamEnded(Exception):
-    """The stream cannot go on: it was reset (`code`), or its connection is lost (None)."""
 
-    def __init__(self, code: int | None) -> None:
-        super().__init__("the connection was lost" if code is None else f"reset with HTTP/2 error {int(code)}")
-        self.code = code
-
-
-class Http2Stream:
+class Http2Stream(HttpStream):
     """One request and its answer."""
 
-    def __init__(self, connection: Http2Connection, stream_id: int) -> None:
-        self.connection = connection
-        self.id = stream_id
-        self.headers: list[Field] | None = None  # of the peer
-        self.trailers: list[Field] = []
-        self.ended = False  # the peer has said all
-        self.received_bytes = 0
-        self.failure: StreamEnded | None = None
-        self._buffer = bytearray()
-        self._changed = asyncio.Event()
-        self.window_changed = asyncio.Event()
+    def __init__(self, connection: Http2Connection, stream_id: int = 0) -> None:
+        super().__init__()
+        self.id = stream_id  # of ours, only when the head is sent: identifiers have to grow (5.1.1)
+        self.changed = asyncio.Event()  # something has come, or a window has opened
+        self._connection = connection
+        self._heads: deque[Head] = deque()
+        self._failure: RequestReset | None = None
+        self._bodiless = False  # what we send ends with its head
+        self._said_all = False
+        self._unread = -1  # bytes of the body that have not come, where its length was said
 
-    # -- what the peer sends
+    # -- what the peer sends; called by the connection
 
-    def take(self) -> bytes:
-        """What has come since; to be acknowledged once it has been sent on."""
-        data = bytes(self._buffer)
-        self._buffer.clear()
-        return data
+    def came(self, *, head: Head | None = None, data: bytes = b"", ended: bool = False) -> None:
+        if head is not None:
+            self._heads.append(head)
+            length = next((value for name, value in head.fields if name == b"content-length"), b"")
+            self._unread = int(length) if length.isdigit() else -1
+        self._body += data
+        self._unread -= len(data) if self._unread >= 0 else 0
+        self._complete = self._complete or ended
+        self.changed.set()
 
-    @property
-    def drained(self) -> bool:
-        """Whether everything has come and was taken."""
-        return self.ended and not self._buffer
+    def fail(self, code: int | None, *, unprocessed: bool = False) -> None:
+        """The stream was reset by the peer, or (None) its connection is lost. What has come before is still read."""
+        if self._failure is None:
+            if self._connection.public:
+                self._failure = RequestReset(ResetCode.CANCELLED, "the public side cancelled the request")
+            elif unprocessed:
+                self._failure = Unprocessed(ResetCode.BACKEND_UNREACHABLE, "the backend refused the stream")
+            else:
+                why = "closed the connection" if code is None else f"reset the stream with HTTP/2 error {int(code)}"
+                meaning = BACKEND_CODES.get(code, ResetCode.PROTOCOL_ERROR)
+                self._failure = RequestReset(meaning, f"the backend {why}")
+        self.changed.set()
+
+    # -- reading
+
+    async def _wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self.changed.clear()
+        await self.changed.wait()
+
+    async def next_head(self) -> Head:
+        """Of a backend: the next head of its answer, interim or final. Raises RequestReset."""
+        while not self._heads:
+            await self._wait()
+        return self._heads.popleft()
 
     async def more(self) -> None:
-        """Wait for news. Raises StreamEnded."""
-        if not self._changed.is_set():
-            self._check()
-        await self._changed.wait()
-        self._changed.clear()
-        if not self._buffer and not self.ended:
-            self._check()
+        while not self._body and not self._complete:
+            await self._wait()
+
+    async def gone(self) -> None:
+        while True:
+            await self._wait()
 
     def acknowledge(self, count: int) -> None:
-        """Open the peer's window again by as many bytes."""
-        self.connection.acknowledge(self.id, count)
+        self._connection.acknowledge(self.id, count)
 
-    def received(self, data: bytes = b"", *, ended: bool = False) -> None:
-        self._buffer += data
-        self.received_bytes += len(data)
-        self.ended = self.ended or ended
-        self._changed.set()
+    # -- writing
 
-    def fail(self, code: int | None) -> None:
-        self.failure = StreamEnded(code)
-        self._changed.set()
-        self.window_changed.set()
+    async def send(self, part: Part) -> None:
+        """HEADERS, DATA as the peer's windows allow, and trailers as HEADERS again; the last frame ends the stream."""
+        if part.head is not None and not part.interim:
+            self._bodiless = self._connection.public and not self.has_body(part.head)
+        data, trailers = (b"", []) if self._bodiless else (part.data, part.trailers)
+        if part.head is not None:
+            self.id = self.id or self._connection.number(self)
+            end = (part.last or self._bodiless) and not data and not trailers
+            self._write("send_headers", _lower(_pseudo(part.head) + part.head.fields), end)
+            self.begun = not part.interim
+            if end:
+                return
+        while data:
+            room = self._connection.room(self.id)
+            if room <= 0:
+                await self._wait()
+                continue
+            piece, data = data[:room], data[room:]
+            self._write("send_data", piece, part.last and not data and not trailers)
+            await self._connection.drain()
+        if trailers or (part.last and not part.data and not self._bodiless):
+            self._write(*(("send_headers", _lower(trailers), True) if trailers else ("send_data", b"", True)))
 
-    def _check(self) -> None:
-        if self.failure is not None:
-            raise self.failure
-
-    # -- what we send
-
-    def send_headers(self, headers: Iterable[Field], *, end: bool = False) -> None:
-        self._check()
+    def _write(self, how: str, what: Any, end: bool) -> None:
+        if self._failure is not None:
+            raise self._failure
         try:
-            self.connection.protocol.send_headers(self.id, [(n.lower(), v) for n, v in headers], end_stream=end)
-        except h2.exceptions.StreamClosedError:
-            raise StreamEnded(int(ErrorCodes.CANCEL)) from None
-        self.connection.flush()
+            getattr(self._connection.h2, how)(self.id, what, end)
+        except h2.exceptions.ProtocolError as error:
+            raise BadMessage(f"cannot be written as HTTP/2: {error}") from None
+        self._said_all = end
+        self._connection.flush()
 
-    async def send(self, data: bytes, *, end: bool = False) -> None:
-        """As the peer's windows allow; returns when the socket has taken it."""
-        protocol = self.connection.protocol
-        while data or end:
-            self._check()
-            try:
-                room = min(protocol.local_flow_control_window(self.id), protocol.max_outbound_frame_size)
-                if data and room <= 0:
-                    self.window_changed.clear()
-                    await self.window_changed.wait()
-                    continue
-                piece, data = data[:room] if data else b"", data[max(room, 0) :]
-                protocol.send_data(self.id, piece, end_stream=end and not data)
-            except h2.exceptions.StreamClosedError:
-                raise StreamEnded(int(ErrorCodes.CANCEL)) from None
-            end = end and bool(data)
-            self.connection.flush()
-            await self.connection.drain()
+    # -- the end
 
-    def reset(self, code: ErrorCodes) -> None:
-        """RFC 9113 5.4.2. After a complete answer, NO_ERROR says that the rest of the request is not wanted (8.1)."""
-        if self.failure is None:
-            with contextlib.suppress(h2.exceptions.ProtocolError):  # it is closed already
-                self.connection.protocol.reset_stream(self.id, int(code))
-            self.failure = StreamEnded(int(code))
-            self.connection.flush()
+    def abort(self, code: ResetCode) -> None:
+        """RFC 9113 5.4.2."""
+        self._reset(ErrorCodes.CANCEL if code == ResetCode.CANCELLED else ErrorCodes.INTERNAL_ERROR)
 
     def close(self) -> None:
         """Nobody reads this stream any more."""
+        if not self._said_all or (not self._complete and self._unread != 0):
+            self._reset(ErrorCodes.NO_ERROR)  # RFC 9113 8.1: after an early answer, the rest is not wanted
         self.acknowledge(len(self.take()))
-        self.connection.forget(self)
+        self._connection.forget(self)
+
+    def _reset(self, code: ErrorCodes) -> None:
+        if self._failure is None:
+            self._failure = RequestReset(ResetCode.CANCELLED, "the stream was reset")
+            with contextlib.suppress(h2.exceptions.ProtocolError):  # it is closed already
+                self._connection.h2.reset_stream(self.id, code)
+            self._connection.flush()
 
 
 class Http2Connection:
-    """One connection. `on_stream(stream)` is called for each request of a peer that is a client."""
+    """One connection. `on_request(stream, head)` is called for each request of the public."""
 
     def __init__(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        *,
-        client: bool,
         header_list_bytes: int,
-        on_stream: Callable[[Http2Stream], None] = lambda stream: None,
+        *,
+        on_request: Callable[[Http2Stream, Head], None] | None = None,
     ) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.on_stream = on_stream
+        self.reader, self.writer = reader, writer
+        self.public = on_request is not None
         self.streams: dict[int, Http2Stream] = {}
-        self.changed = asyncio.Event()  # settings have come, a stream has gone, or the connection was lost
-        self.settled = self.lost = self.going_away = False
-        config = h2.config.H2Configuration(client_side=client, header_encoding=None)
-        self.protocol = h2.connection.H2Connection(config)
+        self.opened: set[Http2Stream] = set()  # by us, numbered or not
+        self.usable = True  # neither lost nor about to be closed
+        self._on_request = on_request
+        self._settled = False  # the peer's SETTINGS have come
+        self._changed = asyncio.Event()  # that, or a stream has gone, or the connection
+        self.h2 = h2.connection.H2Connection(
+            h2.config.H2Configuration(client_side=not self.public, header_encoding=None)
+        )
         # Larger lists than allowed are still read, so that the stream can be answered 431 and its neighbours live on.
-        self.protocol.local_settings = Settings(
-            client=client,
+        self.h2.local_settings = Settings(
+            client=not self.public,
             initial_values={
                 SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
                 SettingCodes.MAX_FRAME_SIZE: MAX_FRAME,
                 SettingCodes.MAX_HEADER_LIST_SIZE: 4 * header_list_bytes,
                 SettingCodes.ENABLE_PUSH: 0,
             }
-            | ({} if client else {SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS}),
+            | ({SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS} if self.public else {}),
         )
-        self.protocol.decoder.max_header_list_size = 4 * header_list_bytes
-        self.protocol.max_inbound_frame_size = MAX_FRAME
-        self.protocol.initiate_connection()
-        self.protocol.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
+        self.h2.decoder.max_header_list_size = 4 * header_list_bytes
+        self.h2.max_inbound_frame_size = MAX_FRAME
+        self.h2.initiate_connection()
+        self.h2.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
 
-    async def run(self, received: bytes = b"") -> None:
+    async def run(self, data: bytes = b"") -> None:
         """Read until the connection ends."""
-        data = received
         try:
-            while not self.lost:
-                if data:
-                    for event in self.protocol.receive_data(data):
-                        self._handle(event)
+            while not self.writer.is_closing():
+                for event in self.h2.receive_data(data) if data else ():
+                    self._handle(event)
                 self.flush()
                 data = await self.reader.read(READ_BYTES)
                 if not data:
@@ -189,132 +208,118 @@ class Http2Connection:
         except ConnectionError:
             pass
         finally:
-            self._lose()
+            self.usable = False
+            self._changed.set()
+            for stream in self.streams.values():
+                stream.fail(None)
+            self.writer.close()
 
     def _handle(self, event: Any) -> None:
-        """Table of what each event of h2 means."""
+        """What each event of h2 means."""
         stream = self.streams.get(getattr(event, "stream_id", 0) or 0)
+        ended = getattr(event, "stream_ended", None) is not None
         match event:
             case h2.events.RequestReceived():
                 stream = self.streams[event.stream_id] = Http2Stream(self, event.stream_id)
-                stream.headers = list(event.headers)
-                stream.received(ended=event.stream_ended is not None)
-                self.on_stream(stream)
-            case h2.events.ResponseReceived() if stream is not None:
-                stream.headers = list(event.headers)
-                stream.received(ended=event.stream_ended is not None)
+                head = _head_of(event.headers)
+                stream.answer_to = head.method
+                stream.came(head=head, ended=ended)
+                assert self._on_request is not None
+                self._on_request(stream, head)
+            case h2.events.ResponseReceived() | h2.events.InformationalResponseReceived() if stream is not None:
+                stream.came(head=_head_of(event.headers), ended=ended)
             case h2.events.TrailersReceived() if stream is not None:
                 stream.trailers = list(event.headers)
-                stream.received(ended=True)
+                stream.came(ended=True)
             case h2.events.DataReceived():
                 padding = event.flow_controlled_length - len(event.data)
                 self.acknowledge(event.stream_id, padding if stream is not None else event.flow_controlled_length)
                 if stream is not None:
-                    stream.received(event.data, ended=event.stream_ended is not None)
-            case h2.events.StreamEnded() if stream is not None:
-                stream.received(ended=True)
+                    stream.came(data=event.data, ended=ended)
             case h2.events.StreamReset() if stream is not None:
-                stream.fail(event.error_code)
-            case h2.events.WindowUpdated():
+                stream.fail(event.error_code, unprocessed=event.error_code == ErrorCodes.REFUSED_STREAM)
+            case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
+                self._settled = self._settled or isinstance(event, h2.events.RemoteSettingsChanged)
+                self._changed.set()
                 for waiting in [stream] if stream is not None else self.streams.values():
-                    waiting.window_changed.set()
-            case h2.events.RemoteSettingsChanged():
-                self.settled = True
-                self.changed.set()
-                for waiting in self.streams.values():
-                    waiting.window_changed.set()
+                    waiting.changed.set()
             case h2.events.ConnectionTerminated():
-                self._go_away(event)
+                self.usable = False
+                self._changed.set()
+                for each in self.streams.values():
+                    if not self.public and each.id > (event.last_stream_id or 0):
+                        each.fail(event.error_code, unprocessed=True)  # RFC 9113 6.8
 
-    def _go_away(self, event: h2.events.ConnectionTerminated) -> None:
-        """RFC 9113 6.8: streams above the last one were not processed and may be sent again."""
-        self.going_away = True
-        self.changed.set()
-        for stream in list(self.streams.values()):
-            if self.protocol.config.client_side and stream.id > (event.last_stream_id or 0):
-                stream.fail(int(ErrorCodes.REFUSED_STREAM))
+    @property
+    def capacity(self) -> int:
+        """Streams that the peer allows (RFC 9113 5.1.2)."""
+        return self.h2.remote_settings.max_concurrent_streams or 2**31
 
-    def _lose(self) -> None:
-        self.lost = True
-        self.changed.set()
-        for stream in self.streams.values():
-            stream.fail(None)
-        self.writer.close()
+    async def open_stream(self) -> Http2Stream:
+        """To a backend, as soon as it allows another one. Raises RequestReset."""
+        while self.usable:
+            if self._settled and len(self.opened) < self.capacity:
+                stream = Http2Stream(self)
+                self.opened.add(stream)
+                return stream
+            self._changed.clear()
+            await self._changed.wait()
+        raise Unprocessed(ResetCode.BACKEND_UNREACHABLE, "the backend closed the connection")
 
-    def open_stream(self, headers: list[Field]) -> Http2Stream:
-        """A request of ours."""
-        try:
-            stream_id = self.protocol.get_next_available_stream_id()
-            self.protocol.send_headers(stream_id, [(name.lower(), value) for name, value in headers])
-        except h2.exceptions.ProtocolError:
-            raise StreamEnded(int(ErrorCodes.REFUSED_STREAM)) from None
-        stream = Http2Stream(self, stream_id)
+    def number(self, stream: Http2Stream) -> int:
+        """An identifier for a stream of ours."""
+        if not self.usable:
+            raise Unprocessed(ResetCode.BACKEND_UNREACHABLE, "the backend closed the connection")
+        stream_id = self.h2.get_next_available_stream_id()
         self.streams[stream_id] = stream
-        self.flush()
-        return stream
+        return stream_id
+
+    def room(self, stream_id: int) -> int:
+        """What may be sent on a stream now."""
+        try:
+            return min(self.h2.local_flow_control_window(stream_id), self.h2.max_outbound_frame_size)
+        except h2.exceptions.ProtocolError:
+            return 1  # it is closed, and whoever writes is told
 
     def acknowledge(self, stream_id: int, count: int) -> None:
-        if count and not self.lost:
-            try:
-                self.protocol.acknowledge_received_data(count, stream_id)
-            except h2.exceptions.ProtocolError:
-                return
+        """Open the peer's windows again by as many bytes."""
+        if count and not self.writer.is_closing():
+            with contextlib.suppress(h2.exceptions.ProtocolError):
+                self.h2.acknowledge_received_data(count, stream_id)
             self.flush()
 
     def forget(self, stream: Http2Stream) -> None:
         self.streams.pop(stream.id, None)
-        self.changed.set()
+        self.opened.discard(stream)
+        self._changed.set()
 
     def flush(self) -> None:
-        if (data := self.protocol.data_to_send()) and not self.writer.is_closing():
+        if (data := self.h2.data_to_send()) and not self.writer.is_closing():
             self.writer.write(data)
 
     async def drain(self) -> None:
-        try:
+        with contextlib.suppress(ConnectionError):  # run() tells
             await self.writer.drain()
-        except ConnectionError:
-            raise StreamEnded(None) from None
 
 
-async def send_messages(
-    stream: Http2Stream,
-    exchange: Exchange,
-    chunk: GrpcRequest | GrpcResponse,
-    max_message_bytes: int,
-    complete: Callable[[Any], None] = lambda chunk: None,
-) -> None:
-    """The messages of a stream into the tunnel, each the moment it is complete; used by both ends.
+def _head_of(headers: list[Field]) -> Head:
+    """h2 has checked which pseudo-header fields there are, and how often. Cookie crumbs are joined (8.2.3)."""
+    pseudo = {name: value for name, value in headers if name[:1] == b":"}
+    crumbs = [value for name, value in headers if name == b"cookie"]
+    others = [(name, value) for name, value in headers if name[:1] != b":" and name != b"cookie"]
+    if crumbs:
+        others.append((b"cookie", b"; ".join(crumbs)))
+    authority = pseudo.get(b":authority") or next((value for name, value in others if name == b"host"), b"")
+    scheme = pseudo.get(b":scheme", b"http")
+    target = pseudo.get(b":path", b"") if scheme in (b"http", b"https") else b""
+    return Head(others, pseudo.get(b":method", b""), target, authority, int(pseudo.get(b":status", b"0")))
 
-    `chunk` is the first one, with the metadata; `complete` fills the fields of the last one. What has come together
-    (metadata, message, end) travels together. Raises BadStream, StreamEnded, RequestReset.
-    """
-    splitter = GrpcStreamSplitter(max_message_bytes)
-    kind = type(chunk)
-    chunk.is_first_chunk = True
-    while True:
-        splitter.feed(stream.take())
-        piece = splitter.next_piece(exchange.room)
-        if piece is not None:
-            if piece.body:
-                await exchange.credit()
-            chunk.body, chunk.compressed, chunk.more = piece.body, piece.compressed, piece.more
-            chunk.message_length = piece.message_length if piece.first and piece.more else 0
-        elif splitter.waits_for_credit and exchange.room == 0:
-            await exchange.credit()
-            continue
-        elif not stream.drained:
-            if chunk.is_first_chunk:
-                exchange.send(chunk)
-                chunk = kind()
-            await stream.more()
-            continue
-        elif not splitter.at_boundary:
-            raise BadStream("the stream ended inside a message")
-        if stream.drained and splitter.at_boundary:
-            chunk.is_last_chunk = True
-            complete(chunk)
-        exchange.send(chunk)
-        stream.acknowledge(piece.consumed if piece is not None else 0)
-        if chunk.is_last_chunk:
-            return
-        chunk = kind()
+
+def _lower(headers: list[Field]) -> list[Field]:
+    return [(name.lower(), value) for name, value in headers]
+
+
+def _pseudo(head: Head) -> list[Field]:
+    if head.status:
+        return [(b":status", b"%d" % head.status)]
+    return [(b":method", head.method), (b":scheme", b"http"), (b":path", head.target), (b":authority", head.authority)]

@@ -17,17 +17,14 @@ from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.log import Events, RequestRecord
 from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, RouteTaken, describe
-from fasttunnel.reference.carrier import SERVER_OPTIONS, STATUS, Tunnel
-from fasttunnel.reference.dispatch import Dispatcher, Exchange
-from fasttunnel.reference.gate import Gate
-from fasttunnel.reference.http1 import PublicHttp1
-from fasttunnel.reference.public_http2 import PublicHttp2
+from fasttunnel.reference.carrier import SERVER_OPTIONS, STATUS, Tunnel, service
+from fasttunnel.reference.dispatch import Dispatcher
+from fasttunnel.reference.exchange import Exchange
+from fasttunnel.reference.public import Gate, PublicConnection
 from fasttunnel.version import __version__
-from fasttunnel.wire.tunnel_pb2 import CONTROL, Registered, TunnelMessage
-from fasttunnel.wire.tunnel_pb2_grpc import TunnelServiceServicer, add_TunnelServiceServicer_to_server
+from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, HTTP, WEBSOCKET, Register, Registered, TunnelMessage
 
-PROTOCOL_NAMES = {1: "http", 2: "grpc", 3: "websocket"}
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 3.4
+PROTOCOL_NAMES: dict[int, str] = {HTTP: "http", GRPC: "grpc", WEBSOCKET: "websocket"}
 REGISTER_TIMEOUT_S = 10.0
 BACKLOG = 4096
 
@@ -36,12 +33,7 @@ class Session(Tunnel):
     """One client's tunnel."""
 
     def __init__(self, engine: ServerEngine, identity: str, peer: str) -> None:
-        super().__init__(
-            peer,
-            on_control=self._control,
-            on_idle=engine.check_idle,
-            on_record=engine.record if engine.events.request_done is not None else None,
-        )
+        super().__init__(peer, engine.events)
         self.engine = engine
         self.identity = identity
         self.session_id = secrets.token_hex(6)
@@ -49,20 +41,21 @@ class Session(Tunnel):
         self.routes: list[Route] = []
         self.registered = False
 
-    def _control(self, message: TunnelMessage) -> None:
-        payload = message.WhichOneof("payload")
-        if payload == "register":
-            if self.registered:
-                self.end(GrpcStatus.INVALID_ARGUMENT, "a second Register")
-            else:
-                self.engine.register(self, message)
-        elif not self.registered:
-            self.end(GrpcStatus.INVALID_ARGUMENT, "the first message has to be Register")
-        elif payload == "heartbeat":
+    def on_control(self, kind: str, message: TunnelMessage) -> None:
+        if kind == "register" and not self.registered:
+            self.engine.register(self, message.client_id, message.register)
+        elif kind == "register" or not self.registered:
+            text = "a second Register" if self.registered else "the first message has to be Register"
+            self.end(GrpcStatus.INVALID_ARGUMENT, text)
+        elif kind == "heartbeat":
             self.heard(message.heartbeat)
-        elif payload == "go_away":
+        elif kind == "go_away":
             self.engine.routes.remove(self)
             self.draining = True
+
+    def on_end(self, exchange: Exchange) -> None:
+        self.engine.record(exchange)
+        self.engine.check_idle()
 
     def give_up_silent(self) -> None:
         """A call without a Register is nothing that we can use."""
@@ -83,24 +76,6 @@ class Session(Tunnel):
         }
 
 
-class TunnelService(TunnelServiceServicer):
-    """What clients call."""
-
-    def __init__(self, engine: ServerEngine) -> None:
-        self._engine = engine
-
-    async def Connect(self, requests: AsyncIterator[TunnelMessage], context: Any) -> None:
-        metadata = dict(context.invocation_metadata() or ())
-        authorization = metadata.get("authorization")
-        status, text = self._engine.authorize(authorization)
-        if status:
-            await context.abort(STATUS[status], text)
-        peer = context.peer().partition(":")[2].replace("%5B", "[").replace("%5D", "]")
-        status, text = await self._engine.carry(text, peer, requests, context)
-        if status:
-            await context.abort(STATUS[status], text)
-
-
 class ServerEngine:
     """The public end, on asyncio. Satisfies `fasttunnel.abc.ServerEngine`."""
 
@@ -113,7 +88,7 @@ class ServerEngine:
         self._authenticator = authenticator
         self._gate = Gate(self.routes, config)
         self._sessions: set[Session] = set()
-        self._connections: dict[asyncio.Task[None], PublicHttp1 | PublicHttp2 | None] = {}
+        self._connections: dict[asyncio.Task[None], PublicConnection] = {}
         self._listener: asyncio.Server | None = None
         self._grpc: grpc.aio.Server | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -126,7 +101,7 @@ class ServerEngine:
     async def start(self) -> None:
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         self._grpc = grpc.aio.server(options=SERVER_OPTIONS)
-        add_TunnelServiceServicer_to_server(TunnelService(self), self._grpc)  # type: ignore[no-untyped-call]
+        self._grpc.add_generic_rpc_handlers((service(self._connect),))
         host, port = parse_address(self.config.tunnel)
         try:
             _check_free(host, port)
@@ -165,7 +140,7 @@ class ServerEngine:
             session.draining = True
             session.send_go_away("the server is shutting down", grace_s)
         for task, connection in list(self._connections.items()):
-            if connection is None or connection.idle:
+            if not connection.busy:
                 task.cancel()
         self.check_idle()
         if grace_s > 0:
@@ -201,62 +176,56 @@ class ServerEngine:
     # -- the public
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A new connection: its first bytes tell HTTP/2 with prior knowledge from HTTP/1.1."""
         task = asyncio.current_task()
         assert task is not None
-        self._connections[task] = None
+        connection = self._connections[task] = PublicConnection(self._gate, reader, writer)
         try:
-            async with asyncio.timeout(self.config.head_timeout_s):
-                received = await reader.read(len(PREFACE))
-                while received and received != PREFACE and PREFACE.startswith(received):
-                    received += await reader.read(len(PREFACE) - len(received)) or b"\0"
-            if received:
-                kind = PublicHttp2 if received == PREFACE else PublicHttp1
-                connection = self._connections[task] = kind(self._gate, reader, writer)
-                await connection.serve(received)
-        except (TimeoutError, ConnectionError, asyncio.CancelledError):
-            pass
+            await connection.serve()
+        except asyncio.CancelledError:
+            pass  # by _stop(); streams would report it as an error
         finally:
             del self._connections[task]
-            writer.close()
 
     # -- tunnels
 
-    def authorize(self, authorization: str | bytes | None) -> tuple[int, str]:
-        """The status that refuses a call, and why; or 0 and the identity of the caller."""
-        if self._gate.draining:
-            return GrpcStatus.UNAVAILABLE, "the server is shutting down"
+    async def _connect(self, messages: AsyncIterator[bytes], context: Any) -> Any:
+        """A call of TunnelService.Connect: one life of a tunnel."""
+        authorization = dict(context.invocation_metadata() or ()).get("authorization")
         token = authorization.encode() if isinstance(authorization, str) else authorization
         identity = self._authenticator.check(token)
+        if self._gate.draining:
+            return await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
         if identity is None:
-            return GrpcStatus.UNAUTHENTICATED, "a token is required" if token is None else "the token is not valid"
-        return 0, identity
-
-    async def carry(
-        self, identity: str, peer: str, requests: AsyncIterator[TunnelMessage], context: Any
-    ) -> tuple[int, str]:
-        """One life of a tunnel: the status that it ends with."""
+            text = "a token is required" if token is None else "the token is not valid"
+            return await context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
+        peer = context.peer().partition(":")[2].replace("%5B", "[").replace("%5D", "]")
         session = Session(self, identity, peer)
+        status, text = await self._carry(session, messages, context)
+        if status:
+            await context.abort(STATUS[status], text)
+
+    async def _carry(self, session: Session, messages: AsyncIterator[bytes], context: Any) -> tuple[int, str]:
+        """The status that the tunnel ends with."""
         self._sessions.add(session)
         timeout = asyncio.get_running_loop().call_later(REGISTER_TIMEOUT_S, session.give_up_silent)
         try:
             await context.send_initial_metadata(())
-            await session.carry(requests, context.write)
+            await session.carry(messages, context.write)
         finally:
             timeout.cancel()
             session.end(GrpcStatus.UNAVAILABLE, "connection lost")
+            status, text = session.ended.result()
             self._sessions.discard(session)
             self._requests += session.opened
             self.routes.remove(session)
             if session.registered:
-                self.events.link_down(session.client_id, session.session_id, session.ended.result()[1])
-            if session.ended.result()[0] == GrpcStatus.INTERNAL:
-                self.events.warning(f"tunnel with {peer} ended: {session.ended.result()[1]}")
+                self.events.link_down(session.client_id, session.session_id, text)
+            if status == GrpcStatus.INTERNAL:
+                self.events.warning(f"tunnel with {session.peer} ended: {text}")
             self.check_idle()
-        return session.ended.result()
+        return status, text
 
-    def register(self, session: Session, message: TunnelMessage) -> None:
-        register = message.register
+    def register(self, session: Session, client_id: str, register: Register) -> None:
         try:
             if register.version not in (0, limits.WIRE_VERSION):
                 raise ConfigError(f"version {register.version} of the wire contract is not spoken here")
@@ -266,11 +235,9 @@ class ServerEngine:
         except ConfigError as error:
             return session.end(GrpcStatus.INVALID_ARGUMENT, str(error))
         # The same client, come again, takes its routes over from its own ghost; nobody else can take its name.
-        for other in [other for other in self._sessions if message.client_id and other.client_id == message.client_id]:
+        for other in [other for other in self._sessions if client_id and other.client_id == client_id]:
             if other.identity != session.identity:
-                return session.end(
-                    GrpcStatus.PERMISSION_DENIED, f"client_id {message.client_id} belongs to somebody else"
-                )
+                return session.end(GrpcStatus.PERMISSION_DENIED, f"client_id {client_id} belongs to somebody else")
             if not register.instance_id or other.instance_id != register.instance_id:
                 self.routes.remove(other)
                 other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
@@ -279,7 +246,7 @@ class ServerEngine:
         except RouteTaken as error:
             return session.end(GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
-        session.client_id = message.client_id or f"client-{session.session_id}"
+        session.client_id = client_id or f"client-{session.session_id}"
         session.instance_id = register.instance_id
         session.routes = routes
         fragment = min(self.config.max_fragment, register.max_fragment or limits.FRAGMENT_BYTES)
@@ -310,9 +277,9 @@ class ServerEngine:
         self.events.request_done(
             RequestRecord(
                 request_id=exchange.request_id,
-                protocol=PROTOCOL_NAMES.get(exchange.protocol, "unknown"),
+                protocol=PROTOCOL_NAMES[exchange.protocol],
                 host=host,
-                method=path.rpartition("/")[2] if exchange.protocol == 2 else method,
+                method=path.rpartition("/")[2] if exchange.protocol == GRPC else method,
                 path=path,
                 status=exchange.status,
                 reset=exchange.reset_code,

@@ -1,0 +1,305 @@
+"""The public's side: connections of both versions of HTTP, and the requests on them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from fasttunnel import limits
+from fasttunnel.control.config import ServerConfig
+from fasttunnel.control.routes import RouteTable
+from fasttunnel.errors import GrpcStatus, ResetCode
+from fasttunnel.reference import fields
+from fasttunnel.reference.dispatch import Dispatcher
+from fasttunnel.reference.exchange import Exchange
+from fasttunnel.reference.http1 import READ_BYTES, Http1Stream, linger
+from fasttunnel.reference.http2 import Http2Connection, Http2Stream
+from fasttunnel.reference.messages import (
+    BODILESS,
+    BadMessage,
+    Field,
+    Head,
+    HttpStream,
+    Part,
+    RequestReset,
+    forever,
+    while_running,
+)
+from fasttunnel.reference.relay import into_tunnel, out_of_tunnel
+from fasttunnel.reference.translation import (
+    Chunk,
+    GrpcTranslation,
+    HttpTranslation,
+    Translation,
+    decode_timeout,
+    is_grpc,
+)
+from fasttunnel.reference.websocket import WebSocketRelay
+from fasttunnel.reference.websocket_frames import accept_key, valid_key
+from fasttunnel.wire.tunnel_pb2 import WEBSOCKET, WebSocketRequest, WebSocketResponse
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 3.4
+LAST_WORDS_S = 2.0  # for an answer of our own to be taken
+
+_HINT = """
+
+A client that serves everything is started with:
+    fasttunnel client --server HOST:PORT http://127.0.0.1:3000"""
+
+
+class Gate:
+    """What the public's connections share: it finds the tunnel of a request."""
+
+    def __init__(self, routes: RouteTable[Dispatcher], config: ServerConfig) -> None:
+        self.routes = routes
+        self.config = config
+        self.draining = False
+
+    def open(self, protocol: int, head: Head) -> Exchange:
+        """A request on the tunnel that it goes to. Raises RequestReset when there is none."""
+        found = self.routes.match(protocol, head.authority.decode("latin-1"), head.path)
+        if found is None or not found[1].up or found[1].draining:
+            if self.draining:
+                raise RequestReset(ResetCode.OVERLOADED, "the server is shutting down")
+            where = head.authority.decode("latin-1") + head.path
+            raise RequestReset(ResetCode.NO_ROUTE, f"no tunnel serves {where}{_HINT}")
+        exchange = found[1].open(protocol)
+        exchange.label = (head.method.decode("latin-1"), head.authority.decode("latin-1"), head.path)
+        exchange.trace_id = fields.trace_id(head.fields)
+        return exchange
+
+
+class PublicConnection:
+    """A connection of the public. Its first bytes tell HTTP/2 with prior knowledge from HTTP/1.1."""
+
+    def __init__(self, gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.gate = gate
+        self.reader, self.writer = reader, writer
+        self.busy = 0  # requests under way
+        self._address = str((writer.get_extra_info("peername") or ("unknown",))[0])
+
+    async def serve(self) -> None:
+        """Until either side closes."""
+        try:
+            async with asyncio.timeout(self.gate.config.head_timeout_s):
+                received = await self.reader.read(len(PREFACE))
+                while received and received != PREFACE and PREFACE.startswith(received):
+                    received += await self.reader.read(len(PREFACE) - len(received)) or b"\0"
+            if received:
+                await (self._serve_http2 if received == PREFACE else self._serve_http1)(received)
+        except (TimeoutError, ConnectionError):
+            pass
+        finally:
+            self.writer.close()
+
+    # -- HTTP/2: each stream is a request
+
+    async def _serve_http2(self, received: bytes) -> None:
+        config = self.gate.config
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(config.head_timeout_s) as first_request, asyncio.TaskGroup() as group:
+
+                def on_request(stream: Http2Stream, head: Head) -> None:
+                    first_request.reschedule(None)
+                    self.busy += 1
+                    group.create_task(self._serve_stream(stream, head))
+
+                await Http2Connection(self.reader, self.writer, config.header_list_bytes, on_request=on_request).run(
+                    received
+                )
+
+    async def _serve_stream(self, stream: Http2Stream, head: Head) -> None:
+        grpc = head.method == b"POST" and is_grpc(head)
+        translation = GrpcTranslation(self.gate.config.grpc_message_bytes) if grpc else HttpTranslation()
+        try:
+            await self._serve(stream, head, translation)
+        finally:
+            stream.close()
+            self.busy -= 1
+            if self.gate.draining and not self.busy:
+                self.writer.close()
+
+    # -- HTTP/1.1: one request after another
+
+    async def _serve_http1(self, received: bytes) -> None:
+        stream = Http1Stream(
+            self.reader,
+            self.writer,
+            self.gate.config.header_list_bytes,
+            public=True,
+            closing=lambda: self.gate.draining,
+        )
+        stream.feed(received)
+        while True:
+            self.busy = 0
+            try:
+                head = await self._next_head(stream)
+            except BadMessage as error:
+                await self._answer_error(stream, HttpTranslation(), error)
+                break
+            if head is None:
+                return
+            self.busy = 1
+            await self._serve(stream, head, HttpTranslation())
+            if self.gate.draining or not stream.next_cycle():
+                break
+        if not stream.ended and not self.writer.is_closing():
+            await linger(self.reader, self.writer)
+
+    async def _next_head(self, stream: Http1Stream) -> Head | None:
+        """None when the connection ends or stays silent for too long. Raises BadMessage."""
+        loop, head_timeout_s = asyncio.get_running_loop(), self.gate.config.head_timeout_s
+        try:
+            async with asyncio.timeout(limits.KEEP_ALIVE_TIMEOUT_S if stream.reused else head_timeout_s) as timeout:
+                while (head := stream.ready_head()) is None:
+                    if stream.waiting_bytes and not self.busy:  # it has begun
+                        self.busy = 1
+                        timeout.reschedule(loop.time() + head_timeout_s)
+                    data = await self.reader.read(READ_BYTES)
+                    if not data:
+                        return None
+                    stream.feed(data)
+                return head
+        except TimeoutError:
+            if self.busy:
+                raise BadMessage("the request head took too long", status=408) from None
+            return None
+
+    # -- one request
+
+    async def _serve(self, stream: HttpStream, head: Head, translation: Translation) -> None:
+        """The request into the tunnel and its answer out of it, or an answer of our own."""
+        exchange: Exchange | None = None
+        try:
+            self._check(stream, head)
+            timeout = fields.get(head.fields, b"grpc-timeout") if isinstance(translation, GrpcTranslation) else None
+            timeout_s = decode_timeout(timeout) if timeout is not None else None
+            if isinstance(stream, Http1Stream) and _is_handshake(stream, head):
+                return await self._serve_websocket(stream, head)
+            exchange = self.gate.open(translation.protocol, head)
+            exchange.grpc_stream_id = stream.id if isinstance(stream, Http2Stream) else 0
+            await while_running(
+                out_of_tunnel(exchange, _recorded(exchange, translation), stream),
+                self._upload(exchange, stream, head, translation),
+                _deadline(exchange, timeout_s),
+                exchange.overdue(),
+            )
+            exchange.finish()
+        except RequestReset as reset:
+            if exchange is not None:
+                exchange.reset(reset.code, reset.text)
+            await self._answer_error(stream, translation, reset)
+        except BaseException:
+            stream.abort(ResetCode.CANCELLED)
+            raise
+        finally:
+            if exchange is not None:
+                exchange.reset(ResetCode.CANCELLED, "the public side closed the connection")  # unless it has ended
+
+    def _check(self, stream: HttpStream, head: Head) -> None:
+        config = self.gate.config
+        if isinstance(stream, Http2Stream) and head.size > config.header_list_bytes:
+            raise BadMessage("header list above the limit", status=431, code=ResetCode.TOO_LARGE)
+        if len(head.target) > config.target_bytes:
+            text = f"request target above {config.target_bytes} bytes"
+            raise BadMessage(text, status=414, code=ResetCode.TOO_LARGE)
+        fields.check_target(head.method, head.target, head.authority)
+
+    async def _upload(self, exchange: Exchange, stream: HttpStream, head: Head, translation: Translation) -> None:
+        try:
+            await into_tunnel(stream, exchange, translation, translation.request_chunk(head, self._address))
+        except BadMessage as error:
+            if error.of_public:
+                exchange.reset(ResetCode.CANCELLED, "the request was malformed")
+            raise
+        await stream.gone()
+
+    async def _answer_error(self, stream: HttpStream, translation: Translation, reset: RequestReset) -> None:
+        """A status if it can still be given; else the missing end of the answer has to tell."""
+        stream.final = isinstance(reset, BadMessage) and reset.of_public
+        part = translation.error_part(reset)
+        try:
+            async with asyncio.timeout(LAST_WORDS_S):
+                if part is None:
+                    raise reset
+                await stream.send(part)
+        except (RequestReset, TimeoutError):
+            stream.abort(reset.code)
+
+    # -- WebSocket
+
+    async def _serve_websocket(self, stream: Http1Stream, head: Head) -> None:
+        """The handshake, RFC 6455 4.2.1. The key stays here: the backend is asked with a key of its own."""
+        if fields.get(head.fields, b"sec-websocket-version") != b"13":
+            raise BadMessage("only WebSocket version 13 is spoken here", status=426)
+        keys = fields.get_all(head.fields, b"sec-websocket-key")
+        offered = b", ".join(fields.get_all(head.fields, b"sec-websocket-protocol"))
+        if len(keys) != 1 or not valid_key(keys[0]) or not offered.isascii() or not stream.ended:
+            raise BadMessage("bad Sec-WebSocket-Key or -Protocol, or a handshake with a body", status=400)
+        ours = (b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol")
+        exchange = self.gate.open(WEBSOCKET, head)
+        exchange.send(
+            WebSocketRequest(
+                url=head.target.decode(),
+                host=head.authority.decode(),
+                headers=fields.of_request(head, self._address, without=ours),
+                subprotocol=offered.decode(),
+            )
+        )
+        try:
+            answer = await while_running(exchange.receive(), stream.gone(), exchange.overdue())
+            if not isinstance(answer, WebSocketResponse):
+                raise BadMessage("frame before the handshake was answered")
+            exchange.status = answer.status_code
+            await self._answer_handshake(stream, answer, keys[0])
+        except BaseException as error:
+            reset = error if isinstance(error, RequestReset) else RequestReset(ResetCode.CANCELLED, "cancelled")
+            exchange.reset(reset.code, reset.text)
+            raise
+        if not answer.accepted:
+            return exchange.finish()
+        exchange.status = 0
+        await WebSocketRelay(exchange, stream, answer, self.gate.config.ws_message_bytes).run()
+
+    async def _answer_handshake(self, stream: Http1Stream, answer: WebSocketResponse, key: bytes) -> None:
+        if answer.accepted:
+            upgrade: list[Field] = [
+                (b"Upgrade", b"websocket"),
+                (b"Connection", b"Upgrade"),
+                (b"Sec-WebSocket-Accept", accept_key(key)),
+            ]
+            if answer.subprotocol:
+                upgrade.append((b"Sec-WebSocket-Protocol", answer.subprotocol.encode()))
+            return await stream.upgrade(Head(upgrade + fields.from_tunnel(answer.headers), status=101))
+        # Refused: the backend's status, fields and body, as an ordinary answer.
+        if not 200 <= answer.status_code <= 599 or answer.status_code in BODILESS:
+            raise BadMessage("bad status of a refused handshake")
+        passing = fields.from_tunnel(answer.headers, without=(b"content-length",))
+        await stream.send(Part(Head(passing, status=answer.status_code), answer.body, last=True))
+
+
+def _is_handshake(stream: Http1Stream, head: Head) -> bool:
+    upgrade = (fields.get(head.fields, b"upgrade") or b"").lower() == b"websocket"
+    nominated = b"upgrade" in fields.tokens(head.fields, b"connection")
+    return upgrade and nominated and head.method == b"GET" and not stream.http10
+
+
+def _recorded(exchange: Exchange, translation: Translation) -> Callable[[Chunk], Part]:
+    """Translate answers, and note the status for the record of the request."""
+
+    def to_part(chunk: Chunk) -> Part:
+        part = translation.answer_part(chunk)
+        if not part.interim:
+            exchange.status = chunk.status_code or exchange.status
+        return part
+
+    return to_part
+
+
+async def _deadline(exchange: Exchange, timeout_s: float | None) -> None:
+    """grpc-timeout: the public is told that it is over, the backend that nobody waits any more."""
+    await (forever() if timeout_s is None else asyncio.sleep(timeout_s))
+    exchange.status = GrpcStatus.DEADLINE_EXCEEDED
+    exchange.reset(ResetCode.CANCELLED, "deadline exceeded")
+    raise RequestReset(ResetCode.BACKEND_TIMEOUT, "deadline exceeded")

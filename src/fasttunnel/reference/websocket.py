@@ -1,0 +1,121 @@
+"""An open WebSocket at one end of the tunnel: frames both ways, until a Close frame has passed both ways."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fasttunnel.errors import ANSWERS, ResetCode
+from fasttunnel.reference.exchange import Exchange
+from fasttunnel.reference.http1 import READ_BYTES, Http1Stream, linger, read_out
+from fasttunnel.reference.messages import BadMessage, RequestReset, while_running
+from fasttunnel.reference.websocket_frames import CLOSE, WebSocketFrameDecoder, WebSocketFrameEncoder, close_code
+from fasttunnel.wire.tunnel_pb2 import WebSocketFrame, WebSocketResponse
+
+CLOSE_ANSWER_S = 30.0  # for a peer to answer a Close frame, before it is taken for dead
+CLOSE_WAIT_S = 5.0  # for the server of a connection to close the TCP connection (RFC 6455 7.1.1)
+
+
+class WebSocketRelay:
+    """Between a socket and the tunnel. The stream has made the handshake, and holds the first frames perhaps."""
+
+    def __init__(
+        self, exchange: Exchange, stream: Http1Stream, answer: WebSocketResponse, max_message_bytes: int
+    ) -> None:
+        self._exchange = exchange
+        self._stream = stream
+        self._public = stream.public
+        self._decoder = WebSocketFrameDecoder(
+            from_client=stream.public,
+            extensions=any(header.name.lower() == "sec-websocket-extensions" for header in answer.headers),
+            max_message_bytes=max_message_bytes,
+        )
+        self._encoder = WebSocketFrameEncoder(to_server=not stream.public)
+        self._close_sent = self._violated = self._stuck = False
+        self._close_received = asyncio.Event()
+
+    async def run(self) -> None:
+        reader, writer = self._stream.reader, self._stream.writer
+        try:
+            await while_running(self._tunnel_to_socket(), self._socket_to_tunnel(), self._exchange.overdue())
+            self._exchange.finish()
+            if not self._public:
+                await read_out(reader, CLOSE_WAIT_S)
+            writer.close()
+        except RequestReset as reset:
+            self._exchange.reset(reset.code, reset.text)
+            await self._break_off(reset)
+        except BaseException:
+            writer.transport.abort()
+            raise
+
+    async def _socket_to_tunnel(self) -> None:
+        """Up to the Close frame: nothing is processed behind it (RFC 6455 5.5.1)."""
+        try:
+            self._decoder.feed(self._stream.waiting_bytes)
+            while True:
+                frame = self._decoder.next_frame(self._exchange.room)
+                if frame is None and self._decoder.waits_for_credit and self._exchange.room == 0:
+                    await self._exchange.ready()
+                elif frame is None:
+                    data = await self._stream.reader.read(READ_BYTES)
+                    if not data:
+                        raise self._vanished()
+                    self._decoder.feed(data)
+                else:
+                    await self._exchange.ready(paid=False)
+                    self._exchange.status = self._exchange.status or close_code(frame)
+                    self._exchange.send(frame)
+                    if frame.opcode == CLOSE:
+                        return self._close_received.set()
+        except ConnectionError:
+            raise self._vanished() from None
+        except BadMessage as error:
+            # The peer of this socket broke the protocol: it gets the close code, the far side a reset.
+            self._violated, self._exchange.status = True, ANSWERS[error.code].ws_close
+            raise
+
+    async def _tunnel_to_socket(self) -> None:
+        """Up to the Close frame, and then until one has come back."""
+        while not self._close_sent:
+            frame: WebSocketFrame = await self._exchange.receive()
+            await self._write(frame)
+            self._exchange.consumed(frame)
+            self._exchange.status = self._exchange.status or close_code(frame)
+        try:
+            async with asyncio.timeout(CLOSE_ANSWER_S):
+                await self._close_received.wait()
+        except TimeoutError:
+            self._stuck = True
+            raise self._vanished() from None
+
+    async def _write(self, frame: WebSocketFrame) -> None:
+        self._stream.writer.write(self._encoder.encode(frame))
+        self._close_sent = frame.opcode == CLOSE
+        self._stuck = True
+        try:
+            await self._stream.writer.drain()
+        except ConnectionError:
+            raise self._vanished() from None
+        self._stuck = False
+
+    def _vanished(self) -> RequestReset:
+        """No close handshake: the far side sees an abnormal end, not a polite one."""
+        if self._public:
+            return RequestReset(ResetCode.CANCELLED, "the public side vanished without a close handshake")
+        return RequestReset(
+            ResetCode.BACKEND_UNREACHABLE, "the backend closed the connection without a close handshake"
+        )
+
+    async def _break_off(self, reset: RequestReset) -> None:
+        """An abnormal end: a Close frame for the public, and for who has broken the protocol, where one can be sent."""
+        reader, writer = self._stream.reader, self._stream.writer
+        polite = (self._public or self._violated) and not self._close_sent and not self._encoder.inside_frame
+        if self._stuck or not (polite or self._public):
+            return writer.transport.abort()
+        if polite and not writer.is_closing():
+            code = ANSWERS[reset.code].ws_close or 1011
+            reason = reset.explanation.encode()[:123].decode("utf-8", "ignore").encode()
+            payload = code.to_bytes(2, "big") + reason
+            writer.write(self._encoder.encode(WebSocketFrame(fin=True, opcode=CLOSE, payload=payload)))
+            await linger(reader, writer)
+        writer.close()
