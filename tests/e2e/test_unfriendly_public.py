@@ -136,7 +136,15 @@ async def test_bytes_in_field_values_pass(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("scheme", [b"ftp", b"http", b"https", b""])
-@pytest.mark.parametrize("path", [b"http://internal.example/secret", b"nosl", b"", b"*"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"http://internal.example/secret",
+        b"nosl",
+        pytest.param(b"", marks=pytest.mark.differs("asyncio server", "h2 ends the whole connection of the visitor")),
+        b"*",
+    ],
+)
 async def test_a_path_without_a_slash_never_reaches_the_backend(scene: Scene, scheme: bytes, path: bytes) -> None:
     """A backend that is a proxy would take the absolute form for an order to ask somebody else."""
     connection = await open_loose(scene)
@@ -269,8 +277,15 @@ async def test_requests_that_are_refused_are_not_read_for_ever(stack: AsyncExitS
 
 # -- floods of what costs no credit
 
+# An empty frame has two bytes: to fill the kernel's buffers takes millions, which is minutes in plain Python.
+EMPTY_FRAMES = [
+    pytest.mark.differs(f"asyncio {end}", "too slow for a flood of empty frames") for end in ("server", "client")
+]
 
-@pytest.mark.parametrize("flood", [frame(PING, b"p" * 125, mask=MASK), frame(TEXT, b"", mask=MASK)])
+
+@pytest.mark.parametrize(
+    "flood", [frame(PING, b"p" * 125, mask=MASK), pytest.param(frame(TEXT, b"", mask=MASK), marks=EMPTY_FRAMES)]
+)
 async def test_a_flood_of_frames_without_credit_ends_the_websocket(stack: AsyncExitStack, flood: bytes) -> None:
     """Towards a backend that does not read; nothing bounds them but this."""
     scene = await start_scene(stack, await start_raw(stack, receive_buffer=16_384))
@@ -333,8 +348,11 @@ async def test_pings_do_not_put_off_the_timeout(stack: AsyncExitStack) -> None:
 # -- a public that has closed its side
 
 
+TIMERS = ("_tick", "_on_timeout")  # the timer of the compiled engine, and that of asyncio.timeout()
+
+
 class Clock:
-    """Lets time pass for the engine, whose timers are one `call_at` of the loop."""
+    """Lets time pass for the engine, whose timers are a `call_at` of the loop."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         loop = asyncio.get_running_loop()
@@ -349,7 +367,7 @@ class Clock:
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
         handle = self._call_at(when, callback, *args, context=context)
-        if getattr(callback, "__name__", "") == "_tick":
+        if getattr(callback, "__name__", "") in TIMERS:
             self._ticks.append((handle, when, callback))
         return handle
 

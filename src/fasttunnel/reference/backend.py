@@ -243,14 +243,12 @@ def _upgrade(request: WebSocketRequest, target: str, authority: bytes) -> tuple[
     fields.check_target(b"GET", target.encode(), authority)
     head: list[Field] = [
         (b"Host", authority),
-        *fields.from_tunnel(request.headers, without=(b"host", b"content-length")),
+        *fields.from_tunnel([*request.headers, *fields.subprotocol(request)], without=(b"host", b"content-length")),
         (b"Upgrade", b"websocket"),
         (b"Connection", b"Upgrade"),
         (b"Sec-WebSocket-Version", b"13"),
         (b"Sec-WebSocket-Key", key),
     ]
-    if request.subprotocol:
-        head.append((b"Sec-WebSocket-Protocol", request.subprotocol.encode()))
     return Head(head, b"GET", target.encode(), authority), key
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from fasttunnel.reference.messages import BadMessage, Field, Head
-from fasttunnel.wire.tunnel_pb2 import Header
+from fasttunnel.wire.tunnel_pb2 import Header, WebSocketRequest, WebSocketResponse
 
 # RFC 9110 7.6.1; `te` passes with its one end-to-end value (10.1.4).
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"))
@@ -97,6 +97,12 @@ def of_request(head: Head, address: str, *, without: Iterable[bytes] = ()) -> li
         (b"Forwarded", f"for={node};proto=http".encode() + host),
     ]
     return to_tunnel(head.fields, without=FORWARDING | {b"host"} | frozenset(without)) + to_tunnel(visitor)
+
+
+def subprotocol(handshake: WebSocketRequest | WebSocketResponse) -> list[Header]:
+    """The field that a handshake carries apart."""
+    text = handshake.subprotocol
+    return [Header(name="Sec-WebSocket-Protocol", value=text.encode())] if text else []
 
 
 def trace_id(fields: Iterable[Field]) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import re
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -31,7 +31,7 @@ from fasttunnel.reference.messages import (
 )
 
 READ_BYTES = 65_536
-LINGER_S = 2.0  # to read what a peer still sends before its connection is closed
+LINGER_S, LINGER_BYTES = 2.0, 16 * 1024 * 1024  # to read what a peer still sends before its connection is closed
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 BODY_EXPECTED = frozenset((b"POST", b"PUT", b"PATCH"))
 # Methods of the IANA registry; others are 501 (RFC 9110 9.1).
@@ -157,7 +157,7 @@ class Http1Stream(HttpStream):
     def _read_body(self) -> None:
         try:
             while isinstance(event := self._next_event(), h11.Data):
-                self._body += event.data
+                self._pieces.append(bytes(event.data))
         except BadMessage as error:
             self._bad = error  # raised when what came before it has been taken
             return
@@ -221,26 +221,28 @@ class Http1Stream(HttpStream):
     async def send(self, part: Part) -> None:
         if part.interim and self.http10:
             return  # RFC 9110 15.2
-        events: list[Any] = []
+        await self._write(self._events(part))
+        self.begun = self.begun or not part.interim
+
+    def _events(self, part: Part) -> Iterator[Any]:
         if part.head is not None:
-            events.append(self._answer_event(part) if self.public else self._request_event(part))
+            yield self._answer_event(part) if self.public else self._request_event(part)
             self._has_body = not self.public or self.has_body(part.head)
         if part.data and self._has_body:
-            events.append(h11.Data(data=part.data))
+            yield h11.Data(data=part.data)
         if part.last:
             chunked = self._has_body and not (self.public and self.http10)
-            events.append(h11.EndOfMessage(headers=part.trailers if chunked else []))
-        await self._write(*events)
-        self.begun = self.begun or not part.interim
+            yield h11.EndOfMessage(headers=part.trailers if chunked else [])
 
     async def upgrade(self, head: Head) -> None:
         """Write a head behind which there is no HTTP any more."""
         if self.public:
-            event = h11.InformationalResponse(status_code=101, headers=head.fields, reason=REASONS[101])
-            return await self._write(event)
-        await self._write(h11.Request(method=head.method, target=head.target, headers=head.fields), h11.EndOfMessage())
+            answer = h11.InformationalResponse(status_code=101, headers=head.fields, reason=REASONS[101])
+            return await self._write([answer])
+        request = h11.Request(method=head.method, target=head.target, headers=head.fields)
+        await self._write([request, h11.EndOfMessage()])
 
-    async def _write(self, *events: Any) -> None:
+    async def _write(self, events: Iterable[Any]) -> None:
         """Returns when the socket has taken them. Raises RequestReset."""
         try:
             data = b"".join(self._h11.send(event) or b"" for event in events)
@@ -305,5 +307,6 @@ async def read_out(reader: asyncio.StreamReader, timeout_s: float) -> None:
     """Read and drop, until the peer closes its side."""
     with contextlib.suppress(TimeoutError, ConnectionError):
         async with asyncio.timeout(timeout_s):
-            while await reader.read(READ_BYTES):
-                pass
+            taken = 0
+            while taken < LINGER_BYTES and (data := await reader.read(READ_BYTES)):
+                taken += len(data)

@@ -56,7 +56,10 @@ class Http2Stream(HttpStream):
             self._heads.append(head)
             length = next((value for name, value in head.fields if name == b"content-length"), b"")
             self._unread = int(length) if length.isdigit() else -1
-        self._body += data
+        if self._pieces:
+            self._pieces[0] += data
+        elif data:
+            self._pieces.append(bytearray(data))
         self._unread -= len(data) if self._unread >= 0 else 0
         self._complete = self._complete or ended
         self.changed.set()
@@ -89,7 +92,7 @@ class Http2Stream(HttpStream):
         return self._heads.popleft()
 
     async def more(self) -> None:
-        while not self._body and not self._complete:
+        while not self._pieces and not self._complete:
             await self._wait()
 
     async def gone(self) -> None:

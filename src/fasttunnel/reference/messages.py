@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any, NamedTuple, TypeVar
 
@@ -103,21 +104,19 @@ class HttpStream(ABC):
         self.begun = False  # our final head is out: the status cannot be changed any more
         self.answer_to = b""  # method of the request
         self.final = False  # the connection is to end with our answer, where it serves one request at a time
-        self._body = bytearray()
+        self._pieces: deque[bytes | bytearray] = deque()  # of the body, as they came
         self._complete = False
 
     # -- what the peer sends
 
     def take(self) -> bytes:
-        """What has come of the body since."""
-        data = bytes(self._body)
-        self._body.clear()
-        return data
+        """The next piece of the body that has come; empty: none has."""
+        return bytes(self._pieces.popleft()) if self._pieces else b""
 
     @property
     def ended(self) -> bool:
         """Whether everything has come and was taken."""
-        return self._complete and not self._body
+        return self._complete and not self._pieces
 
     @abstractmethod
     async def more(self) -> None:

@@ -269,9 +269,8 @@ class PublicConnection:
                 (b"Connection", b"Upgrade"),
                 (b"Sec-WebSocket-Accept", accept_key(key)),
             ]
-            if answer.subprotocol:
-                upgrade.append((b"Sec-WebSocket-Protocol", answer.subprotocol.encode()))
-            return await stream.upgrade(Head(upgrade + fields.from_tunnel(answer.headers), status=101))
+            passing = fields.from_tunnel([*answer.headers, *fields.subprotocol(answer)])
+            return await stream.upgrade(Head(upgrade + passing, status=101))
         # Refused: the backend's status, fields and body, as an ordinary answer.
         if not 200 <= answer.status_code <= 599 or answer.status_code in BODILESS:
             raise BadMessage("bad status of a refused handshake")

@@ -22,11 +22,14 @@ async def into_tunnel(stream: HttpStream, exchange: Exchange, translation: Trans
     if chunk.is_last_chunk:
         return exchange.send(chunk)
     while True:
-        splitter.feed(stream.take())
         piece = splitter.next_piece(exchange.room)
+        blocked = piece is None and splitter.waits_for_credit and exchange.room == 0
         if piece is not None:
             chunk.MergeFrom(kind(**piece.values))
-        elif (blocked := splitter.waits_for_credit and exchange.room == 0) or not stream.ended:
+        elif not blocked and (data := stream.take()):
+            splitter.feed(data)
+            continue
+        elif blocked or not stream.ended:
             if chunk.is_first_chunk:
                 exchange.send(chunk)
                 chunk = kind()
