@@ -13,6 +13,9 @@ WIRE_VERSION: Final = 1
 FRAGMENT_BYTES: Final = 65_536
 """Largest payload of one TunnelMessage: what is larger travels in pieces, between which others get their turn."""
 
+MAX_FRAGMENT_BYTES: Final = 131_072
+"""What FRAGMENT_BYTES may be set to: a fragment waits until it is whole in a stream's HTTP/2 window of twice that."""
+
 INITIAL_WINDOW_BYTES: Final = 262_144
 """Credit of a request before more is granted, each way: what a stalled reader may cost in memory at each end."""
 

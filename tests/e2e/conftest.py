@@ -1,10 +1,9 @@
 """The matrix of engines, and a tunnel in front of a backend that is a plain socket: the tests play both far sides.
 
-With FASTTUNNEL_MATRIX=1 every test runs in four cells, server engine x client engine; otherwise with the compiled engine. One marked `cython_only(reason)` runs in the first cell
+Every test runs in four cells, server engine x client engine. One marked `cython_only(reason)` runs in the first cell
 only, one marked `differs("asyncio server", reason)` not with that engine at that end.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
@@ -16,14 +15,13 @@ from tests.support.tunnel import Tunnel, start_tunnel
 
 ENGINES = ("cython", "asyncio")
 CELLS = [(server, client) for server in ENGINES for client in ENGINES]
-MATRIX = os.environ.get("FASTTUNNEL_MATRIX") == "1"
 # The demo has both ends in one program, with one engine.
 ALIKE = ("test_demo",)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cells = CELLS
-    if not MATRIX or metafunc.definition.get_closest_marker("cython_only") is not None:
+    if metafunc.definition.get_closest_marker("cython_only") is not None:
         cells = CELLS[:1]
     elif metafunc.module.__name__.rpartition(".")[2] in ALIKE:
         cells = [(server, client) for server, client in CELLS if server == client]

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from fasttunnel.limits import MAX_FRAGMENT_BYTES
 from tests.support.grpc_peers import UNLIMITED, Context, Note, Notes, Nothing, open_channel, start_grpc
 from tests.support.tunnel import WAIT_S, Tunnel, start_tunnel
 
@@ -347,6 +348,15 @@ async def test_compressed_messages(stack: AsyncExitStack, method: grpc.Compressi
     record = await tunnel.events.record()
     assert 0 < record.bytes_in < notes[0].ByteSize() / 10
     assert 0 < record.bytes_out < notes[0].ByteSize() / 10
+
+
+async def test_the_largest_fragments(stack: AsyncExitStack) -> None:
+    """Each is gathered in an HTTP/2 stream window before it is sent, so it must not be larger than that."""
+    large: dict[str, Any] = {"max_fragment": MAX_FRAGMENT_BYTES, "initial_window": 4_194_304}
+    tunnel = await start_tunnel(stack, await start_grpc(stack, options=UNLIMITED), server=large, client=large)
+    stub = await open_channel(stack, tunnel.authority, UNLIMITED)
+    note = Note(number=1, data=random.Random(5).randbytes(3_000_000))
+    assert await stub.Unary(note) == note
 
 
 async def test_large_messages(stack: AsyncExitStack) -> None:

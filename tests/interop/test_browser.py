@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from tests.support import programs
+from tests.support.child import Child, start_child
 from tests.support.site import fields, websocket
 from tests.support.tunnel import start_tunnel
 from tests.support.web import start_web
@@ -114,13 +116,9 @@ async def test_a_page_with_a_websocket(stack: AsyncExitStack, tmp_path: Path) ->
     site = Site()
     tunnel = await start_tunnel(stack, await start_web(stack, *site.routes()))
     log = stack.enter_context((tmp_path / "log").open("wb"))
-    browser = await asyncio.create_subprocess_exec(
-        program,
-        *FLAGS,
-        f"--user-data-dir={tmp_path}/profile",
-        tunnel.url + "/",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
+    browser = await start_child(
+        [program, *FLAGS, f"--user-data-dir={tmp_path}/profile", tunnel.url + "/"],
+        stdout=subprocess.DEVNULL,
         stderr=log,
         start_new_session=True,
         env={**os.environ, "HOME": str(tmp_path)},
@@ -149,7 +147,7 @@ async def test_a_page_with_a_websocket(stack: AsyncExitStack, tmp_path: Path) ->
     assert seen["image"] == 123
 
 
-async def end(browser: asyncio.subprocess.Process) -> None:
+async def end(browser: Child) -> None:
     """End the browser and all its processes, which are a group of their own."""
     if browser.returncode is None:
         os.killpg(browser.pid, 9)

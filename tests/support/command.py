@@ -4,10 +4,12 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tests.support.child import Child, start_child
 from tests.support.tunnel import engines
 
 WAIT_S = 30.0  # start-up included, on a busy machine
@@ -16,7 +18,7 @@ WAIT_S = 30.0  # start-up included, on a busy machine
 class Command:
     """A running `fasttunnel ...`; stdout and stderr are one stream of lines."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Child) -> None:
         self.process = process
         self.lines: list[str] = []
 
@@ -53,19 +55,13 @@ async def command(*arguments: str, token: str = "") -> AsyncIterator[Command]:
     engine = engines["client" if arguments[0] == "client" else "server"]
     if engine is not None and arguments[0] in ("server", "client", "demo") and "--help" not in arguments:
         arguments = (arguments[0], "--engine", engine, *arguments[1:])
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "fasttunnel",
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+    process = await start_child(
+        [sys.executable, "-m", "fasttunnel", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env={**os.environ, "FASTTUNNEL_TOKEN": token},
     )
     try:
         yield Command(process)
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+        await process.kill()

@@ -3,11 +3,13 @@
 import asyncio
 import os
 import shutil
+import subprocess
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 import pytest
 
+from tests.support.child import start_child
 from tests.support.command import Command
 
 TIMEOUT_S = 60.0
@@ -29,37 +31,23 @@ def need(*names: str) -> str:
 
 async def run(*command: str, stdin: bytes = b"", timeout_s: float = TIMEOUT_S) -> Output:
     """Run a program to its end; it is killed when that takes too long."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
     try:
-        async with asyncio.timeout(timeout_s):
-            out, err = await process.communicate(stdin)
-    except TimeoutError:
-        process.kill()
-        out, err = await process.communicate()
-        raise AssertionError(f"{command[0]} did not end: {out[-2000:]!r} {err[-2000:]!r}") from None
-    assert process.returncode is not None
-    return Output(process.returncode, out, err.decode(errors="replace"))
+        done = await asyncio.to_thread(
+            subprocess.run, command, input=stdin, capture_output=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        out, err = (error.stdout or b"")[-2000:], (error.stderr or b"")[-2000:]
+        raise AssertionError(f"{command[0]} did not end: {out!r} {err!r}") from None
+    return Output(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 
 
 async def start(stack: AsyncExitStack, *command: str) -> Command:
     """Start a program whose lines a test waits for; it is killed when the stack is left."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+    process = await start_child(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
-
-    async def stop() -> None:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-    stack.push_async_callback(stop)
+    stack.push_async_callback(process.kill)
     return Command(process)

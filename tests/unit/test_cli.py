@@ -54,8 +54,15 @@ FORMS = {
         "--token-file": "F",
         "--config": "F",
         "--engine": None,
+        "--trace-messages": None,
     },
-    "client": {"--server": "HOST:PORT", "--token-file": "F", "--config": "F", "--engine": None},
+    "client": {
+        "--server": "HOST:PORT",
+        "--token-file": "F",
+        "--config": "F",
+        "--engine": None,
+        "--trace-messages": None,
+    },
     "demo": {"--keep": None, "--engine": None},
     "version": {},
 }

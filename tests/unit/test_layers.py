@@ -18,7 +18,7 @@ LAYERS = """
     wire.tunnel_pb2_grpc
     control.routes control.backoff
     control.config
-    control.auth control.log
+    control.auth control.log control.trace
     abc
     _core
     engine._nghttp2 engine._grpc

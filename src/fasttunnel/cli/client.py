@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @options.token_file
 @options.config_file
 @options.engine
+@options.trace_messages
 @options.token_variable
 @click.argument("routes", nargs=-1, metavar="[ROUTE=]BACKEND ...")
 def client(
@@ -27,6 +28,7 @@ def client(
     token: str | None,
     routes: tuple[str, ...],
     engine: "EngineName | None",
+    trace_messages: bool,
 ) -> None:
     """Dial a server and pass its requests to backends.
 
@@ -65,6 +67,7 @@ def client(
     from fasttunnel.cli.screen import ClientScreen
 
     screen = ClientScreen(settings)
+    screen.tap = options.tap(trace_messages)
     screen.title("client")
     end = Client.from_config(settings, events=screen, engine=engine)
     running.run(lambda: running.serve(end, lambda: None, screen.say))

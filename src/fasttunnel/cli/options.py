@@ -1,5 +1,6 @@
 """Options that commands share, and how options, environment and file go together: the more explicit one wins."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,21 @@ engine = click.option(
     type=click.Choice(["cython", "asyncio"]),
     help="The compiled data plane, or the one in plain Python. Default: cython if it can be loaded.",
 )
+trace_messages = click.option(
+    "--trace-messages",
+    is_flag=True,
+    help="Write a line to standard error for every message of the tunnel. Costs speed; payloads are not shown.",
+)
 token_variable = click.option("--token", envvar="FASTTUNNEL_TOKEN", hidden=True)
+
+
+def tap(trace_messages: bool) -> Callable[[str, bool, bytes], None] | None:
+    """What --trace-messages asks for, see `Events.tap`."""
+    if not trace_messages:
+        return None
+    from fasttunnel.control.trace import Trace  # it needs protobuf
+
+    return Trace()
 
 
 def gather(config: Path | None, token_file: Path | None, **given: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @options.token_file
 @options.config_file
 @options.engine
+@options.trace_messages
 @options.token_variable
 def server(
     listen: str | None,
@@ -31,6 +32,7 @@ def server(
     config: Path | None,
     token: str | None,
     engine: "EngineName | None",
+    trace_messages: bool,
 ) -> None:
     """Accept requests of the public and pass them to clients.
 
@@ -61,6 +63,7 @@ def server(
     from fasttunnel.cli.screen import ServerScreen
 
     screen = ServerScreen()
+    screen.tap = options.tap(trace_messages)
     end = Server.from_config(settings, events=screen, engine=engine)
 
     def started() -> None:

@@ -24,7 +24,7 @@ DEFAULT_TUNNEL = "127.0.0.1:7000"
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Window = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_WINDOW_BYTES)]
-Fragment = Annotated[int, msgspec.Meta(ge=1024, le=1024 * 1024)]
+Fragment = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_FRAGMENT_BYTES)]
 HeaderList = Annotated[int, msgspec.Meta(ge=4096, le=1024 * 1024)]
 
 C = TypeVar("C", bound="ServerConfig | ClientConfig")

@@ -64,6 +64,8 @@ cdef class Link(Carrier):
     cdef uint64_t turn_left             # payload bytes that it may still send
     cdef uint64_t recent[RECENT]        # hashes of ids that ended abnormally
     cdef public object on_record        # callable for each finished request, or None
+    cdef object tap                     # callable for each message, or None (see Events.tap)
+    cdef str far_end                    # what the tap calls this tunnel
     # output
     cdef Out batch                      # prefixed messages behind 9 bytes of headroom for the DATA frame's header
     cdef size_t batch_pos               # sent of it
@@ -77,6 +79,7 @@ cdef class Link(Carrier):
     cdef Exchange open(self, Endpoint endpoint, int protocol)
     cdef uint8_t *reserve(self, size_t n) except NULL
     cdef int commit(self, size_t n) except -1
+    cdef int show(self, bint sent, const uint8_t *data, size_t n) except -1
     cdef bint congested(self) noexcept
     cdef int serve_ring(self) except -1
     cdef int dispatch_piece(self, const GrpcPiece *piece) except -1

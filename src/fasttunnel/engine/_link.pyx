@@ -119,7 +119,7 @@ cdef class LinkStream(H2Stream):
         cdef GrpcPiece piece
         cdef size_t used = 0, need, part
         cdef int result
-        if link is None or self.refused:
+        if link is None or self.refused or link.conn is None:
             return 0
         while n:
             if self.rest.len:
@@ -340,7 +340,14 @@ cdef class Link(Carrier):
         room = self.reserve(n + 5)
         grpc_prefix(room, False, <uint32_t>n)
         memcpy(room + 5, <const char *>message, n)
+        if self.tap is not None:
+            self.show(True, room + 5, n)
         self.commit(n + 5)
+
+    def attach_tap(self, object tap, str far_end):
+        """Have `tap(far_end, sent, message)` called for each message, see Events.tap; None: not any more."""
+        self.tap = tap
+        self.far_end = far_end
 
     def start(self, int64_t peer_window, int64_t local_window, uint64_t max_fragment):
         """The two ends have agreed (Register, Registered): requests may be carried. All in bytes."""
@@ -472,16 +479,33 @@ cdef class Link(Carrier):
         return 0
 
     cdef int send(self, Msg *m) except -1:
-        cdef size_t bound = msg_bound(m)
+        cdef uint8_t *room = self.reserve(msg_bound(m))
+        cdef size_t n = msg_encode(m, True, room)
         if self.turn is not None and m.body.len:
             self.turn_left -= min(self.turn_left, m.body.len)
-        return self.commit(msg_encode(m, True, self.reserve(bound)))
+        if self.tap is not None:
+            self.show(True, room + 5, n - 5)
+        return self.commit(n)
 
     cdef int send_frame(self, Exchange exchange, const WsFrame *frame) except -1:
+        cdef uint8_t *room
+        cdef size_t n
         if self.turn is exchange:
             self.turn_left -= min(self.turn_left, frame.payload_len)
-        return self.commit(msg_encode_ws(exchange.id, exchange.id_len, exchange.direction, frame,
-                                         self.reserve(frame.payload_len + MSG_WS_OVERHEAD)))
+        room = self.reserve(frame.payload_len + MSG_WS_OVERHEAD)
+        n = msg_encode_ws(exchange.id, exchange.id_len, exchange.direction, frame, room)
+        if self.tap is not None:
+            self.show(True, room + 5, n - 5)
+        return self.commit(n)
+
+    cdef int show(self, bint sent, const uint8_t *data, size_t n) except -1:
+        """Hand a message to the tap. One that fails is taken off: it only looks on."""
+        try:
+            self.tap(self.far_end, bool(sent), data[:n])
+        except Exception as error:
+            self.tap = None
+            self.handler.warning("the tap failed: " + "".join(traceback.format_exception(error)))
+        return 0
 
     cdef bint congested(self) noexcept:
         return self.conn is None or self.conn.write_paused or self.batch.len - self.batch_pos > BATCH_LIMIT
@@ -532,6 +556,8 @@ cdef class Link(Carrier):
         cdef void *entry
         cdef Exchange exchange
         self.messages_received += 1
+        if self.tap is not None:
+            self.show(False, data, n)
         if code < 0:
             return self.malformed(f"malformed TunnelMessage ({decode_error(code)}) at byte {where} of {n}")
         if m.kind == MSG_NONE or m.kind == MSG_TCP_DATA:

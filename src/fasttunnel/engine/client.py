@@ -109,10 +109,10 @@ class ClientEngine:
             self._link.end(0, "the client was stopped")
         for task in self._dials:
             task.cancel()
+        # The tunnel's connection is left to the server to end: a gRPC server drops what its application has not read
+        # yet when the connection goes.
         for conn in list(self._reactor.conns):
             conn.leave()
-        if link is not None and self._conn is not None:
-            self._conn.hang_up()
         await settle(self._reactor)
         self._reactor.close()
         self._conn = None
@@ -160,10 +160,8 @@ class ClientEngine:
 
     async def _connect_once(self) -> tuple[str, FasttunnelError | None]:
         """One life of a tunnel. Returns why it ended, and the error where coming back would not help."""
-        host, port = parse_address(self._config.server)
         token = self._config.token
-        loop = asyncio.get_running_loop()
-        lost = self._lost = loop.create_future()
+        lost = self._lost = asyncio.get_running_loop().create_future()
         self._was_up = False
         conn = self._conn = LinkConn(
             self._reactor,
@@ -173,13 +171,8 @@ class ClientEngine:
             token.reveal().encode() if token is not None else None,
         )
         try:
-            async with asyncio.timeout(self._config.connect_timeout_s):
-                await loop.create_connection(lambda: conn, host, port)
-        except TimeoutError:
-            return "it does not answer", None
-        except OSError as error:
-            return describe(error), None
-        try:
+            if failure := await self._dial(conn):
+                return failure, None
             done, _ = await asyncio.wait([lost], timeout=REGISTERED_TIMEOUT_S)
             if not done and not self._was_up:
                 return "it did not answer the registration", None
@@ -188,12 +181,25 @@ class ClientEngine:
             if self._heartbeat is not None:
                 self._heartbeat.stop()
                 self._heartbeat = None
-            conn.cut() if not lost.done() or lost.cancelled() else conn.hang_up()
+            if not self._draining:  # see _stop
+                conn.hang_up() if lost.done() and not lost.cancelled() else conn.cut()
             del conn  # a cancelled task keeps its frames, and so the connection, until the garbage collector comes
         if status in REFUSALS:
             hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
             return reason, REFUSALS[status](f"{self._config.server} refused the tunnel", detail=reason, hint=hint)
         return reason, None
+
+    async def _dial(self, conn: LinkConn) -> str | None:
+        """Connect to the server. Returns what went wrong."""
+        host, port = parse_address(self._config.server)
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_s):
+                await asyncio.get_running_loop().create_connection(lambda: conn, host, port)
+        except TimeoutError:
+            return "it does not answer"
+        except OSError as error:
+            return describe(error)
+        return None
 
     # -- what links report (see Link.handler)
 
@@ -202,6 +208,7 @@ class ClientEngine:
 
     def opened(self, link: Link) -> None:
         self._link = link
+        link.attach_tap(self._events.tap, self._config.server)
         register = Register(
             version=limits.WIRE_VERSION,
             routes=[spec.route.to_message() for spec in self._config.routes],

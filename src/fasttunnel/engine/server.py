@@ -170,6 +170,7 @@ class ServerEngine:
     def opened(self, link: Link) -> None:
         session: Session = link.info
         session.peer = link.peer
+        link.attach_tap(self._events.tap, session.peer)
         self._links.add(link)
         session.timeout = asyncio.get_running_loop().call_later(
             REGISTER_TIMEOUT_S, link.end, GrpcStatus.INVALID_ARGUMENT, "no Register came"
