@@ -36,7 +36,7 @@ from tests.support.stock import (
     fields,
     start_stock_server,
 )
-from tests.support.tunnel import WAIT_S, eventually, start_client, start_server
+from tests.support.tunnel import WAIT_S, Recorder, eventually, start_client, start_server
 
 UP, DOWN = wire.CLIENT_TO_SERVER, wire.SERVER_TO_CLIENT
 HOST = {"host": "public.example"}
@@ -308,6 +308,23 @@ async def test_a_malformed_message_ends_its_tunnel_and_no_other(scene: ServerSce
     async with asyncio.timeout(WAIT_S):
         assert await other.call.code() == grpc.StatusCode.INTERNAL
     await scene.lives()
+
+
+async def test_a_malformed_message_is_logged_with_its_place(stack: AsyncExitStack) -> None:
+    """The tunnel ends with INTERNAL; who has to mend the other end finds out where to look."""
+    events = Recorder()
+    server = await start_server(stack, events)
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.tunnel))
+    call = channel.stream_stream("/fasttunnel.v1.TunnelService/Connect")()
+    register = wire.Register(version=1, routes=[wire.Route()])
+    await call.write(wire.TunnelMessage(register=register).SerializeToString())
+    async with asyncio.timeout(WAIT_S):
+        assert wire.TunnelMessage.FromString(await call.read()).HasField("registered")
+        await call.write(b"\x12\x01a\x32\x04\x12\x02\x0a\x05")  # a header's name of 5 bytes, of which there is none
+        assert await call.code() == grpc.StatusCode.INTERNAL
+    await events.until(lambda: len(events.warnings) == 1)
+    assert "malformed TunnelMessage" in events.warnings[0]
+    assert " at byte " in events.warnings[0]
 
 
 # -- our client, and a server that sends wrong requests

@@ -357,6 +357,21 @@ async def test_a_large_frame_is_fragments(stock: Stock) -> None:
     assert await public.exactly(80_000) == payload[120_000:]
 
 
+async def test_a_frame_below_the_fragment_limit_is_one_message(stock: Stock) -> None:
+    """In however many reads it comes; a larger one waits for whole fragments."""
+    public, _ = await stock.upgrade()
+    payload = random.Random(9).randbytes(100_000)
+    for size in (1000, 60_000, 100_000):
+        data = frame(BINARY, payload[:size], mask=MASK)
+        for part in (data[:3], data[3:500], data[500:900], data[900:]):
+            await public.send(part)
+            await asyncio.sleep(0.01)  # no event tells that half a frame was read
+        sizes = []
+        while sum(sizes) < size:
+            sizes.append(len((await stock.client.next("ws_frame")).ws_frame.payload))
+        assert sizes == ([size] if size < FRAGMENT else [FRAGMENT, size - FRAGMENT])
+
+
 async def test_a_refused_handshake(stock: Stock) -> None:
     public = await stock.public()
     await ask_upgrade(public)
