@@ -229,6 +229,7 @@ async def test_status_details_that_are_no_base64_end_only_their_call(scene_of_gr
     await scene_of_grpc.neighbour.lives()
 
 
+@pytest.mark.cython_only("millions of messages, which a tunnel in plain Python needs minutes for")
 async def test_empty_messages_to_a_backend_that_grants_nothing_are_bounded(scene_of_grpc: GrpcScene) -> None:
     """They cost no credit: the backend's window is the only one, and it is used up."""
     tunnel = scene_of_grpc.tunnel
@@ -287,12 +288,17 @@ async def test_a_handshake_refused_without_a_body_leaves_the_connection_in_step(
 
 
 # An empty frame has two bytes: to fill the kernel's buffers takes millions, which is minutes in plain Python.
+PINGS = pytest.mark.differs(
+    "asyncio server", "a compiled client is not slowed down by it, and it parses them for minutes"
+)
 EMPTY_FRAMES = [
     pytest.mark.differs(f"asyncio {end}", "too slow for a flood of empty frames") for end in ("server", "client")
 ]
 
 
-@pytest.mark.parametrize("flood", [frame(PING, b"p" * 125), pytest.param(frame(TEXT, b""), marks=EMPTY_FRAMES)])
+@pytest.mark.parametrize(
+    "flood", [pytest.param(frame(PING, b"p" * 125), marks=PINGS), pytest.param(frame(TEXT, b""), marks=EMPTY_FRAMES)]
+)
 async def test_a_flood_of_frames_without_credit_ends_the_websocket(scene: Scene, flood: bytes) -> None:
     """Towards a public that does not read."""
     public = await connect(scene.stack, scene.tunnel.host, scene.tunnel.port, receive_buffer=16_384)

@@ -190,7 +190,7 @@ async def test_nothing_comes_between_the_fragments_of_a_frame(scene: ServerScene
 )
 async def test_a_frame_that_cannot_be_written_ends_its_websocket(scene: ServerScene, bad: dict[str, Any]) -> None:
     public, request_id = await scene.upgrade()
-    scene.frame(request_id, bad.pop("opcode"), bad.pop("payload"), **bad)
+    scene.frame(request_id, **bad)
     await scene.expect_reset(request_id)
     last = b""
     with suppress(ConnectionResetError):

@@ -92,9 +92,11 @@ class Backend(ABC, Generic[S]):
     async def serve(self, exchange: Exchange, target: str, authority: bytes) -> None:
         """Carry one request to the backend and its answer back."""
         first, source = exchange.first, Replay(exchange)
+        authority = authority or self.authority
+        self.translation().request_part(first, target, authority)  # what cannot be sent is refused before anything else
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
-                return await self._attempt(exchange, source, target, authority or self.authority, fresh=attempt > 1)
+                return await self._attempt(exchange, source, target, authority, fresh=attempt > 1)
             except Unprocessed as error:
                 if attempt == ATTEMPTS_MAX or not self.repeatable(first) or not source.rewind():
                     return exchange.reset(error.code, error.text)

@@ -70,7 +70,7 @@ class Http1Stream(HttpStream):
         self._closing = closing
         self._heard = self._half_closed = False
         self._writing = False  # stays True when a write is given up
-        self._has_body = True  # of what we send
+        self._has_body = self._chunked = True  # what we send
         self._bad: BadMessage | None = None  # what comes behind the body that could be read
         self._silence: asyncio.Timeout | None = None
 
@@ -228,11 +228,13 @@ class Http1Stream(HttpStream):
         if part.head is not None:
             yield self._answer_event(part) if self.public else self._request_event(part)
             self._has_body = not self.public or self.has_body(part.head)
+            self._chunked = self._has_body and fields.get(part.head.fields, b"content-length") is None
         if part.data and self._has_body:
             yield h11.Data(data=part.data)
         if part.last:
-            chunked = self._has_body and not (self.public and self.http10)
-            yield h11.EndOfMessage(headers=part.trailers if chunked else [])
+            # RFC 9110 6.5.1: trailers are dropped where the framing has no place for them.
+            place = self._chunked and not (self.public and self.http10)
+            yield h11.EndOfMessage(headers=part.trailers if place else [])
 
     async def upgrade(self, head: Head) -> None:
         """Write a head behind which there is no HTTP any more."""
