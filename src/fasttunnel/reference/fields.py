@@ -37,6 +37,12 @@ def tokens(fields: Iterable[Field], name: bytes) -> set[bytes]:
     return {token.strip().lower() for value in get_all(fields, name) for token in value.split(b",")}
 
 
+def check(fields: Iterable[Field], *, status: int = 0) -> None:
+    """RFC 9110 5.1, 5.5. Raises BadMessage."""
+    if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in fields):
+        raise BadMessage("bad header field", status=status)
+
+
 def is_utf8(text: bytes) -> bool:
     """Whether it can be a `string` of the wire contract."""
     try:
@@ -75,15 +81,10 @@ def to_tunnel(fields: Iterable[Field], *, without: Iterable[bytes] = ()) -> list
 
 def from_tunnel(headers: Iterable[Header], *, without: Iterable[bytes] = ()) -> list[Field]:
     """Fields of a TunnelMessage for a socket. Raises BadMessage: the other end is not believed to have checked them."""
-    fields = []
-    for header in headers:
-        name, value = header.name.encode(), header.value
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise BadMessage("bad header field from the other end of the tunnel")
-        key = name.lower()
-        if (key not in HOP_BY_HOP or (key, value) == (b"te", b"trailers")) and key not in without:
-            fields.append((name, value))
-    return fields
+    fields = [(header.name.encode(), header.value) for header in headers]
+    check(fields)
+    dropped = HOP_BY_HOP | frozenset(without)
+    return [(n, v) for n, v in fields if n.lower() not in dropped or (n.lower(), v) == (b"te", b"trailers")]
 
 
 def of_request(head: Head, address: str, *, without: Iterable[bytes] = ()) -> list[Header]:

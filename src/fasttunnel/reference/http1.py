@@ -38,10 +38,12 @@ BODY_EXPECTED = frozenset((b"POST", b"PUT", b"PATCH"))
 METHODS = frozenset(
     b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH ACL BIND CHECKOUT COPY LINK LOCK MERGE MKACTIVITY "
     b"MKCALENDAR MKCOL MOVE PROPFIND PROPPATCH PURGE QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNLINK UNLOCK "
-    b"UNSUBSCRIBE".split()
+    b"UNSUBSCRIBE NOTIFY M-SEARCH".split()
 )
-# What h11 lets pass in a head: lines ended by a bare LF, a bare CR, NUL, folded lines (RFC 9112 2.2, 5.2).
+# What h11 lets pass in lines: those ended by a bare LF, a bare CR, NUL, folded lines (RFC 9112 2.2, 5.2).
 _SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\x00|\r\n[ \t]")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(;.*)?")
+_CODING = re.compile(rb"\r\n[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr]-[Ee][Nn][Cc][Oo][Dd][Ii][Nn][Gg]:(.*?)(?=\r\n)")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)")  # absolute-form, RFC 9112 3.2.2
 
 
@@ -71,6 +73,7 @@ class Http1Stream(HttpStream):
         self._heard = self._half_closed = False
         self._writing = False  # stays True when a write is given up
         self._has_body = self._chunked = True  # what we send
+        self._before_chunk = False  # of the body that is read, when it is chunked
         self._bad: BadMessage | None = None  # what comes behind the body that could be read
         self._silence: asyncio.Timeout | None = None
 
@@ -108,7 +111,10 @@ class Http1Stream(HttpStream):
         if event is None or isinstance(event, h11.ConnectionClosed):
             return None
         self.http10 = event.http_version == b"1.0"
+        if event.http_version[:2] != b"1.":  # RFC 9110 2.5, 15.6.6
+            raise BadMessage("bad HTTP version", status=self._fault(505 if event.http_version >= b"2" else 400))
         of_message = [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()]
+        fields.check(of_message, status=self._fault(400))
         lengths = fields.get_all(of_message, b"content-length")
         coded = fields.get(of_message, b"transfer-encoding") is not None
         if (coded and (lengths or self.http10)) or any(len(length) > 19 for length in lengths):
@@ -118,6 +124,7 @@ class Http1Stream(HttpStream):
         else:
             head = Head(of_message, status=event.status_code)
         if not isinstance(event, h11.InformationalResponse):
+            self._before_chunk = coded
             self._read_body()
         return head
 
@@ -135,11 +142,31 @@ class Http1Stream(HttpStream):
 
     def _check_head(self, data: bytes) -> None:
         """What RFC 9112 leaves parsers room to differ in, h11 among them, is refused."""
-        end = data.find(b"\r\n\r\n")
-        if (len(data) if end < 0 else end + 4) > self._head_bytes:
-            raise BadMessage(f"head above {self._head_bytes} bytes", status=self._fault(431))
-        if _SLOPPY.search(data[: end + 4] if end >= 0 else data):
-            raise BadMessage("bare CR or LF, NUL or a folded line in the head", status=self._fault(400))
+        head = self._check_lines(data, b"\r\n\r\n", 431)
+        if codings := _CODING.findall(head):  # 6.3: the last has to be chunked; 6.1: and the only one
+            names = [name.strip().lower() for name in b",".join(codings).split(b",")]
+            if names[-1] != b"chunked" or names.count(b"chunked") > 1:
+                raise BadMessage("bad Transfer-Encoding", status=self._fault(400))
+
+    def _chunk_has_come(self, data: bytes) -> bool:
+        """The line before a chunk and a byte of it, or behind the last one all trailers (7.1). Raises BadMessage."""
+        data = data.removeprefix(b"\r\n")  # of the chunk before
+        line, ended, rest = data.partition(b"\r\n")
+        match = _CHUNK.fullmatch(line)
+        if ended and not match:
+            raise BadMessage("bad chunk", status=self._fault(400))
+        last = bool(ended and match and not match[1].strip(b"0"))
+        end = b"\r\n\r\n" if last else b"\r\n"
+        return end in self._check_lines(data, end, 400) and bool(rest)
+
+    def _check_lines(self, data: bytes, end: bytes, status: int) -> bytes:
+        at = data.find(end)
+        lines = data[: at + len(end)] if at >= 0 else data
+        if len(lines) > self._head_bytes:
+            raise BadMessage(f"head above {self._head_bytes} bytes", status=self._fault(status))
+        if _SLOPPY.search(lines):
+            raise BadMessage("bare CR or LF, NUL or a folded line", status=self._fault(400))
+        return lines
 
     def _fault(self, status: int) -> int:
         """What the public is answered: its own fault, or the backend's (then as the code of the reset says)."""
@@ -156,14 +183,20 @@ class Http1Stream(HttpStream):
 
     def _read_body(self) -> None:
         try:
-            while isinstance(event := self._next_event(), h11.Data):
+            while True:
+                if self._before_chunk and not self._chunk_has_come(self.waiting_bytes):
+                    return
+                event = self._next_event()
+                if not isinstance(event, h11.Data):
+                    break
                 self._pieces.append(bytes(event.data))
+                self._before_chunk = event.chunk_end
+            if isinstance(event, h11.EndOfMessage):
+                self.trailers = [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()]
+                fields.check(self.trailers, status=self._fault(400))
+                self._complete = True
         except BadMessage as error:
             self._bad = error  # raised when what came before it has been taken
-            return
-        if isinstance(event, h11.EndOfMessage):
-            self._complete = True
-            self.trailers = [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()]
 
     async def next_head(self) -> Head:
         """Of a backend: the next head of its answer, interim or final. Raises RequestReset."""

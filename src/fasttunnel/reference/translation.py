@@ -104,7 +104,9 @@ class HttpTranslation(Translation):
 
     def answer_chunk(self, head: Head, *, alone: bool) -> HttpResponse:
         interim = head.status < 200
-        return HttpResponse(status_code=head.status, headers=fields.to_tunnel(head.fields), informational=interim)
+        return HttpResponse(
+            status_code=head.status, headers=fields.to_tunnel(head.fields, without=(b"host",)), informational=interim
+        )
 
     def complete(self, chunk: HttpRequest | HttpResponse, trailers: list[Field]) -> None:
         chunk.trailers.extend(fields.to_tunnel(trailers, without=fields.NOT_IN_TRAILERS))
