@@ -33,11 +33,12 @@ LAYERS = """
     engine.server
     engine.client
     reference.messages
-    reference.fields reference.grpc_streams reference.websocket_frames
+    reference.fields reference.strict reference.grpc_streams reference.websocket_frames
     reference.exchange reference.translation reference.http2
     reference.dispatch reference.relay reference.http1
     reference.carrier reference.websocket
     reference.public reference.backend
+    reference.backend_http1 reference.backend_grpc
     reference.server
     reference.client
     api

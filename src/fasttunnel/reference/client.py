@@ -14,7 +14,9 @@ from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
-from fasttunnel.reference.backend import Backend, GrpcBackend, Http1Backend, Streams
+from fasttunnel.reference.backend import Backend, Streams
+from fasttunnel.reference.backend_grpc import GrpcBackend
+from fasttunnel.reference.backend_http1 import Http1Backend
 from fasttunnel.reference.carrier import Tunnel, dial
 from fasttunnel.reference.exchange import Exchange
 from fasttunnel.reference.messages import RequestReset, end_tasks

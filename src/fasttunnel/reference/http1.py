@@ -29,6 +29,7 @@ from fasttunnel.reference.messages import (
     Unprocessed,
     forever,
 )
+from fasttunnel.reference.strict import check_head, chunk_has_come
 
 READ_BYTES = 65_536
 LINGER_S, LINGER_BYTES = 2.0, 16 * 1024 * 1024  # to read what a peer still sends before its connection is closed
@@ -40,10 +41,6 @@ METHODS = frozenset(
     b"MKCALENDAR MKCOL MOVE PROPFIND PROPPATCH PURGE QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNLINK UNLOCK "
     b"UNSUBSCRIBE NOTIFY M-SEARCH".split()
 )
-# What h11 lets pass in lines: those ended by a bare LF, a bare CR, NUL, folded lines (RFC 9112 2.2, 5.2).
-_SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\x00|\r\n[ \t]")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(;.*)?")
-_CODING = re.compile(rb"\r\n[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr]-[Ee][Nn][Cc][Oo][Dd][Ii][Nn][Gg]:(.*?)(?=\r\n)")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)")  # absolute-form, RFC 9112 3.2.2
 
 
@@ -106,19 +103,19 @@ class Http1Stream(HttpStream):
 
     def ready_head(self) -> Head | None:
         """The next head, if all of it is there; its body is read then as far as it is there. Raises BadMessage."""
-        self._check_head(self.waiting_bytes)
+        check_head(self.waiting_bytes, self._head_bytes)
         event = self._next_event()
         if event is None or isinstance(event, h11.ConnectionClosed):
             return None
         self.http10 = event.http_version == b"1.0"
         if event.http_version[:2] != b"1.":  # RFC 9110 2.5, 15.6.6
-            raise BadMessage("bad HTTP version", status=self._fault(505 if event.http_version >= b"2" else 400))
+            raise BadMessage("bad HTTP version", status=505 if event.http_version >= b"2" else 400)
         of_message = [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()]
-        fields.check(of_message, status=self._fault(400))
+        fields.check(of_message, status=400)
         lengths = fields.get_all(of_message, b"content-length")
         coded = fields.get(of_message, b"transfer-encoding") is not None
         if (coded and (lengths or self.http10)) or any(len(length) > 19 for length in lengths):
-            raise BadMessage("bad Content-Length, or with Transfer-Encoding", status=self._fault(400))
+            raise BadMessage("bad Content-Length, or with Transfer-Encoding", status=400)
         if self.public:
             head = self._request(event, of_message)
         else:
@@ -140,51 +137,19 @@ class Http1Stream(HttpStream):
             target, host = b"/" + absolute[2].removeprefix(b"/"), absolute[1]
         return Head(of_message, method, target, host or b"")
 
-    def _check_head(self, data: bytes) -> None:
-        """What RFC 9112 leaves parsers room to differ in, h11 among them, is refused."""
-        head = self._check_lines(data, b"\r\n\r\n", 431)
-        if codings := _CODING.findall(head):  # 6.3: the last has to be chunked; 6.1: and the only one
-            names = [name.strip().lower() for name in b",".join(codings).split(b",")]
-            if names[-1] != b"chunked" or names.count(b"chunked") > 1:
-                raise BadMessage("bad Transfer-Encoding", status=self._fault(400))
-
-    def _chunk_has_come(self, data: bytes) -> bool:
-        """The line before a chunk and a byte of it, or behind the last one all trailers (7.1). Raises BadMessage."""
-        data = data.removeprefix(b"\r\n")  # of the chunk before
-        line, ended, rest = data.partition(b"\r\n")
-        match = _CHUNK.fullmatch(line)
-        if ended and not match:
-            raise BadMessage("bad chunk", status=self._fault(400))
-        last = bool(ended and match and not match[1].strip(b"0"))
-        end = b"\r\n\r\n" if last else b"\r\n"
-        return end in self._check_lines(data, end, 400) and bool(rest)
-
-    def _check_lines(self, data: bytes, end: bytes, status: int) -> bytes:
-        at = data.find(end)
-        lines = data[: at + len(end)] if at >= 0 else data
-        if len(lines) > self._head_bytes:
-            raise BadMessage(f"head above {self._head_bytes} bytes", status=self._fault(status))
-        if _SLOPPY.search(lines):
-            raise BadMessage("bare CR or LF, NUL or a folded line", status=self._fault(400))
-        return lines
-
-    def _fault(self, status: int) -> int:
-        """What the public is answered: its own fault, or the backend's (then as the code of the reset says)."""
-        return status if self.public else 0
-
     def _next_event(self) -> Any:
         """What h11 makes of the bytes that are there, or None. Raises BadMessage."""
         try:
             event = self._h11.next_event()
         except h11.RemoteProtocolError as error:
             doubled = "multiple" in str(error)  # of a field that may stand once only
-            raise BadMessage(str(error), status=self._fault(400 if doubled else error.error_status_hint)) from None
+            raise BadMessage(str(error), status=400 if doubled else error.error_status_hint) from None
         return None if event in (h11.NEED_DATA, h11.PAUSED) else event
 
     def _read_body(self) -> None:
         try:
             while True:
-                if self._before_chunk and not self._chunk_has_come(self.waiting_bytes):
+                if self._before_chunk and not chunk_has_come(self.waiting_bytes, self._head_bytes):
                     return
                 event = self._next_event()
                 if not isinstance(event, h11.Data):
@@ -193,20 +158,27 @@ class Http1Stream(HttpStream):
                 self._before_chunk = event.chunk_end
             if isinstance(event, h11.EndOfMessage):
                 self.trailers = [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()]
-                fields.check(self.trailers, status=self._fault(400))
+                fields.check(self.trailers, status=400)
                 self._complete = True
         except BadMessage as error:
             self._bad = error  # raised when what came before it has been taken
 
     async def next_head(self) -> Head:
         """Of a backend: the next head of its answer, interim or final. Raises RequestReset."""
-        while (head := self.ready_head()) is None:
-            await self._read()
+        try:
+            while (head := self.ready_head()) is None:
+                await self._read()
+        except BadMessage as error:
+            raise self._blamed(error) from None
         return head
+
+    def _blamed(self, error: BadMessage) -> BadMessage:
+        """What is wrong with a message is the fault of the public, which is told so, or of the backend."""
+        return error if self.public else BadMessage(f"bad answer from the backend: {error.text}")
 
     async def more(self) -> None:
         if self._bad is not None:
-            raise self._bad
+            raise self._blamed(self._bad)
         await self._read()
         self._read_body()
 

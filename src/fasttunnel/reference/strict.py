@@ -1,0 +1,45 @@
+"""What RFC 9112 leaves parsers room to differ in, and h11 takes: refused, for two that differ can be played off.
+
+All look at the bytes that h11 is about to parse, and raise BadMessage.
+"""
+
+import re
+
+from fasttunnel.reference.messages import BadMessage
+
+# Lines ended by a bare LF, a bare CR, NUL, folded lines (RFC 9112 2.2, 5.2).
+_SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\x00|\r\n[ \t]")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(;.*)?")
+_CODING = re.compile(rb"(?i:\r\ntransfer-encoding):(.*?)(?=\r\n)")
+
+
+def check_head(data: bytes, limit: int) -> None:
+    """The head of a message, as far as it has come."""
+    head = _lines(data, b"\r\n\r\n", limit, 431)
+    if codings := _CODING.findall(head):  # 6.3: the last has to be chunked; 6.1: and the only one
+        names = [name.strip().lower() for name in b",".join(codings).split(b",")]
+        if names[-1] != b"chunked" or names.count(b"chunked") > 1:
+            raise BadMessage("bad Transfer-Encoding", status=400)
+
+
+def chunk_has_come(data: bytes, limit: int) -> bool:
+    """Whether the line before a chunk and a byte of it are there, or behind the last one all trailers (7.1)."""
+    data = data.removeprefix(b"\r\n")  # of the chunk before
+    line, ended, rest = data.partition(b"\r\n")
+    match = _CHUNK.fullmatch(line)
+    if ended and not match:
+        raise BadMessage("bad chunk", status=400)
+    last = bool(ended and match and not match[1].strip(b"0"))
+    end = b"\r\n\r\n" if last else b"\r\n"
+    return end in _lines(data, end, limit, 400) and bool(rest)
+
+
+def _lines(data: bytes, end: bytes, limit: int, status: int) -> bytes:
+    """The data up to `end`, all of it if that has not come."""
+    at = data.find(end)
+    lines = data[: at + len(end)] if at >= 0 else data
+    if len(lines) > limit:
+        raise BadMessage(f"head above {limit} bytes", status=status)
+    if _SLOPPY.search(lines):
+        raise BadMessage("bare CR or LF, NUL or a folded line", status=400)
+    return lines
