@@ -150,6 +150,6 @@ class Dispatcher:
         """For the carrier: what is to be written next."""
         encoded = await self.outgoing.get()
         self._queued_bytes -= len(encoded)
-        if self._queued_bytes <= OUTGOING_BYTES:
+        if self._queued_bytes <= OUTGOING_BYTES // 2:  # not at each message: thousands may be waiting
             self.writable.set()
         return encoded
