@@ -1,7 +1,8 @@
 """The matrix of engines, and a tunnel in front of a backend that is a plain socket: the tests play both far sides.
 
-With FASTTUNNEL_MATRIX=1 every test runs in four cells, server engine x client engine; otherwise with the compiled engine. One marked `cython_only(reason)` runs in the first cell
-only, one marked `differs("asyncio server", reason)` not with that engine at that end.
+With FASTTUNNEL_MATRIX=1 every test runs in four cells, server engine x client engine; otherwise with the compiled
+engine. One marked `cython_only(reason)` runs in the first cell only, one marked `differs("asyncio server", reason)` not
+with that engine at that end.
 """
 
 import os
