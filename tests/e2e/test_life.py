@@ -339,6 +339,23 @@ async def test_nothing_is_left_of_a_tunnel_that_has_ended(first: str) -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+async def test_a_client_takes_over_from_its_own_ghost(stack: AsyncExitStack, exclusive: bool) -> None:
+    """Its connection breaks unseen by the server; it comes again, long before the server's heartbeat could tell."""
+    backend = await start_raw(stack)
+    events = Recorder()
+    server = await start_server(stack, events)
+    relay = await start_relay(stack, server.tunnel)
+    routes = [route(backend.url, exclusive=exclusive)]
+    client = await start_client(stack, relay.address, routes, **QUICK)
+    relay.forget()
+    await events.until_line("link up", 2)
+    assert "replaced" in await events.until_line("link down")
+    assert len(server.routes) == len(server.status()["links"]) == 1
+    await eventually(lambda: client.status()["connected"])
+    assert (await ask(stack, server, backend)).body == b"up"
+
+
 @pytest.mark.parametrize(
     "greeting",
     [b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", b"SSH-2.0-OpenSSH_9\r\n"],
