@@ -24,12 +24,13 @@ $(VENV)/created: tools/system-packages
 	@tools/system-packages build $(PYTHON)
 	@echo "creating $(VENV) with $$($(PYTHON) -V)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing what the build needs: pip, setuptools, cython"
 	@$(PIP) install --upgrade pip "setuptools>=77" "cython>=3.1"
 	@touch $@
 
 # The dependencies of an extra; the editable install builds the extension modules as well.
 $(VENV)/with-%: $(VENV)/created pyproject.toml
-	@echo "installing fasttunnel[$*]"
+	@echo "installing fasttunnel[$*] and what it needs; this compiles the extension modules, so it takes a minute or two"
 	@$(PIP) install --no-build-isolation -e ".[$*]"
 	@touch $@
 
@@ -48,15 +49,19 @@ $(VENV)/node: $(wildcard $(NODE)/package.json) | $(VENV)/peers
 # -- building ---------------------------------------------------------------------------------------------------------
 
 BUILD := $(BIN)/python setup.py -q build_ext --inplace
+SAY_BUILD := echo compiling the extension modules that are not up to date
 
 .PHONY: build debug annotate
 build: $(VENV)/created ## extension modules in place, optimised
+	@$(SAY_BUILD)
 	@$(BUILD)
 
 debug: $(VENV)/created ## the same for debugging: -O0 -g, bounds and None checks, life-cycle counters
+	@$(SAY_BUILD), for debugging
 	@FASTTUNNEL_DEBUG=1 $(BUILD)
 
 annotate: $(VENV)/created ## annotated HTML of every .pyx under build/cython
+	@$(SAY_BUILD), annotated
 	@FASTTUNNEL_ANNOTATE=1 $(BUILD)
 	@find build/cython -name '*.html'
 
@@ -64,6 +69,7 @@ annotate: $(VENV)/created ## annotated HTML of every .pyx under build/cython
 
 .PHONY: demo test test-fast asan lint types
 demo: $(VENV)/with-demo build ## server, client and three backends, with real traffic (ARGS=--keep: stay up)
+	@echo "running the demo"
 	@$(BIN)/fasttunnel demo $(ARGS)
 
 test: $(VENV)/with-test build $(VENV)/peers $(VENV)/node ## the whole suite (ARGS: options of pytest)
@@ -74,6 +80,7 @@ test-fast: $(VENV)/with-test build ## unit tests only
 
 # Python itself is not built with the sanitizers, so their library is loaded first, and what Python leaks is its affair.
 asan: $(VENV)/with-test ## unit and differential tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(SAY_BUILD), with sanitizers
 	@FASTTUNNEL_SANITIZE=1 $(BUILD)
 	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \

@@ -1,4 +1,5 @@
-"""CPU per message of a tunnel (server and client together), beside that of nginx relaying bytes twice, in one run.
+"""CPU per message of a tunnel (server and client together) with either engine, beside that of nginx relaying bytes
+twice, in one run.
 
     python bench/first_figures.py [--seconds 3] [--rounds 3]
 
@@ -24,8 +25,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -154,12 +156,26 @@ def running(*commands: list[str], cpu: str) -> Iterator[list[subprocess.Popen]]:
 
 
 @contextlib.contextmanager
-def fasttunnel(port: int, backend: str) -> Iterator[list[subprocess.Popen]]:
+def fasttunnel(port: int, backend: str, engine: str = "cython") -> Iterator[list[subprocess.Popen]]:
     tunnel = free_port()
     program = [sys.executable, "-m", "fasttunnel"]
-    server = [*program, "server", "--listen", f"127.0.0.1:{port}", "--tunnel", f"127.0.0.1:{tunnel}"]
-    with running(server, [*program, "client", "--server", f"127.0.0.1:{tunnel}", backend], cpu=TUNNEL_CPU) as processes:
+    server = [
+        *program,
+        "server",
+        "--engine",
+        engine,
+        "--listen",
+        f"127.0.0.1:{port}",
+        "--tunnel",
+        f"127.0.0.1:{tunnel}",
+    ]
+    client = [*program, "client", "--engine", engine, "--server", f"127.0.0.1:{tunnel}", backend]
+    with running(server, client, cpu=TUNNEL_CPU) as processes:
         yield processes
+
+
+def asyncio_engine(port: int, backend: str) -> contextlib.AbstractContextManager[list[subprocess.Popen]]:
+    return fasttunnel(port, backend, "asyncio")
 
 
 @contextlib.contextmanager
@@ -253,36 +269,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds; the systems take turns")
     options = parser.parse_args()
     os.sched_setaffinity(0, {int(LOAD_CPU)})
-    relay = nginx_stream if shutil.which("nginx") else None
-    if relay is None:
+    systems = {"cython": fasttunnel, "asyncio": asyncio_engine, "nginx 2hop": nginx_stream}
+    if shutil.which("nginx") is None:
         print("skipped: nginx (not on PATH)")
-    print(f"{'CPU microseconds per message':44} {'fasttunnel':>10} {'nginx 2hop':>10} {'ratio':>6}")
-    for connections, size, depth in ((64, 256, 1), (512, 256, 1), (64, 256, 32), (64, 4096, 32), (64, 65536, 32)):
-        ours, theirs = [], []
+        del systems["nginx 2hop"]
+    print(f"{'CPU microseconds per message':44}" + "".join(f"{name:>11}" for name in systems) + "   ratios to cython")
+
+    def compare(name: str, measure: Callable[[Any], float]) -> None:
+        figures = {system: [] for system in systems}
         for _ in range(options.rounds):
-            ours.append(uvloop.run(websocket(fasttunnel, connections, size, depth, options.seconds)))
-            if relay is not None:
-                theirs.append(uvloop.run(websocket(relay, connections, size, depth, options.seconds)))
-        report(f"WebSocket {connections} connections, {depth} in flight, {size} B", ours, theirs)
+            for system, start in systems.items():
+                figures[system].append(measure(start))
+        ours = figures["cython"]
+        ratios = [statistics.median(b / a for a, b in zip(ours, theirs, strict=True)) for theirs in figures.values()]
+        line = "".join(f"{statistics.median(values):11.2f}" for values in figures.values())
+        print(f"{name:44}{line}   " + " ".join(f"{ratio:.2f}" for ratio in ratios[1:]), flush=True)
+
+    for connections, size, depth in ((64, 256, 1), (512, 256, 1), (64, 256, 32), (64, 4096, 32), (64, 65536, 32)):
+        compare(
+            f"WebSocket {connections} connections, {depth} in flight, {size} B",
+            lambda system, c=connections, s=size, d=depth: uvloop.run(websocket(system, c, s, d, options.seconds)),
+        )
     missing = [program for program in ("h2load", "nghttpd") if shutil.which(program) is None]
     if missing:
         print(f"skipped: gRPC ({', '.join(missing)} not on PATH)")
         return
     for size in (16, 1024):
-        ours, theirs = [], []
-        for _ in range(options.rounds):
-            ours.append(unary(fasttunnel, 8, 50_000, size))
-            if relay is not None:
-                theirs.append(unary(relay, 8, 50_000, size))
-        report(f"gRPC unary, 8 connections x 32 calls, {size} B", ours, theirs)
-
-
-def report(name: str, ours: list[float], theirs: list[float]) -> None:
-    line = f"{name:44} {statistics.median(ours):10.2f}"
-    if theirs:
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        line += f" {statistics.median(theirs):10.2f} {ratio:6.2f}"
-    print(line, flush=True)
+        compare(
+            f"gRPC unary, 8 connections x 32 calls, {size} B",
+            lambda system, s=size: unary(system, 8, 5_000 if system is asyncio_engine else 50_000, s),
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A chat over WebSockets with FastAPI: an ordinary web app that knows nothing of the tunnel in front of it.
 
+    .venv/bin/pip install fastapi uvicorn websockets
     .venv/bin/uvicorn --app-dir examples/chat chat:app --port 3000
     .venv/bin/fasttunnel server
     .venv/bin/fasttunnel client --server 127.0.0.1:7000 http://127.0.0.1:3000

@@ -29,7 +29,7 @@ REQUEST_ID_BYTES: Final = 16
 """Longest request_id of the wire contract."""
 
 HEARTBEAT_INTERVAL_S: Final = 10.0
-"""Pause between heartbeats; a link that is silent for three of them is given up."""
+"""Pause between heartbeats; a tunnel that is silent for two of them although it was asked to answer is given up."""
 
 BACKOFF_MIN_S: Final = 0.1
 """First pause before dialling again, before jitter."""

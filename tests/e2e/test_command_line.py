@@ -197,3 +197,23 @@ async def test_the_public_port_is_not_the_tunnel_port(stack: AsyncExitStack, bac
     client = await stack.enter_async_context(command("client", "--server", address, backend.address))
     assert await client.end() == 4
     assert len(client.lines) == 2
+
+
+@pytest.mark.parametrize("end", ["server", "client"])
+async def test_trace_messages(stack: AsyncExitStack, backend: Backend, http: ClientSession, end: str) -> None:
+    """A line for each message, at the end that was asked for it; nothing secret in it."""
+    options: dict[str, list[str]] = {"server": [], "client": [], end: ["--trace-messages"]}
+    free = ["--listen", "127.0.0.1:0", "--tunnel", "127.0.0.1:0"]
+    server = await stack.enter_async_context(command("server", *free, *options["server"]))
+    url = (await server.line(r"public +(http://[^ ]+)"))[1]
+    tunnel = (await server.line(r"tunnel +([^ ]+:\d+)"))[1]
+    client = await stack.enter_async_context(command("client", "--server", tunnel, *options["client"], backend.address))
+    await client.line("connected")
+    async with http.get(url + "/hi?secret=1", headers={"Authorization": "secret"}) as answer:
+        assert await answer.text() == "hello /hi"
+    traced, sent, received = (server, "->", "<-") if end == "server" else (client, "<-", "->")
+    request = await traced.line(rf" {sent} h-\w+ to backend http_request ")
+    assert "url=/hi?..." in request.string
+    assert "authorization" in request.string.lower()
+    assert "secret" not in request.string
+    await traced.line(rf" {received} h-\w+ to public http_response .*status_code=200")

@@ -1,6 +1,9 @@
 """Ordinary programs behind the tunnel, as the README and the examples show them."""
 
+import re
+import signal
 import sys
+import textwrap
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,7 +15,8 @@ from tests.support.command import Command
 from tests.support.site import start_site
 from tests.support.tunnel import WAIT_S, start_client, start_server, start_tunnel
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
@@ -91,3 +95,15 @@ async def test_the_stock_server(stack: AsyncExitStack) -> None:
     address = (await server.line(r"at (127.0.0.1:\d+)"))[1]
     await start_client(stack, address, [site])
     await server.line("status 404")
+
+
+@pytest.mark.cython_only("it names no engine")
+async def test_the_snippet_of_the_readme(stack: AsyncExitStack) -> None:
+    """As it is printed; Ctrl-C ends it without a traceback."""
+    section = (ROOT / "README.md").read_text().partition("## From Python\n")[2]
+    snippet = re.match(r"\n((?: {4}.*\n|\n)+)", section)
+    assert snippet
+    program = await start_python(stack, "-c", textwrap.dedent(snippet[1]))
+    await program.line(r"http://127.0.0.1:\d+")
+    program.signal(signal.SIGINT)
+    assert await program.end() == 0

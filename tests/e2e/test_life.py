@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import socket
 from contextlib import AsyncExitStack
 
@@ -13,7 +14,16 @@ from tests.support.frames import BINARY, CLOSE, MASK, accept_upgrade, ask_upgrad
 from tests.support.leaks import connections, exchanges, links
 from tests.support.raw import Answer, RawBackend, answer, connect, request, start_raw
 from tests.support.relay import start_relay
-from tests.support.tunnel import WAIT_S, Recorder, eventually, route, start_client, start_server, start_tunnel
+from tests.support.tunnel import (
+    WAIT_S,
+    Recorder,
+    engines,
+    eventually,
+    route,
+    start_client,
+    start_server,
+    start_tunnel,
+)
 
 QUICK = {"backoff_min_s": 0.01, "backoff_max_s": 0.05}
 
@@ -327,3 +337,41 @@ async def test_nothing_is_left_of_a_tunnel_that_has_ended(first: str) -> None:
         await eventually(lambda: counts() == before, lambda: f"{before} before, {counts()} after")
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+async def test_a_client_takes_over_from_its_own_ghost(stack: AsyncExitStack, exclusive: bool) -> None:
+    """Its connection breaks unseen by the server; it comes again, long before the server's heartbeat could tell."""
+    backend = await start_raw(stack)
+    events = Recorder()
+    server = await start_server(stack, events)
+    relay = await start_relay(stack, server.tunnel)
+    routes = [route(backend.url, exclusive=exclusive)]
+    client = await start_client(stack, relay.address, routes, **QUICK)
+    relay.forget()
+    await events.until_line("link up", 2)
+    assert "replaced" in await events.until_line("link down")
+    assert len(server.routes) == len(server.status()["links"]) == 1
+    await eventually(lambda: client.status()["connected"])
+    assert (await ask(stack, server, backend)).body == b"up"
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", b"SSH-2.0-OpenSSH_9\r\n"],
+    ids=["http1", "ssh"],
+)
+async def test_a_port_that_is_none_of_ours(stack: AsyncExitStack, greeting: bytes) -> None:
+    """The client keeps trying, for the right server may come, and says what is wrong."""
+    port = await start_raw(stack)
+    events = Recorder()
+    client = Client(port.address, ["http://127.0.0.1:9"], events=events, engine=engines["client"], **QUICK)
+    starting = asyncio.create_task(client.start())
+    stack.push_async_callback(client.stop, 0)
+    peer = await port.accept()
+    await peer.exactly(24)  # the preface of HTTP/2
+    await peer.send(greeting)
+    assert re.search("(?i)http/2", await events.until_line("away"))
+    await port.accept()
+    starting.cancel()
+    await asyncio.wait([starting])

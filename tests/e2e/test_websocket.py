@@ -262,6 +262,20 @@ async def test_a_refused_handshake_keeps_status_headers_and_body(stack: AsyncExi
     assert response.headers["WWW-Authenticate"] == 'Basic realm="x"'
 
 
+async def test_the_body_of_a_refusal_costs_no_credit(stack: AsyncExitStack) -> None:
+    """A handshake is no payload: a window smaller than what the backend says is enough."""
+
+    def refuse(connection: Server, request: Request) -> Response:
+        return connection.respond(403, "x" * 10_000)
+
+    backend = await start_backend(stack, echo, process_request=refuse)
+    small = {"initial_window": 1024}
+    tunnel = await start_tunnel(stack, backend, server=small, client=small)
+    with pytest.raises(InvalidStatus) as refusal:
+        await dial(stack, tunnel)
+    assert (refusal.value.response.status_code, refusal.value.response.body) == (403, b"x" * 10_000)
+
+
 async def test_no_backend_is_502_at_the_handshake(stack: AsyncExitStack) -> None:
     tunnel = await start_tunnel(stack, "http://127.0.0.1:1")
     with pytest.raises(InvalidStatus) as refusal:

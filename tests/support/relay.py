@@ -13,6 +13,7 @@ class Relay:
         self.address = address
         self.connections = 0
         self._open: list[tuple[Peer, Peer]] = []  # towards the client, towards the target
+        self._silent: list[Peer] = []  # towards the target: left open
         self._holding = False
         self._kept: dict[Peer, bytearray] = {}  # for whom
 
@@ -34,12 +35,20 @@ class Relay:
                 peer.drop()
         self._open.clear()
 
+    def forget(self) -> None:
+        """Break off towards the clients, while the target sees nothing but silence: as by a NAT that forgets."""
+        for near, far in self._open:
+            self._silent.append(far)
+            near.drop()
+        self._open.clear()
+
     async def carry(self, near: Peer, far: Peer) -> None:
         self._open.append((near, far))
         self.connections += 1
         await asyncio.gather(self._pump(near, far), self._pump(far, near), return_exceptions=True)
         near.drop()
-        far.drop()
+        if far not in self._silent:
+            far.drop()
 
     async def _pump(self, source: Peer, target: Peer) -> None:
         while data := await source.reader.read(2**20):
@@ -48,7 +57,8 @@ class Relay:
             else:
                 target.writer.write(data)
                 await target.writer.drain()
-        target.writer.write_eof()
+        if target not in self._silent:
+            target.writer.write_eof()
 
 
 async def start_relay(stack: AsyncExitStack, target: str) -> Relay:

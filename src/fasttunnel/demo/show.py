@@ -66,14 +66,16 @@ async def run(keep: bool, engine: EngineName | None = None) -> None:
         client = await stack.enter_async_context(Client(server.tunnel, behind.routes, client_id="demo", engine=engine))
         console.print("[bold]A server, a client and three backends[/]")
         console.print(f"  public    {server.public_url}", f"\n  tunnel    {server.tunnel}", sep="")
+        width = max(len(url) for url in client.urls)
         for backend, url in zip(behind.routes, client.urls, strict=True):
-            console.print(f"  route     {url}  ->  {backend.rpartition('=')[2]}", soft_wrap=True)
+            console.print(f"  route     {url:<{width}}  ->  {backend.rpartition('=')[2]}", soft_wrap=True)
 
         wrong = await _check(console, format_address(*server.address), behind.site, records)
-        console.print(_table(records.finished))
+        console.print("\n[bold]What the server saw[/]")
+        console.print(_table(records.finished, gap=2 if console.width >= 90 else 1))
         if wrong:
             raise FasttunnelError(f"{len(wrong)} of the demo's checks failed", detail=", ".join(wrong))
-        console.print("[bold green]Every answer was right.[/]")
+        console.print("\n[bold green]Every answer was right.[/]")
         if keep:
             _invite(console, server)
             await asked_to_stop.wait()
@@ -101,13 +103,11 @@ async def _check(console: Console, address: str, site: backends.Site, records: R
     return wrong
 
 
-def _table(records: list[RequestRecord]) -> Table:
-    table = Table(
-        title="\nWhat the server saw", title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0)
-    )
-    for name in ("request_id", "protocol", "what"):
+def _table(records: list[RequestRecord], gap: int) -> Table:
+    """A line for each request; with a gap of 1 it fits into 80 columns."""
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
+    for name in ("request", "protocol", "what", "end"):
         table.add_column(name, no_wrap=True)
-    table.add_column("end")
     for name in ("msgs\nup", "\ndown", "bytes\nup", "\ndown", "time\nms"):
         table.add_column(name, justify="right", no_wrap=True)
     for record in records:
@@ -121,9 +121,14 @@ def _table(records: list[RequestRecord]) -> Table:
             f"{record.messages_out:,}",
             decimal(record.bytes_in).replace("bytes", "B"),
             decimal(record.bytes_out).replace("bytes", "B"),
-            f"{record.duration_s * 1000:,.1f}",
+            _milliseconds(record.duration_s),
         )
     return table
+
+
+def _milliseconds(seconds: float) -> str:
+    """Tenths where they say something."""
+    return f"{seconds * 1000:.1f}" if seconds < 0.1 else f"{seconds * 1000:,.0f}"
 
 
 def _end(record: RequestRecord) -> str:

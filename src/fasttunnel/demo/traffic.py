@@ -48,7 +48,7 @@ class Traffic:
             (f"HTTP: upload {megabytes} MB in chunks", self.upload),
             (f"HTTP: download {megabytes} MB", self.download),
             ("HTTP: server-sent events, each seen before the next is sent", self.events),
-            ("WebSocket: a conversation of texts, binaries, a large message, ping and close", self.conversation),
+            ("WebSocket: texts, binaries, a large message, ping and close", self.conversation),
             ("gRPC: unary call with metadata", self.unary),
             ("gRPC: a call that fails keeps its status", self.failing_call),
             ("gRPC: server streaming", self.server_streaming),

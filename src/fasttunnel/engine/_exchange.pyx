@@ -149,6 +149,8 @@ cdef class Exchange:
             if self.interim > INTERIM_MAX:
                 return self._violation(PROTOCOL_ERROR, b"too many informational answers")
             self.receive_sequence += 1
+        elif m.kind == MSG_WS_RESPONSE:
+            payload = 0                 # nor do handshakes; the body of a refusal is short
         if not self._expects(m.kind):
             return self._violation(PROTOCOL_ERROR, b"message of another kind than the request")
         if <int64_t>payload > self.receive_credit:

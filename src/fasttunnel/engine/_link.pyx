@@ -23,6 +23,7 @@ from fasttunnel._core cimport (
 from fasttunnel.engine._grpc cimport decode_message, encode_message
 from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
 from fasttunnel.engine._io cimport out_append, out_clear, out_reserve, out_take
+from fasttunnel.engine._nghttp2 cimport NGHTTP2_SETTINGS
 
 from fasttunnel import limits
 
@@ -271,7 +272,15 @@ cdef class LinkConn(Http2Conn):
         return 0
 
     cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
+        cdef H2Stream stream
         self.reads += 1
+        # RFC 9113 3.4: a server speaks first with a SETTINGS frame.
+        if self.reads == 1 and self.acceptor is not None and n > 3 and data[3] != NGHTTP2_SETTINGS:
+            for stream in list(self.streams.values()):
+                (<LinkStream>stream).link.lose(
+                    GRPC_UNAVAILABLE, "it does not speak HTTP/2 (is it the server's --tunnel port?)")
+            self.abort()
+            return <Py_ssize_t>n
         return Http2Conn.feed(self, data, n)
 
     cdef int fill(self) except -1:

@@ -36,11 +36,17 @@ class Session:
         self.session_id = secrets.token_hex(6)
         self.client_id = ""
         self.instance_id = ""
+        self.connection = 0
         self.peer = ""
         self.routes: list[Route] = []
         self.registered = False
         self.heartbeat: HeartbeatTimer | None = None
         self.timeout: asyncio.TimerHandle | None = None
+
+    def replaces(self, older: Session) -> bool:
+        """Of the same client: whether `older` is what is left of an earlier run, or of this very connection."""
+        others = self.instance_id and self.instance_id == older.instance_id and self.connection != older.connection
+        return not others
 
 
 class ServerEngine:
@@ -208,13 +214,14 @@ class ServerEngine:
         except ConfigError as error:
             link.end(GrpcStatus.INVALID_ARGUMENT, str(error))
             return
+        session.instance_id, session.connection = register.instance_id, register.connection
         if message.client_id:
             # The same client, come again, takes its routes over from its own ghost; nobody else can take its name.
             for other in [other for other in self._links if other.info.client_id == message.client_id and other.up]:
                 if other.info.identity != session.identity:
                     link.end(GrpcStatus.PERMISSION_DENIED, f"client_id {message.client_id} belongs to somebody else")
                     return
-                if not register.instance_id or other.info.instance_id != register.instance_id:
+                if session.replaces(other.info):
                     other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
         try:
             self.routes.add(link, routes)
@@ -223,7 +230,6 @@ class ServerEngine:
             return
         session.registered = True
         session.client_id = message.client_id or f"client-{session.session_id}"
-        session.instance_id = register.instance_id
         session.routes = routes
         if session.timeout is not None:
             session.timeout.cancel()

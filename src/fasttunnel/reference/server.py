@@ -38,6 +38,7 @@ class Session(Tunnel):
         self.identity = identity
         self.session_id = secrets.token_hex(6)
         self.client_id = self.instance_id = ""
+        self.connection = 0  # which one of several of the instance
         self.routes: list[Route] = []
         self.registered = False
 
@@ -61,6 +62,11 @@ class Session(Tunnel):
         """A call without a Register is nothing that we can use."""
         if not self.registered:
             self.end(GrpcStatus.INVALID_ARGUMENT, "no Register came")
+
+    def replaces(self, older: Session) -> bool:
+        """Of the same client: whether `older` is what is left of an earlier run, or of this very connection."""
+        others = self.instance_id and self.instance_id == older.instance_id and self.connection != older.connection
+        return not others
 
     def status(self) -> dict[str, Any]:
         return {
@@ -234,11 +240,12 @@ class ServerEngine:
             routes = [Route.from_message(route) for route in register.routes]
         except ConfigError as error:
             return session.end(GrpcStatus.INVALID_ARGUMENT, str(error))
+        session.instance_id, session.connection = register.instance_id, register.connection
         # The same client, come again, takes its routes over from its own ghost; nobody else can take its name.
         for other in [other for other in self._sessions if client_id and other.client_id == client_id]:
             if other.identity != session.identity:
                 return session.end(GrpcStatus.PERMISSION_DENIED, f"client_id {client_id} belongs to somebody else")
-            if not register.instance_id or other.instance_id != register.instance_id:
+            if session.replaces(other):
                 self.routes.remove(other)
                 other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
         try:
@@ -247,7 +254,6 @@ class ServerEngine:
             return session.end(GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
         session.client_id = client_id or f"client-{session.session_id}"
-        session.instance_id = register.instance_id
         session.routes = routes
         fragment = min(self.config.max_fragment, register.max_fragment or limits.FRAGMENT_BYTES)
         session.start(register.initial_window, self.config.initial_window, fragment)

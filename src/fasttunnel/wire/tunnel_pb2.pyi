@@ -273,7 +273,7 @@ class Route(_message.Message):
     def __init__(self, host: _Optional[str] = ..., path_prefix: _Optional[str] = ..., grpc_service: _Optional[str] = ..., strip_prefix: bool = ..., host_rewrite: _Optional[str] = ..., protocols: _Optional[_Iterable[_Union[ProtocolType, str]]] = ..., exclusive: bool = ...) -> None: ...
 
 class Register(_message.Message):
-    __slots__ = ("version", "routes", "group", "initial_window", "max_fragment", "features", "weight", "instance_id")
+    __slots__ = ("version", "routes", "group", "initial_window", "max_fragment", "features", "weight", "instance_id", "connection")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
@@ -282,6 +282,7 @@ class Register(_message.Message):
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_FIELD_NUMBER: _ClassVar[int]
     version: int
     routes: _containers.RepeatedCompositeFieldContainer[Route]
     group: str
@@ -290,7 +291,8 @@ class Register(_message.Message):
     features: _containers.RepeatedScalarFieldContainer[str]
     weight: int
     instance_id: str
-    def __init__(self, version: _Optional[int] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., group: _Optional[str] = ..., initial_window: _Optional[int] = ..., max_fragment: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., weight: _Optional[int] = ..., instance_id: _Optional[str] = ...) -> None: ...
+    connection: int
+    def __init__(self, version: _Optional[int] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., group: _Optional[str] = ..., initial_window: _Optional[int] = ..., max_fragment: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., weight: _Optional[int] = ..., instance_id: _Optional[str] = ..., connection: _Optional[int] = ...) -> None: ...
 
 class Registered(_message.Message):
     __slots__ = ("session_id", "client_id", "routes", "urls", "heartbeat_interval_ms", "initial_window", "max_fragment", "features", "server_version")

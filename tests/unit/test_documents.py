@@ -1,0 +1,45 @@
+"""README.md and docs/: what they point to exists, and what they list is complete."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a Markdown text as GitHub names them in links."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text()
+    links = LINK.findall(text)
+    assert links
+    for target, anchor in links:
+        file = path.parent / target if target else path
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), f"{target}#{anchor}"
+
+
+def test_every_document_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(DOCUMENTS) > 3
+    assert [path.name for path in DOCUMENTS[1:] if f"](docs/{path.name})" not in readme] == []
+
+
+def test_known_differences_between_the_engines_are_listed() -> None:
+    """Each reason of a `differs(end, reason)` mark, in the words of the mark."""
+    marks = [
+        mark
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for mark in re.findall(r'pytest\.mark\.differs\(\s*"([^"]+)",\s*"([^"]+)"', path.read_text())
+    ]
+    assert marks
+    listed = " ".join((ROOT / "docs" / "engines.md").read_text().split())
+    assert [f"{end}: {reason}" for end, reason in marks if end not in listed or reason not in listed] == []
