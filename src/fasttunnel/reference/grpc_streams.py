@@ -80,6 +80,10 @@ class Piece(NamedTuple):
     values: dict[str, Any]  # fields of the chunk
     consumed: int  # bytes of the stream that it accounts for
 
+    @property
+    def body(self) -> bytes:
+        return bytes(self.values["body"])
+
 
 class Splitter(Protocol):
     """Cuts the bytes of a body into what the chunks of its protocol may carry."""
