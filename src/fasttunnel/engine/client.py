@@ -109,10 +109,12 @@ class ClientEngine:
             self._link.end(0, "the client was stopped")
         for task in self._dials:
             task.cancel()
-        # The tunnel's connection is left to the server to end: a gRPC server drops what its application has not read
-        # yet when the connection goes.
         for conn in list(self._reactor.conns):
             conn.leave()
+        if grace_s <= 0 and self._conn is not None:
+            # Otherwise it is left to the server to end the connection: a gRPC server drops what its application has not
+            # read yet when the connection goes.
+            self._conn.hang_up()
         await settle(self._reactor)
         self._reactor.close()
         self._conn = None

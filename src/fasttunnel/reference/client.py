@@ -30,6 +30,7 @@ REFUSALS: dict[int, type[FasttunnelError]] = {
     GrpcStatus.INVALID_ARGUMENT: RegisterError,
     GrpcStatus.UNIMPLEMENTED: ConnectError,
 }
+LAST_WORDS_S = 0.05  # for what has been said to leave, where a stop is to take no time
 REGISTERED_TIMEOUT_S = 10.0
 
 
@@ -126,7 +127,7 @@ class ClientEngine:
                         self.idle.clear()
                         await self.idle.wait()
             tunnel.end(0, "the client was stopped")
-            await asyncio.wait([tunnel.over], timeout=2.0)
+            await asyncio.wait([tunnel.over], timeout=2.0 if grace_s > 0 else LAST_WORDS_S)
         await end_tasks(self._runner, *self._tasks)
         for backend in self._backends.values():
             backend.close()
