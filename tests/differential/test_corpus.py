@@ -65,8 +65,8 @@ def test_both_engines_split_the_stream_alike(path: Path) -> None:
         found: list[bytes] = []
         expected: list[bytes] = []
         for piece in pieces:
-            found += [bytes(message.body) for message in compiled.feed(piece)]  # by hand: beside the other splitter
-            plain.feed(piece)  # by hand: the asyncio engine's
+            found += [bytes(message.body) for message in compiled.feed(piece)]  # by hand: the reads of a stream
+            plain.feed(piece)  # by hand: the reads of a stream
             while (message := plain.next_piece(LARGEST)) is not None:
                 expected.append(message.body)
         assert found == expected == bodies
