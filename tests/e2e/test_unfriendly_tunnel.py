@@ -12,6 +12,7 @@ import pytest
 
 import fasttunnel
 from fasttunnel.wire import tunnel_pb2 as wire
+from tests.support import http2
 from tests.support.frames import (
     BINARY,
     CLOSE,
@@ -518,3 +519,37 @@ async def test_a_call_that_cannot_be_sent_ends_by_itself(client_scene: ClientSce
     client_scene.end.send("g-1", direction=UP, grpc_request=wire.GrpcRequest(**{**usual, **bad}))
     await client_scene.expect_reset("g-1")
     await client_scene.lives()
+
+
+async def test_what_costs_no_credit_waits_for_a_slow_tunnel_too(stack: AsyncExitStack) -> None:
+    """Empty messages are never blocked by a window; a tunnel that takes nothing stops their source all the same."""
+    server = await start_server(stack)
+    host, _, port = server.tunnel.rpartition(":")
+    tunnel = http2.Connection(await connect(stack, host, int(port)))
+    await tunnel.start(stack, window=65_535)
+    call = await tunnel.open(
+        "POST",
+        "/fasttunnel.v1.TunnelService/Connect",
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+        end=False,
+    )
+    register = wire.TunnelMessage(register=wire.Register(version=1, routes=[wire.Route(protocols=[wire.GRPC])]))
+    await call.send(b"\0" + register.ByteSize().to_bytes(4, "big") + register.SerializeToString())
+    await call.received(1)
+    call.acknowledge = False
+    public = http2.Connection(await connect(stack, *server.address))
+    await public.start(stack)
+    fields = (("te", "trailers"), ("content-type", "application/grpc"))
+    stream = await public.open("POST", "/pkg.Service/Method", *fields, end=False)
+    flooding = asyncio.ensure_future(stream.send(bytes(5) * 400_000))
+    stack.callback(flooding.cancel)
+    await eventually(lambda: not public.protocol.local_flow_control_window(stream.number))
+    for _ in range(20):  # round trips on the same connection: the window would have been opened again by now
+        assert (await public.ask("GET", "/")).status == 404
+    assert not public.protocol.local_flow_control_window(stream.number)
+    (link,) = server.status()["links"]
+    assert link["messages_sent"] < 200_000
+    tunnel.peer.drop()
+    await eventually(lambda: server.status()["active_requests"] == 0)
+    assert dict((await stream.done()).trailers or stream.fields)["grpc-status"] == "14"

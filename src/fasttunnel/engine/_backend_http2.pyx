@@ -10,7 +10,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from fasttunnel._core cimport (
-    GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_GRPC_RESPONSE, Slice,
+    GRPC_BLOCKED, GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_GRPC_RESPONSE, Slice,
     TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING, buf_append, buf_free, grpc_at_boundary,
     grpc_prefix, grpc_split, hdr_append, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_value_ok, msg_headers,
     msg_decode, msg_next_header,
@@ -276,6 +276,7 @@ cdef class BackendCall(H2Stream):
         cdef Msg m
         cdef GrpcPiece piece
         cdef size_t pos = 0, used = 0
+        cdef uint64_t credit
         cdef int result = GRPC_NEED_MORE
         if self.exchange is None:
             return self.take(self.rest.len)
@@ -299,8 +300,11 @@ cdef class BackendCall(H2Stream):
             memset(&self.block, 0, sizeof(Buf))
             return self.send_end()
         while self.exchange is not None:
-            result = grpc_split(&self.splitter, self.rest.data + pos, self.rest.len - pos, self.exchange.sendable(), &used,
-                                &piece)
+            credit = self.exchange.sendable()
+            if credit == 0 and self.exchange.congested():
+                result = GRPC_BLOCKED
+                break
+            result = grpc_split(&self.splitter, self.rest.data + pos, self.rest.len - pos, credit, &used, &piece)
             pos += used
             if result != GRPC_PIECE:
                 break

@@ -70,6 +70,7 @@ cdef class Exchange:
     cdef tuple label                    # (method, host, path); None where nobody asks
 
     cdef uint64_t sendable(self) except? 0xffffffffffffffff
+    cdef bint congested(self) except -1
     cdef int send(self, Msg *m) except -1
     cdef int send_frame(self, const WsFrame *frame) except -1
     cdef int receive(self, const Msg *m) except -1

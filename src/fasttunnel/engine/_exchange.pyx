@@ -72,6 +72,10 @@ cdef class Exchange:
         room = self.carrier.room(self)
         return min(room, <uint64_t>self.send_credit)
 
+    cdef bint congested(self) except -1:
+        """At sendable() == 0: whether the tunnel is full, so that what costs no credit has to wait for on_credit() too."""
+        return self.carrier is not None and self.carrier.room(self) == 0
+
     cdef int send(self, Msg *m) except -1:
         """Send one message of this request; the envelope and the sequence number are filled in here.
 

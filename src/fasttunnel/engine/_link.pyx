@@ -31,7 +31,7 @@ cdef enum:
     HEADROOM = 9                        # an HTTP/2 frame header
     BATCH_FLUSH = 262144                # a longer batch is written without waiting for the end of the iteration
     BATCH_LIMIT = 1048576               # beyond this, sources wait
-    QUANTUM = 65536                     # payload bytes of one turn
+    QUANTUM = 65536                     # bytes of one turn
     MESSAGE_LIMIT = 4194304             # one TunnelMessage (wire.md, "Flow control")
     LINK_WINDOW = 0x7fffffff
     LINK_FRAME = 16777215               # RFC 9113 4.2: the largest that can be announced
@@ -490,8 +490,8 @@ cdef class Link(Carrier):
     cdef int send(self, Msg *m) except -1:
         cdef uint8_t *room = self.reserve(msg_bound(m))
         cdef size_t n = msg_encode(m, True, room)
-        if self.turn is not None and m.body.len:
-            self.turn_left -= min(self.turn_left, m.body.len)
+        if self.turn is not None:
+            self.turn_left -= min(self.turn_left, n)
         if self.tap is not None:
             self.show(True, room + 5, n - 5)
         return self.commit(n)
@@ -499,10 +499,10 @@ cdef class Link(Carrier):
     cdef int send_frame(self, Exchange exchange, const WsFrame *frame) except -1:
         cdef uint8_t *room
         cdef size_t n
-        if self.turn is exchange:
-            self.turn_left -= min(self.turn_left, frame.payload_len)
         room = self.reserve(frame.payload_len + MSG_WS_OVERHEAD)
         n = msg_encode_ws(exchange.id, exchange.id_len, exchange.direction, frame, room)
+        if self.turn is exchange:
+            self.turn_left -= min(self.turn_left, n)
         if self.tap is not None:
             self.show(True, room + 5, n - 5)
         return self.commit(n)

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fasttunnel._core cimport (
-    GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
+    GRPC_BLOCKED, GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
     PROTO_HTTP, Slice, TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING,
     TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_REQUEST_TRAILERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary, grpc_prefix,
     grpc_split, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok,
@@ -215,11 +215,15 @@ cdef class PublicStream(H2Stream):
         cdef Msg m
         cdef GrpcPiece piece
         cdef size_t pos = 0, used = 0
+        cdef uint64_t credit
         cdef int result = GRPC_NEED_MORE
         cdef bint first
         while self.exchange is not None and not self.last_sent:
-            result = grpc_split(&self.splitter, self.rest.data + pos, self.rest.len - pos, self.exchange.sendable(), &used,
-                                &piece)
+            credit = self.exchange.sendable()
+            if credit == 0 and self.exchange.congested():
+                result = GRPC_BLOCKED
+                break
+            result = grpc_split(&self.splitter, self.rest.data + pos, self.rest.len - pos, credit, &used, &piece)
             pos += used
             if result == GRPC_PIECE:
                 memset(&m, 0, sizeof(m))

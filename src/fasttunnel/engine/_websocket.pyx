@@ -63,8 +63,11 @@ cdef class WebSocketConn(Conn):
             if self.close_received or self.exchange is None:
                 return <Py_ssize_t>n            # RFC 6455 5.5.1: nothing is processed behind a Close frame
             credit = self.exchange.sendable()
-            code = ws_parse(&self.parser, data + pos, n - pos, credit, &used, &frame)
-            pos += used
+            if credit == 0 and self.exchange.congested():
+                code = WS_BLOCKED
+            else:
+                code = ws_parse(&self.parser, data + pos, n - pos, credit, &used, &frame)
+                pos += used
             if code == WS_FRAME:
                 if frame.opcode == 8 and frame.payload_len >= 2 and self.exchange.status == 0:
                     # The first Close frame, whoever sent it, says why the connection ended.
