@@ -91,11 +91,11 @@ def test_bad_request_bodies(cells: Cells, body: bytes, bad: bytes, at: list[int]
         conversation = await start_conversation(stage, [])
         chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
         await conversation.public.send(request("POST", "/", "Transfer-Encoding: chunked") + chunk)
-        await conversation.requested(1, len(body))
+        await conversation.backend.requested(1, len(body))
         await conversation.public.send(*cut(bad, at))
         conversation.public.half_close()
         await conversation.public.until(lambda _: False)
-        return await conversation.outcome(shown=len(body))
+        return await conversation.outcome(limit=len(body))
 
     cells.compare(play, *mixed)
 
@@ -112,7 +112,7 @@ def test_cut_requests(cells: Cells, asked: Asked, share: float, reset: bool, at:
         await conversation.public.send(*cut(part, at))
         seen = parse_requests(part)
         if seen:
-            await conversation.requested(1, len(seen[0].body))
+            await conversation.backend.requested(1, len(seen[0].body))
         if reset:
             await conversation.public.cut()
         else:
@@ -168,7 +168,7 @@ def test_cut_answers(
         await conversation.answered(1)
         await conversation.public.until(lambda _: False)
         # How much of a chunk passes that turns out to be bad is for each engine to say.
-        return await conversation.outcome(shown=len(body))
+        return await conversation.outcome(limit=len(body))
 
     cells.compare(play, *mixed)
 

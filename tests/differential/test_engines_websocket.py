@@ -43,7 +43,7 @@ async def open_websocket(stage: Stage, extensions: bool) -> Conversation:
 async def talk(conversation: Conversation, steps: list[Step], at: list[int]) -> None:
     """What a step sends has arrived before the next one begins."""
     for step in steps:
-        sender, receiver, read = conversation.public, conversation.backends[0], conversation.frames_at_backend
+        sender, receiver, read = conversation.public, conversation.far, conversation.frames_at_backend
         if not step.public:
             sender, receiver, read = receiver, sender, conversation.frames_at_public
         count = len(read()) + len(step.frames)
@@ -55,9 +55,9 @@ async def close(conversation: Conversation, public: bool, payload: bytes, answer
     """A closing handshake; then the backend closes the TCP connection, being the server (RFC 6455 7.1.1)."""
     order = [Step(public, [Frame(CLOSE, payload)]), Step(not public, [Frame(CLOSE, answer)])]
     await talk(conversation, order, [])
-    conversation.backends[0].half_close()
+    conversation.far.half_close()
     await conversation.public.until(lambda _: False)
-    await conversation.backends[0].until(lambda _: False)
+    await conversation.far.until(lambda _: False)
 
 
 async def outcome(conversation: Conversation) -> dict[str, Any]:
@@ -113,12 +113,12 @@ def test_invalid_frames(
     async def play(stage: Stage) -> Any:
         conversation = await open_websocket(stage, extensions)
         await talk(conversation, script, at)
-        sender = conversation.public if public else conversation.backends[0]
+        sender = conversation.public if public else conversation.far
         await sender.send(*cut(invalid(public)[name], at))
         if name == "half a frame":
             sender.half_close()
         await conversation.public.until(lambda _: False)
-        await conversation.backends[0].until(lambda _: False)
+        await conversation.far.until(lambda _: False)
         seen = await outcome(conversation)
         at_public = seen["at public"]
         if name == "half a frame":
@@ -151,8 +151,8 @@ def test_cuts(
         await talk(conversation, script, at)
         whole = Step(public, [Frame(PONG, b"whole")])
         await talk(conversation, [whole], [])
-        sender = conversation.public if public else conversation.backends[0]
-        other = conversation.backends[0] if public else conversation.public
+        sender = conversation.public if public else conversation.far
+        other = conversation.far if public else conversation.public
         size = int((len(last) - 1) * share)
         await sender.send(last[:size])
         if reset:
@@ -203,7 +203,7 @@ def test_handshakes(
         await conversation.public.until(lambda _: any(a.status >= 101 and a.complete for a in conversation.answers()))
         if any(answer.status == 101 for answer in conversation.answers()):
             if early_frame:
-                await conversation.backends[0].until(lambda _: conversation.frames_at_backend())
+                await conversation.far.until(lambda _: conversation.frames_at_backend())
             await close(conversation, True, b"", b"")
         else:
             conversation.public.half_close()

@@ -1,7 +1,7 @@
 """A connection of the public, the backend's connections behind it, and what each of them has seen in the end."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -31,28 +31,30 @@ class Reply(NamedTuple):
 LAST = Reply([answer("200 OK", "Connection: close", body=b"last")], "close")
 
 
-class Conversation:
-    """What happens on one connection of the public. The n-th request at the backend gets the n-th of `replies`."""
+class Backend:
+    """The backend's side of a conversation. The n-th request that comes gets the n-th of `replies`.
 
-    def __init__(self, stage: Stage, public: Wire, replies: Sequence[Reply], methods: Sequence[str] = ()) -> None:
-        self.public = public
-        self.methods = methods
-        self.replies = replies
-        self.backends: list[Wire] = []
+    `shown(n, size)` tells whether the public has got so many bytes of the body of its n-th answer.
+    """
+
+    def __init__(self, stage: Stage, replies: Sequence[Reply], shown: Callable[[int, int], bool]) -> None:
+        self.wires: list[Wire] = []
         self.order: list[tuple[int, int]] = []  # of requests: connection, place there
+        self._stage = stage
+        self._replies = replies
+        self._shown = shown
         self._tasks: list[asyncio.Task[None]] = []
         stage.web.serve = self._accept
-        self._stage = stage
 
     def _accept(self, wire: Wire) -> None:
-        self.backends.append(wire)
-        self._tasks.append(asyncio.ensure_future(self._serve(len(self.backends) - 1, wire)))
+        self.wires.append(wire)
+        self._tasks.append(asyncio.ensure_future(self._serve(len(self.wires) - 1, wire)))
 
     async def _serve(self, connection: int, wire: Wire) -> None:
         for place in range(1000):
             if not await self._come(wire, place, whole=False):
                 return
-            reply = self.replies[len(self.order)] if len(self.order) < len(self.replies) else LAST
+            reply = self._replies[len(self.order)] if len(self.order) < len(self._replies) else LAST
             self.order.append((connection, place))
             number = len(self.order)
             await wire.send(reply.before)
@@ -60,7 +62,7 @@ class Conversation:
                 return
             await wire.send(*(part.replace(b"<accept>", self._accept_key(wire, place)) for part in reply.parts))
             if reply.shown is not None:
-                await self.public.until(lambda _, n=number, size=reply.shown: self.shown(n, size))
+                await wire.news.until(lambda n=number, size=reply.shown: self._shown(n, size))
                 await wire.send(reply.behind)
             if reply.end == "cut":
                 return await wire.cut()
@@ -83,15 +85,53 @@ class Conversation:
             await wire.until(come)
         return come(None)
 
-    # -- the public
+    def requests(self) -> list[Message]:
+        """What has come, on connections in the order in which they came."""
+        return [message for wire in self.wires for message in parse_requests(bytes(wire.received))]
+
+    async def requested(self, count: int, size: int = 0) -> None:
+        """Wait until the heads of so many requests have come, and so many bytes of the body of the last."""
+
+        def come() -> bool:
+            requests = self.requests()
+            return len(requests) >= count and len(requests[count - 1].body) >= size
+
+        await self._stage.news.until(come)
+
+    async def finish(self) -> None:
+        """The public has said all: nothing more comes."""
+        await self._stage.tunnel.until_idle()
+        for wire in self.wires:
+            if not wire.stopped:
+                await wire.close()
+        for task in self._tasks:
+            task.cancel()
+        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+        self._stage.web.serve = None
+
+    def seen(self, limit: int | None = None) -> dict[str, Any]:
+        """What has come, as it is compared; of incomplete bodies only so much, if that is given."""
+        address = self._stage.web.address
+        requests = [normal_request(limited(message, limit), address) for message in self.requests()]
+        return {"requests": requests, "connections": self.order}
+
+
+class Conversation:
+    """What happens on one HTTP/1.1 connection of the public."""
+
+    def __init__(self, stage: Stage, public: Wire, replies: Sequence[Reply], methods: Sequence[str]) -> None:
+        self.public = public
+        self.methods = methods
+        self.backend = Backend(stage, replies, self._shown)
 
     def answers(self) -> list[Message]:
         return parse_answers(bytes(self.public.received), self.methods)
 
-    def shown(self, number: int, size: int) -> bool:
-        """Whether the public has got so many bytes of the body of its number-th answer."""
+    def _shown(self, number: int, size: int) -> bool:
         answers = finals(self.answers())
-        return len(answers) >= number and len(answers[number - 1].body) >= size
+        return bool(self.public.ended) or (len(answers) >= number and len(answers[number - 1].body) >= size)
 
     async def answered(self, count: int) -> bool:
         """Wait for so many whole answers, or for the end of the connection; whether all have come."""
@@ -107,15 +147,6 @@ class Conversation:
         """Wait for so many interim answers."""
         await self.public.until(lambda _: len(self.answers()) - len(finals(self.answers())) >= count)
 
-    async def requested(self, count: int, size: int = 0) -> None:
-        """Wait until the backend has the heads of so many requests, and so many bytes of the body of the last."""
-
-        def came() -> bool:
-            requests = [seen for wire in self.backends for seen in parse_requests(bytes(wire.received))]
-            return len(requests) >= count and len(requests[count - 1].body) >= size
-
-        await self._stage.news.until(came)
-
     async def probe(self) -> None:
         """Find out whether the public's connection serves another request."""
         answers = finals(self.answers())
@@ -127,48 +158,34 @@ class Conversation:
 
     # -- WebSocket: frames on either side, once there is a connection
 
+    @property
+    def far(self) -> Wire:
+        """The backend's side of it: there is one handshake only, on the first connection."""
+        return self.backend.wires[0]
+
     def frames_at_public(self) -> list[Frame]:
         _, mark, behind = bytes(self.public.received).partition(b"HTTP/1.1 101 ")
         return parse_frames(behind.partition(b"\r\n\r\n")[2]) if mark else []
 
     def frames_at_backend(self) -> list[Frame]:
-        """It serves one handshake only, on its first connection."""
-        return parse_frames(bytes(self.backends[0].received).partition(b"\r\n\r\n")[2]) if self.backends else []
+        return parse_frames(bytes(self.far.received).partition(b"\r\n\r\n")[2]) if self.backend.wires else []
 
     # -- the end
 
-    async def outcome(self, shown: int | None = None) -> dict[str, Any]:
+    async def outcome(self, limit: int | None = None) -> dict[str, Any]:
         """What everybody has seen, when nothing more comes; of incomplete bodies only so much, if that is given."""
         ended = self.public.ended
-        await self._finish()
+        if not self.public.stopped:
+            await self.public.close()
+        await self.backend.finish()
         answers = self.answers()
-        seen = [seen for wire in self.backends for seen in parse_requests(bytes(wire.received))]
         if answers and answers[-1].framing == "until the end":
             if ended == "closed":  # then it is whole, and a reset says that it is not
                 answers[-1] = answers[-1]._replace(complete=True)
         elif ended:
             ended = "closed"  # with unread bytes left the kernel says so by a reset, without them it does not
-        return {
-            "answers": [normal_answer(limited(answer, shown)) for answer in answers],
-            "ended": ended,
-            "requests": [normal_request(limited(request, shown), self._stage.web.address) for request in seen],
-            "connections": self.order,
-        }
-
-    async def _finish(self) -> None:
-        """Everything is over: nothing more comes on any connection."""
-        if not self.public.stopped:
-            await self.public.close()
-        await self._stage.tunnel.until_idle()
-        for wire in self.backends:
-            if not wire.stopped:
-                await wire.close()
-        for task in self._tasks:
-            task.cancel()
-        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                raise result
-        self._stage.web.serve = None
+        normal = [normal_answer(limited(answer, limit)) for answer in answers]
+        return {"answers": normal, "ended": ended, **self.backend.seen(limit)}
 
 
 async def start_conversation(stage: Stage, replies: Sequence[Reply], methods: Sequence[str] = ()) -> Conversation:
@@ -176,8 +193,8 @@ async def start_conversation(stage: Stage, replies: Sequence[Reply], methods: Se
     return Conversation(stage, public, replies, methods)
 
 
-def limited(message: Message, shown: int | None) -> Message:
-    return message if message.complete or shown is None else message._replace(body=message.body[:shown])
+def limited(message: Message, limit: int | None) -> Message:
+    return message if message.complete or limit is None else message._replace(body=message.body[:limit])
 
 
 def normal_request(message: Message, backend: str) -> Any:
