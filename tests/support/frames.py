@@ -64,6 +64,26 @@ async def read_frame(peer: Peer) -> Frame:
     return head._replace(payload=xor(payload, mask) if mask else payload)
 
 
+def parse_frames(data: bytes) -> list[Frame]:
+    """The whole frames in `data`; what may lie behind them is the beginning of one."""
+    frames = []
+    while len(data) >= 2:
+        first, second = data[:2]
+        extended = {126: 2, 127: 8}.get(second & 0x7F, 0)
+        start = 2 + extended + (4 if second & 0x80 else 0)
+        if len(data) < start:
+            break
+        length = int.from_bytes(data[2 : 2 + extended], "big") if extended else second & 0x7F
+        if len(data) < start + length:
+            break
+        payload = data[start : start + length]
+        if second & 0x80:
+            payload = xor(payload, data[start - 4 : start])
+        frames.append(Frame(first & 15, payload, bool(first & 0x80), first >> 4 & 7, bool(second & 0x80)))
+        data = data[start + length :]
+    return frames
+
+
 def accept_key(key: str) -> str:
     """Sec-WebSocket-Accept, RFC 6455 4.2.2."""
     return base64.b64encode(hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()).decode()

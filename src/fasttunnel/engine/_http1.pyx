@@ -59,6 +59,8 @@ cdef class Head:
 
     cdef Py_ssize_t parse(self, const uint8_t *data, size_t n, size_t limit, uint8_t tag) except -1:
         cdef Py_ssize_t size = head_end(data, n, &self.scanned)
+        cdef bytes method
+        cdef str version
         if size < 0:
             raise BadMessage(400, "bare CR or LF, or NUL, in the head")
         if size == 0:
@@ -78,12 +80,16 @@ cdef class Head:
         except httptools.HttpParserUpgrade:
             pass                        # whether it is one is decided below
         except httptools.HttpParserInvalidMethodError:
-            raise BadMessage(501, "unknown method") from None
+            method = data[:size].partition(b" ")[0]
+            raise BadMessage(501 if hdr_name_ok(method, len(method)) else 400, "unknown method") from None
         except httptools.HttpParserError as error:
             raise BadMessage(400, str(error)) from None
         if not self.fields_complete:
             raise BadMessage(400, "incomplete head")
-        self.http10 = self.parser.get_http_version() == "1.0"
+        version = self.parser.get_http_version()
+        self.http10 = version == "1.0"
+        if not self.http10 and version != "1.1":        # 0.9: none was named
+            raise BadMessage(400 if version == "0.9" else 505, "unsupported HTTP version")
         if self.is_request:
             self.method = self.parser.get_method()
         else:

@@ -136,6 +136,7 @@ cdef class PublicHttp1(Conn):
             else:
                 self.keep_alive = False
                 self.write_error(error.status, str(error).encode())
+                self.phase = PHASE_BODY     # whatever follows is read as well
                 self.discard()
             return <Py_ssize_t>n
 
@@ -488,8 +489,9 @@ cdef class PublicHttp1(Conn):
         return self.close()
 
     cdef int discard(self) except -1:
-        """The last answer is written. A peer that still sends would be reset before it has read it: let it finish."""
-        cdef bint unread = self.phase == PHASE_BODY
+        """The last answer is written. A peer that still sends would be reset before it has read it (RFC 9112 9.6): let it
+        finish."""
+        cdef bint unread = self.phase == PHASE_BODY or self.rest.len > 0
         self.phase = PHASE_DISCARD
         if not unread:
             return self.close()
