@@ -189,10 +189,9 @@ class GrpcBackend:
 
 
 def normal(fields: Fields) -> Fields:
-    """Pseudo-header fields in the order of their names, for it has no meaning; Forwarded as RFC 7239 4 allows it."""
-    pseudo = sorted(field for field in fields if field[0].startswith(":"))
-    others = [field for field in fields if not field[0].startswith(":")]
-    return pseudo + [(name, value.replace('"', "") if name == "forwarded" else value) for name, value in others]
+    """Only fields of the same name have an order (RFC 9110 5.3). In Forwarded quotes may stand or not (RFC 7239 4)."""
+    unquoted = [(name, value.replace('"', "") if name == "forwarded" else value) for name, value in fields]
+    return sorted(unquoted, key=lambda field: field[0])
 
 
 def seen_by_public(stream: Stream) -> dict[str, Any]:
@@ -204,7 +203,7 @@ def seen_by_public(stream: Stream) -> dict[str, Any]:
         "interim": [normal(informational) for informational in stream.informational],
         "fields": fields,
         "body": body,
-        "trailers": stream.trailers,
+        "trailers": normal(stream.trailers),
         "ended": stream.ended,
         # RFC 9113 8.1: what resets a stream whose answer is complete says nothing about the answer.
         "reset": None if stream.ended else stream.reset,
