@@ -88,12 +88,16 @@ class Cells:
         logging.getLogger().removeHandler(self._complaints)
         self._loop.close()
 
+    def play(self, cell: Cell, play: Callable[[Stage], Coroutine[Any, Any, Any]]) -> Any:
+        """Have one conversation in one cell; what the far sides have seen."""
+        return self._run(self._play(cell, play))
+
     def compare(self, play: Callable[[Stage], Coroutine[Any, Any, Any]], *mixed: Cell) -> Any:
         """Have the conversation `play` in cells with the same engine at both ends, and in the `mixed` ones.
 
         It returns what the far sides have seen, which is to be the same everywhere, and is returned.
         """
-        outcomes = {cell: self._run(self._play(cell, play)) for cell in [*ALIKE, *mixed]}
+        outcomes = {cell: self.play(cell, play) for cell in [*ALIKE, *mixed]}
         expected = outcomes[ALIKE[0]]
         for cell, outcome in outcomes.items():
             assert outcome == expected, "\n".join(differences(f"{ALIKE[0]} / {cell}", expected, outcome))

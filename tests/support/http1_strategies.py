@@ -226,7 +226,9 @@ _EITHER_WAY = re.compile(rb"^[^\r]*[ ][ ]|^[^\r]*HTTP/1\.[2-9]\r\n|^PRI |^[^\r]*
 def agreed(data: bytes) -> bool:
     """Whether both engines are expected to judge a message alike."""
     head = data.partition(b"\r\n\r\n")[0] + b"\r\n"
-    return _ASYNCIO_DIFFERS.search(head) is None and _EITHER_WAY.match(head) is None
+    words = head.partition(b"\r\n")[0].split(b" ")
+    doubly_wrong = len(words) != 3 and words[0].decode("latin-1") not in METHODS  # 400 or 501
+    return _ASYNCIO_DIFFERS.search(head) is None and _EITHER_WAY.match(head) is None and not doubly_wrong
 
 
 bad_lines = st.sampled_from(

@@ -447,7 +447,8 @@ cdef class PublicStream(H2Stream):
             if self.add_fields(m, TAG_HTTP_RESPONSE_HEADERS):
                 return self.bad_answer(b"bad header field from the backend")
             self.answer_begun = True
-            empty = self.is_head or m.status == 204 or m.status == 304 or m.last and m.body.len == 0
+            empty = self.is_head or m.status == 204 or m.status == 304 or (
+                m.last and m.body.len == 0 and not has_fields(m, TAG_HTTP_RESPONSE_TRAILERS))
             self.conn.submit_response(self, not empty)
             self.out_end = empty
         if m.body.len:
