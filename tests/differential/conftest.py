@@ -37,3 +37,10 @@ def examples(count: int) -> Callable[[Any], Any]:
         return pytest.mark.timeout(0 if EXAMPLES else 120)(chosen(test))
 
     return decorate
+
+
+# Conversations in which the two engines still differ within what the RFCs allow, or in which the asyncio engine is known
+# to be wrong: run with FASTTUNNEL_EXAMPLES=1 (or more), they are no proof yet.
+unsettled = pytest.mark.skipif(
+    "FASTTUNNEL_EXAMPLES" not in os.environ, reason="known differences: FASTTUNNEL_EXAMPLES=1"
+)

@@ -6,12 +6,13 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.differential.conftest import examples
+from tests.differential.conftest import examples, unsettled
 from tests.support.cells import MIXED, Cells, Stage
 from tests.support.grpc_strategies import BAD_BYTES, Send, conversations, heads, metadata, resets, trailers
 from tests.support.http2 import Connection, Fields, Stream, connect_http2
 from tests.support.http2_wires import Call, GrpcBackend, messages, seen_by_public
 
+pytestmark = unsettled
 mixed = st.lists(st.sampled_from(MIXED), max_size=1)
 ANSWER: Fields = [(":status", "200"), ("content-type", "application/grpc")]
 GOOD: tuple[str, Fields] = ("/pkg.Service/Method", [("te", "trailers"), ("content-type", "application/grpc")])

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.differential.conftest import examples
+from tests.differential.conftest import examples, unsettled
 from tests.support.cells import MIXED, Cells, Stage
 from tests.support.conversation import Reply, start_conversation
 from tests.support.http1_strategies import (
@@ -24,6 +24,7 @@ from tests.support.http1_strategies import (
 from tests.support.raw import answer, request
 from tests.support.wires import parse_requests
 
+pytestmark = unsettled
 mixed = st.lists(st.sampled_from(MIXED), max_size=1)
 
 

@@ -214,7 +214,7 @@ def normal_request(message: Message, backend: str) -> Any:
 def normal_answer(message: Message) -> Any:
     """An answer as it is compared."""
     fields = [(name, value) for name, value in message.fields if name.lower() not in CONNECTION_FIELDS]
-    close = "close" in (message.get("connection") or "")
+    close = any(name.lower() == "connection" and "close" in value for name, value in message.fields)
     if ("X-Content-Type-Options", "nosniff") in fields:
         # Made by the tunnel itself, with a text for a person: engines may word it as they like.
         return message.status, fields, close

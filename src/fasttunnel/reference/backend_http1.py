@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 
 from fasttunnel import limits
@@ -16,6 +17,7 @@ from fasttunnel.reference.messages import (
     BadMessage,
     Field,
     Head,
+    RequestReset,
     end_tasks,
     while_running,
 )
@@ -103,12 +105,13 @@ class Http1Backend(Backend[Http1Stream]):
             head = await stream.next_head()
         if head.status != 101:
             body = bytearray()
-            while (data := stream.take()) or not stream.ended:
-                body += data
-                if len(body) >= limits.WS_REFUSAL_BODY_BYTES:
-                    break
-                if not data:
-                    await stream.more()
+            with contextlib.suppress(RequestReset):  # it broke off: what has come of it is passed on
+                while (data := stream.take()) or not stream.ended:
+                    body += data
+                    if len(body) >= limits.WS_REFUSAL_BODY_BYTES:
+                        break
+                    if not data:
+                        await stream.more()
             body_bytes = bytes(body[: limits.WS_REFUSAL_BODY_BYTES])
             return WebSocketResponse(status_code=head.status, headers=fields.to_tunnel(head.fields), body=body_bytes)
         upgraded = (fields.get(head.fields, b"upgrade") or b"").lower() == b"websocket"
@@ -126,10 +129,11 @@ def _upgrade(request: WebSocketRequest, target: str, authority: bytes) -> tuple[
     fields.check_target(b"GET", target.encode(), authority)
     head: list[Field] = [
         (b"Host", authority),
-        *fields.from_tunnel([*request.headers, *fields.subprotocol(request)], without=(b"host", b"content-length")),
+        *fields.from_tunnel(request.headers, without=(b"host", b"content-length")),
         (b"Upgrade", b"websocket"),
         (b"Connection", b"Upgrade"),
         (b"Sec-WebSocket-Version", b"13"),
         (b"Sec-WebSocket-Key", key),
+        *fields.from_tunnel(fields.subprotocol(request)),
     ]
     return Head(head, b"GET", target.encode(), authority), key

@@ -40,12 +40,18 @@ class RequestReset(Exception):
 
 
 class BadMessage(RequestReset):
-    """A message that breaks its protocol, or cannot be written in that of the other side."""
+    """A message that breaks its protocol, or cannot be written in that of the other side.
 
-    def __init__(self, text: str, *, status: int = 0, code: ResetCode = ResetCode.PROTOCOL_ERROR) -> None:
+    `final`: nothing that comes behind it on its connection can be trusted.
+    """
+
+    def __init__(
+        self, text: str, *, status: int = 0, code: ResetCode = ResetCode.PROTOCOL_ERROR, final: bool = True
+    ) -> None:
         super().__init__(code, text)
         self._status = status
         self.of_public = status > 0  # it was the public's, which is told so
+        self.final = final and self.of_public
 
     @property
     def status(self) -> int:

@@ -217,7 +217,7 @@ class PublicConnection:
 
     async def _answer_error(self, stream: HttpStream, translation: Translation, reset: RequestReset) -> None:
         """A status if it can still be given; else the missing end of the answer has to tell."""
-        stream.final = isinstance(reset, BadMessage) and reset.of_public
+        stream.final = isinstance(reset, BadMessage) and reset.final
         part = translation.error_part(reset)
         try:
             async with asyncio.timeout(LAST_WORDS_S):
@@ -232,11 +232,12 @@ class PublicConnection:
     async def _serve_websocket(self, stream: Http1Stream, head: Head) -> None:
         """The handshake, RFC 6455 4.2.1. The key stays here: the backend is asked with a key of its own."""
         if fields.get(head.fields, b"sec-websocket-version") != b"13":
-            raise BadMessage("only WebSocket version 13 is spoken here", status=426)
+            raise BadMessage("only WebSocket version 13 is spoken here", status=426, final=not stream.ended)
         keys = fields.get_all(head.fields, b"sec-websocket-key")
         offered = b", ".join(fields.get_all(head.fields, b"sec-websocket-protocol"))
         if len(keys) != 1 or not valid_key(keys[0]) or not offered.isascii() or not stream.ended:
-            raise BadMessage("bad Sec-WebSocket-Key or -Protocol, or a handshake with a body", status=400)
+            text = "bad Sec-WebSocket-Key or -Protocol, or a handshake with a body"
+            raise BadMessage(text, status=400, final=not stream.ended)
         ours = (b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol")
         exchange = self.gate.open(WEBSOCKET, head)
         exchange.send(
@@ -269,7 +270,7 @@ class PublicConnection:
                 (b"Connection", b"Upgrade"),
                 (b"Sec-WebSocket-Accept", accept_key(key)),
             ]
-            passing = fields.from_tunnel([*answer.headers, *fields.subprotocol(answer)])
+            passing = fields.from_tunnel([*fields.subprotocol(answer), *answer.headers])
             return await stream.upgrade(Head(upgrade + passing, status=101))
         # Refused: the backend's status, fields and body, as an ordinary answer.
         if not 200 <= answer.status_code <= 599 or answer.status_code in BODILESS:
