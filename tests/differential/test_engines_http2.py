@@ -3,12 +3,11 @@
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.differential.conftest import examples
-from tests.support.cells import MIXED, Cell, Cells, Stage
+from tests.support.cells import MIXED, Cells, Stage
 from tests.support.conversation import Backend, Reply
 from tests.support.http1_strategies import METHODS, cut, places, replies, replies_with_bad_head
 from tests.support.http2 import Connection, Fields, Stream, connect_http2
@@ -141,21 +140,6 @@ def test_exchanges(cells: Cells, turns: list[tuple[Asked, Reply]], at: list[int]
         return seen
 
     cells.compare(play, *mixed)
-
-
-@pytest.mark.parametrize("cell", [("cython", "cython"), ("cython", "asyncio")])
-def test_trailers_of_an_answer_without_a_body(cells: Cells, cell: Cell) -> None:
-    """They are lost neither when they come alone, nor with the head, as the asyncio client sends them."""
-    reply = Reply([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: 1\r\n\r\n"])
-
-    async def play(stage: Stage) -> Any:
-        async with AsyncExitStack() as stack:
-            talk = await Talk(stack, stage, [reply]).start()
-            await (await talk.open(Asked("GET", "/", [], None, []))).done()
-            return await talk.outcome()
-
-    answer = cells.play(cell, play)["answers"][0]
-    assert (answer["body"], answer["trailers"], answer["ended"]) == (b"", [("x-t", "1")], True)
 
 
 @examples(60)

@@ -63,9 +63,9 @@ def trailers(draw: st.DrawFn) -> Fields:
     if draw(st.booleans()):
         texts = ["", " plain", "%20b", "%e2%82%ac", "%", "%zz", "%ff", " \u00e9", "a" * 2000]
         fields.append(("grpc-message", "by backend" + draw(st.sampled_from(texts))))
-    if draw(st.booleans()):
+    if status is not None and draw(st.booleans()):
         fields.append(("grpc-status-details-bin", draw(binaries)))
-    return [*fields, *draw(metadata())]
+    return [*fields, *draw(metadata())] or [("x-end", "")]
 
 
 @st.composite

@@ -1,6 +1,7 @@
 """A gRPC backend made of the h2 library on wires, and what HTTP/2 peers have seen, as it is compared."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import h2.config
@@ -175,6 +176,12 @@ class GrpcBackend:
         """The call of this conversation."""
         await self._stage.news.until(lambda: self.calls)
         return self.calls[0]
+
+    async def refuse_all(self) -> None:
+        """Refuse whatever comes behind the first call."""
+        for number in itertools.count(1):
+            await self._stage.news.until(lambda number=number: len(self.calls) > number)
+            await self.calls[number].send_reset(int(h2.errors.ErrorCodes.REFUSED_STREAM))
 
     async def finish(self) -> None:
         """Everything is over."""

@@ -29,7 +29,7 @@ cdef class PublicStream(H2Stream):
     cdef bint is_grpc
     cdef bint is_head
     cdef bint too_large
-    cdef bint odd_scheme
+    cdef bint odd_head                  # it contradicts itself, or its scheme is not ours
     cdef bint headers_done
     cdef bint begun                     # the request was routed
     cdef bint first_sent

@@ -97,13 +97,15 @@ cdef class PublicStream(H2Stream):
                 self.path = value[:value_len]
             elif hdr_is(name, name_len, ":scheme"):
                 # With another scheme the library does not look at :path.
-                self.odd_scheme = not (hdr_is(value, value_len, "http") or hdr_is(value, value_len, "https"))
+                self.odd_head = not (hdr_is(value, value_len, "http") or hdr_is(value, value_len, "https"))
             elif hdr_is(name, name_len, ":authority"):
                 self.authority = value[:value_len]
             return 0
         if name_len == 4 and hdr_is(name, name_len, "host"):
             if self.authority is None:
                 self.authority = value[:value_len]
+            elif self.authority.lower() != value[:value_len].lower():
+                self.odd_head = True        # RFC 9113 8.3.1: it says where the request goes, and so does :authority
             return 0
         if name_len == 6 and hdr_is(name, name_len, "cookie"):
             self.cookie = value[:value_len] if self.cookie is None else self.cookie + b"; " + value[:value_len]
@@ -148,11 +150,11 @@ cdef class PublicStream(H2Stream):
         if <size_t>len(self.path) > gate.target_bytes:
             return self.answer_error(414, b"request target above the limit")
         self.authority = self.authority or b""
-        if (self.odd_scheme or not self.path.startswith(b"/") and not (self.path == b"*" and self.method == b"OPTIONS")
+        if (self.odd_head or not self.path.startswith(b"/") and not (self.path == b"*" and self.method == b"OPTIONS")
                 or not hdr_target_ok(self.path, len(self.path)) or not is_utf8(self.path) or not host_ok(self.authority)
                 or not hdr_name_ok(self.method, len(self.method))):
             return self.answer_error(400, b"bad scheme, path, host or method")
-        if self.timeout_s < 0:
+        if self.is_grpc and self.timeout_s < 0:
             return self.answer_error(400, b"bad grpc-timeout")
         link = gate.find(protocol, self.authority, self.path)
         if link is None:

@@ -1,0 +1,97 @@
+"""What the differential tests have found in the compiled engine, as it was minimised; asyncio has some of it still."""
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from tests.support.cells import ALIKE, Cells, Stage
+from tests.support.conversation import Backend, Reply, start_conversation
+from tests.support.http2 import connect_http2
+from tests.support.raw import answer, request
+
+CYTHON = ALIKE[0]
+FINE = Reply([answer("200 OK", body=b"fine")])
+
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (b"GET /", 400),  # RFC 9112 3: it was served as if it had said HTTP/1.1
+        (b"GET / HTTP/0.9", 400),
+        (b"GET / HTTP/2.0", 505),  # RFC 9110 15.6.6
+        (b"G\xe9T / HTTP/1.1", 400),  # RFC 9112 3, 9110 5.6.2: it was a method that is not known, 501
+        (b" GET / HTTP/1.1", 400),
+        (b"G-T / HTTP/1.1", 501),
+    ],
+)
+def test_start_lines_that_are_refused(cells: Cells, start: bytes, status: int) -> None:
+    async def play(stage: Stage) -> Any:
+        conversation = await start_conversation(stage, [FINE])
+        await conversation.public.send(start + b"\r\nHost: public.example\r\n\r\n")
+        await conversation.answered(1)
+        return await conversation.outcome()
+
+    seen = cells.play(CYTHON, play)
+    assert [refusal[0] for refusal in seen["answers"]] == [status]
+    assert seen["requests"] == []
+
+
+def test_the_answer_to_a_malformed_request_is_not_lost(cells: Cells) -> None:
+    """What follows the head is read, or a reset would overtake the answer (RFC 9112 9.6)."""
+
+    async def play(stage: Stage) -> Any:
+        public = (conversation := await start_conversation(stage, [])).public
+        await public.send(b"POST / HTTP/1.1\r\nHost: public.example\r\nbad name: 1\r\n\r\n", *[b"x" * 1000] * 20)
+        await public.until(lambda _: False)
+        await public.send(b"x" * 1000)
+        return public.ended, conversation.answers()[0].status, await conversation.outcome()
+
+    ended, status, _ = cells.play(CYTHON, play)
+    assert (ended, status) == ("closed", 400)
+
+
+def test_a_pipelined_request_does_not_cost_the_answer_before_it(cells: Cells) -> None:
+    """The body of an answer to HTTP/1.0 ends with the connection: a reset would say that it is not whole."""
+    body = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n"]
+
+    async def play(stage: Stage) -> Any:
+        conversation = await start_conversation(stage, [Reply(body)])
+        head = b"GET / HTTP/1.0\r\nHost: public.example\r\n\r\n"
+        await conversation.public.send(head, request("GET", "/behind"), request("GET", "/behind"))
+        await conversation.public.until(lambda _: False)
+        return await conversation.outcome()
+
+    seen = cells.play(CYTHON, play)
+    assert seen["ended"] == "closed"
+    assert len(seen["requests"]) == 1
+
+
+@pytest.mark.parametrize("cell", [CYTHON, ("cython", "asyncio")])
+def test_trailers_of_an_answer_without_a_body(cells: Cells, cell: tuple[str, str]) -> None:
+    """They are lost neither when they come alone, nor with the head, as the asyncio client sends them."""
+    reply = Reply([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: 1\r\n\r\n"])
+    stream = cells.play(cell, lambda stage: ask_http2(stage, reply))
+    assert (stream.status, stream.body, stream.trailers, stream.ended) == (200, b"", [("x-t", "1")], True)
+
+
+@pytest.mark.parametrize(
+    ("field", "status"),
+    [
+        (("host", "public.EXAMPLE"), 200),
+        (("host", "other.example"), 400),  # RFC 9113 8.3.1: it differs from :authority
+        (("grpc-timeout", "nonsense"), 200),  # it means something in gRPC only
+    ],
+)
+def test_fields_of_http2_requests(cells: Cells, field: tuple[str, str], status: int) -> None:
+    assert cells.play(CYTHON, lambda stage: ask_http2(stage, FINE, field)).status == status
+
+
+async def ask_http2(stage: Stage, reply: Reply, *fields: tuple[str, str]) -> Any:
+    async with AsyncExitStack() as stack:
+        backend = Backend(stage, [reply], lambda *_: True)
+        connection = await connect_http2(stack, stage.tunnel.host, stage.tunnel.port)
+        connection.protocol.config.validate_outbound_headers = False
+        stream = await connection.ask("GET", "/", *fields)
+    await backend.finish()
+    return stream
