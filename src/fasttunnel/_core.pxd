@@ -245,7 +245,7 @@ cdef void hdr_retag(Buf *block, uint8_t tag) noexcept nogil  # give all fields o
 cdef bint hdr_name_ok(const uint8_t *name, size_t n) noexcept nogil                   # token, RFC 9110 5.6.2
 # field-value, RFC 9110 5.5: no CR LF NUL or other control but HTAB, no space at the ends
 cdef bint hdr_value_ok(const uint8_t *value, size_t n) noexcept nogil
-cdef bint hdr_target_ok(const uint8_t *target, size_t n) noexcept nogil  # no space, control or DEL; not empty
+cdef bint hdr_target_ok(const uint8_t *target, size_t n) noexcept nogil  # visible ASCII, no fragment; not empty
 cdef bint hdr_is(const uint8_t *name, size_t n, const char *lower) noexcept nogil     # equal without regard to case
 # RFC 9110 7.6.1: connection, keep-alive, proxy-connection, te, transfer-encoding, upgrade
 cdef bint hdr_hop_by_hop(const uint8_t *name, size_t n) noexcept nogil

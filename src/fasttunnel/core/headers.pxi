@@ -71,7 +71,7 @@ cdef bint hdr_value_ok(const uint8_t *value, size_t n) noexcept nogil:
 cdef bint hdr_target_ok(const uint8_t *target, size_t n) noexcept nogil:
     cdef size_t i
     for i in range(n):
-        if _is_control(target[i]) or target[i] == c' ':
+        if not c'!' <= target[i] <= c'~' or target[i] == c'#':
             return False
     return n != 0
 

@@ -12,11 +12,11 @@ from libc.string cimport memcpy, memset
 from fasttunnel._core cimport (
     GRPC_BLOCKED, GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_GRPC_RESPONSE, Slice,
     TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING, buf_append, buf_free, grpc_at_boundary,
-    grpc_prefix, grpc_split, hdr_append, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_value_ok, msg_headers,
+    grpc_prefix, grpc_split, hdr_append, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok, hdr_value_ok, msg_headers,
     msg_decode, msg_next_header,
 )
 from fasttunnel.engine._exchange cimport Exchange
-from fasttunnel.engine._grpc cimport decode_message, status_for_http
+from fasttunnel.engine._grpc cimport decode_message, is_grpc_type, status_for_http
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_text, nv_start
 
 cdef enum:
@@ -196,7 +196,7 @@ cdef class BackendCall(H2Stream):
         cdef bint typed = False
         self.splitter.max_fragment = self.exchange.carrier.max_fragment
         self.splitter.max_message_bytes = self.plan.target.grpc_message_bytes
-        if not hdr_value_ok(path, len(path)) or b" " in path or not hdr_value_ok(authority, len(authority)):
+        if not hdr_target_ok(path, len(path)) or not hdr_value_ok(authority, len(authority)):
             return 1
         nv_start(&conn.nv, <size_t>(m.end - m.run))
         nv_add_text(&conn.nv, ":method", "POST")
@@ -250,7 +250,7 @@ cdef class BackendCall(H2Stream):
                 self.message = decode_message(value[:value_len])
                 return 0
             if hdr_is(name, name_len, "content-type"):
-                self.typed = value[:value_len].startswith(b"application/grpc")
+                self.typed = is_grpc_type(value[:value_len])
         elif name_len == 23 and hdr_is(name, name_len, "grpc-status-details-bin"):
             self.details = decode_details(value[:value_len])
             return 0

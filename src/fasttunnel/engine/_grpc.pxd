@@ -1,6 +1,7 @@
-"""Odds of the gRPC over HTTP/2 protocol that are no framing: time-outs, status messages, statuses for HTTP errors."""
+"""Odds of the gRPC over HTTP/2 protocol that are no framing: content types, time-outs, status messages, statuses for HTTP errors."""
 from libc.stdint cimport uint8_t
 
+cdef bint is_grpc_type(bytes content_type)
 cdef double decode_timeout(const uint8_t *value, size_t n) noexcept     # seconds; -1: malformed
 cdef bytes encode_message(bytes text)                                    # grpc-message, percent-encoded
 cdef bytes decode_message(bytes text)                                    # UTF-8; what is not is replaced

@@ -7,6 +7,11 @@ from libc.stdint cimport uint8_t, uint64_t
 _PLAIN = re.compile(rb"[\x20-\x24\x26-\x7e]*").fullmatch
 
 
+cdef bint is_grpc_type(bytes content_type):
+    """application/grpc-web is another protocol."""
+    return content_type.startswith(b"application/grpc") and content_type[16:17] in (b"", b"+", b";")
+
+
 cdef double decode_timeout(const uint8_t *value, size_t n) noexcept:
     """Timeout: at most 8 digits and a unit. Returns seconds, at least a millisecond; -1: malformed."""
     cdef double seconds

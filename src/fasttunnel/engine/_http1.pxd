@@ -43,7 +43,6 @@ cdef class Head:
 cdef Py_ssize_t parse_trailers(const uint8_t *data, size_t n, size_t limit, uint8_t tag, Buf *block) except -1
 cdef bytes websocket_accept(bytes key)
 cdef bint host_ok(bytes host)
-cdef bint is_utf8(bytes text)
 
 
 cdef struct BodyWriter:                 # what is still owed of the body being written

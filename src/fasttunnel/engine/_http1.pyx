@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset, strlen
 
 from fasttunnel._core cimport (
     BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, HeaderIter, buf_free, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_is,
-    hdr_name_ok, hdr_value_ok, head_end, msg_headers, msg_next_header,
+    hdr_name_ok, hdr_target_ok, hdr_value_ok, head_end, msg_headers, msg_next_header,
 )
 from fasttunnel.engine._io cimport out_append, out_reserve
 
@@ -210,12 +210,10 @@ cdef class Head:
             self.target = rest[len(authority):] or b"/"
             if self.target[:1] == b"?":
                 self.target = b"/" + self.target
-        if b"#" in self.target:
-            raise BadMessage(400, "fragment in the request target")
+        if not hdr_target_ok(self.target, len(self.target)):
+            raise BadMessage(400, "bad request target")
         if not host_ok(self.host):
             raise BadMessage(400, "bad Host")
-        if not is_utf8(self.target):
-            raise BadMessage(400, "the request target is neither ASCII nor UTF-8")
         self.websocket = self.upgrade and self.method == b"GET"
         return 0
 
@@ -234,17 +232,6 @@ cdef class Head:
 cdef bint host_ok(bytes host):
     """A host name or address with or without a port (RFC 9110 7.2), and nothing that another field could take for syntax."""
     return _HOST(host) is not None
-
-
-cdef bint is_utf8(bytes text):
-    """Whether it may be put into a `string` of a TunnelMessage."""
-    if text.isascii():
-        return True
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 cdef class TrailerSink:

@@ -17,8 +17,8 @@ from fasttunnel._core cimport (
     msg_next_header,
 )
 from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of, trace_id_of
-from fasttunnel.engine._grpc cimport decode_timeout, encode_message
-from fasttunnel.engine._http1 cimport has_fields, host_ok, is_utf8
+from fasttunnel.engine._grpc cimport decode_timeout, encode_message, is_grpc_type
+from fasttunnel.engine._http1 cimport has_fields, host_ok
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
 from fasttunnel.engine._link cimport Link
 
@@ -135,8 +135,7 @@ cdef class PublicStream(H2Stream):
             return 0                        # trailers: pump() sends them with the last chunk
         self.headers_done = True
         self.is_head = self.method == b"HEAD"
-        if self.content_type is not None and self.content_type.startswith(b"application/grpc"):
-            self.is_grpc = self.method == b"POST" and self.content_type[16:17] in (b"", b"+", b";")
+        self.is_grpc = self.method == b"POST" and self.content_type is not None and is_grpc_type(self.content_type)
         return 0
 
     cdef int begin(self) except -1:
@@ -151,7 +150,7 @@ cdef class PublicStream(H2Stream):
             return self.answer_error(414, b"request target above the limit")
         self.authority = self.authority or b""
         if (self.odd_head or not self.path.startswith(b"/") and not (self.path == b"*" and self.method == b"OPTIONS")
-                or not hdr_target_ok(self.path, len(self.path)) or not is_utf8(self.path) or not host_ok(self.authority)
+                or not hdr_target_ok(self.path, len(self.path)) or not host_ok(self.authority)
                 or not hdr_name_ok(self.method, len(self.method))):
             return self.answer_error(400, b"bad scheme, path, host or method")
         if self.is_grpc and self.timeout_s < 0:

@@ -1,7 +1,7 @@
 """Header fields: what passes from one protocol into another, and what belongs to one connection only."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from fasttunnel.reference.messages import BadMessage, Field, Head
 from fasttunnel.wire.tunnel_pb2 import Header, WebSocketRequest, WebSocketResponse
@@ -17,7 +17,7 @@ NOT_IN_TRAILERS = FORWARDING | {b"content-length", b"host", b"trailer"}
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # token, RFC 9110 5.6.2
 _VALUE = re.compile(rb"([^\x00-\x20\x7f]([^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?")  # RFC 9110 5.5
-_TARGET = re.compile(rb"[^\x00-\x20\x7f#]+")
+_TARGET = re.compile(rb"[!\"$-~]+")
 # A name or address with or without a port, and nothing that Forwarded could take for syntax.
 _HOST = re.compile(rb"[A-Za-z0-9._~-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 _TRACE = re.compile(rb"[0-9A-Za-z]+-([0-9A-Za-z]{32})-[^-]+-.*")  # W3C Trace Context 3.2.2
@@ -43,13 +43,12 @@ def check(fields: Iterable[Field], *, status: int = 0) -> None:
         raise BadMessage("bad header field", status=status)
 
 
-def is_utf8(text: bytes) -> bool:
-    """Whether it can be a `string` of the wire contract."""
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def content_length(fields: Iterable[Field]) -> int:
+    """Of the body that follows; -1: not known before. Raises BadMessage."""
+    lengths = get_all(fields, b"content-length")
+    if len(lengths) > 1 or (lengths and not re.fullmatch(rb"[0-9]{1,19}", lengths[0])):
+        raise BadMessage("bad content-length")
+    return int(lengths[0]) if lengths else -1
 
 
 def check_target(method: bytes, target: bytes, authority: bytes) -> None:
@@ -57,7 +56,7 @@ def check_target(method: bytes, target: bytes, authority: bytes) -> None:
     if method == b"CONNECT":
         raise BadMessage("CONNECT is not served here", status=405)
     path = target[:1] == b"/" or (target == b"*" and method == b"OPTIONS")
-    if not path or not _TARGET.fullmatch(target) or not is_utf8(target):
+    if not path or not _TARGET.fullmatch(target):
         raise BadMessage("bad request target", status=400)
     if not _HOST.fullmatch(authority):
         raise BadMessage("bad Host", status=400)
@@ -79,12 +78,12 @@ def to_tunnel(fields: Iterable[Field], *, without: Iterable[bytes] = ()) -> list
     return passing
 
 
-def from_tunnel(headers: Iterable[Header], *, without: Iterable[bytes] = ()) -> list[Field]:
+def from_tunnel(headers: Iterable[Header], *, without: Collection[bytes] = ()) -> list[Field]:
     """Fields of a TunnelMessage for a socket. Raises BadMessage: the other end is not believed to have checked them."""
     fields = [(header.name.encode(), header.value) for header in headers]
     check(fields)
-    dropped = HOP_BY_HOP | frozenset(without)
-    return [(n, v) for n, v in fields if n.lower() not in dropped or (n.lower(), v) == (b"te", b"trailers")]
+    passing = [field for field in fields if field[0].lower() not in without]
+    return [(n, v) for n, v in passing if n.lower() not in HOP_BY_HOP or (n.lower(), v) == (b"te", b"trailers")]
 
 
 def of_request(head: Head, address: str, *, without: Iterable[bytes] = ()) -> list[Header]:

@@ -121,7 +121,7 @@ class Http1Stream(HttpStream):
         else:
             head = Head(of_message, status=event.status_code)
         if not isinstance(event, h11.InformationalResponse):
-            self._before_chunk = coded
+            self._before_chunk = coded and (self.public or self.has_body(head))
             self._read_body()
         return head
 
@@ -231,6 +231,7 @@ class Http1Stream(HttpStream):
 
     def _events(self, part: Part) -> Iterator[Any]:
         if part.head is not None:
+            self.answer_to = self.answer_to if self.public else part.head.method
             yield self._answer_event(part) if self.public else self._request_event(part)
             self._has_body = not self.public or self.has_body(part.head)
             self._chunked = self._has_body and fields.get(part.head.fields, b"content-length") is None

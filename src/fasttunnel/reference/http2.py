@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h2.config
@@ -19,7 +19,17 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes, Settings
 
 from fasttunnel.errors import ResetCode
-from fasttunnel.reference.messages import BadMessage, Field, Head, HttpStream, Part, RequestReset, Unprocessed
+from fasttunnel.reference import fields
+from fasttunnel.reference.messages import (
+    BODILESS,
+    BadMessage,
+    Field,
+    Head,
+    HttpStream,
+    Part,
+    RequestReset,
+    Unprocessed,
+)
 
 READ_BYTES = 65_536
 STREAM_WINDOW = 262_144
@@ -51,16 +61,26 @@ class Http2Stream(HttpStream):
 
     # -- what the peer sends; called by the connection
 
-    def came(self, *, head: Head | None = None, data: bytes = b"", ended: bool = False) -> None:
+    def came(
+        self, *, head: Head | None = None, data: bytes = b"", trailers: Sequence[Field] = (), ended: bool = False
+    ) -> None:
+        """h2 has checked some of it; what is malformed all the same ends the stream (8.1.1)."""
+        try:
+            fields.check(head.fields if head is not None else trailers)
+            if head is not None and head.status not in BODILESS:
+                self._unread = fields.content_length(head.fields)
+            self._unread -= len(data) if self._unread >= 0 else 0
+            if ended and self._unread > 0:
+                raise BadMessage("the body is shorter than its content-length")
+        except BadMessage as error:
+            return self._reset(ErrorCodes.PROTOCOL_ERROR, error)
         if head is not None:
             self._heads.append(head)
-            length = next((value for name, value in head.fields if name == b"content-length"), b"")
-            self._unread = int(length) if length.isdigit() else -1
         if self._pieces:
             self._pieces[0] += data
         elif data:
             self._pieces.append(bytearray(data))
-        self._unread -= len(data) if self._unread >= 0 else 0
+        self.trailers = list(trailers)
         self._complete = self._complete or ended
         self.changed.set()
 
@@ -76,6 +96,10 @@ class Http2Stream(HttpStream):
                 meaning = BACKEND_CODES.get(code, ResetCode.PROTOCOL_ERROR)
                 self._failure = RequestReset(meaning, f"the backend {why}")
         self.changed.set()
+
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None
 
     # -- reading
 
@@ -150,12 +174,20 @@ class Http2Stream(HttpStream):
         self.acknowledge(len(self.take()))
         self._connection.forget(self)
 
-    def _reset(self, code: ErrorCodes) -> None:
+    def _reset(self, code: ErrorCodes, why: RequestReset | None = None) -> None:
         if self._failure is None:
-            self._failure = RequestReset(ResetCode.CANCELLED, "the stream was reset")
+            self._failure = why or RequestReset(ResetCode.CANCELLED, "the stream was reset")
+            self.changed.set()
             with contextlib.suppress(h2.exceptions.ProtocolError):  # it is closed already
                 self._connection.h2.reset_stream(self.id, code)
             self._connection.flush()
+
+
+class _StateMachine(h2.connection.H2ConnectionStateMachine):
+    """That of h2 takes no frame behind a GOAWAY, but the streams that are open go on (6.8)."""
+
+    def process_input(self, input_: h2.connection.ConnectionInputs) -> list[Any]:
+        return [] if input_ is h2.connection.ConnectionInputs.RECV_GOAWAY else super().process_input(input_)
 
 
 class Http2Connection:
@@ -180,6 +212,7 @@ class Http2Connection:
         self.h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=not self.public, header_encoding=None)
         )
+        self.h2.state_machine = _StateMachine()
         # Larger lists than allowed are still read, so that the stream can be answered 431 and its neighbours live on.
         self.h2.local_settings = Settings(
             client=not self.public,
@@ -228,12 +261,11 @@ class Http2Connection:
                 stream.answer_to = head.method
                 stream.came(head=head, ended=ended)
                 assert self._on_request is not None
-                self._on_request(stream, head)
+                (self.forget(stream) if stream.failed else self._on_request(stream, head))
             case h2.events.ResponseReceived() | h2.events.InformationalResponseReceived() if stream is not None:
                 stream.came(head=_head_of(event.headers), ended=ended)
             case h2.events.TrailersReceived() if stream is not None:
-                stream.trailers = list(event.headers)
-                stream.came(ended=True)
+                stream.came(trailers=event.headers, ended=True)
             case h2.events.DataReceived():
                 padding = event.flow_controlled_length - len(event.data)
                 self.acknowledge(event.stream_id, padding if stream is not None else event.flow_controlled_length)
@@ -252,6 +284,7 @@ class Http2Connection:
                 for each in self.streams.values():
                     if not self.public and each.id > (event.last_stream_id or 0):
                         each.fail(event.error_code, unprocessed=True)  # RFC 9113 6.8
+                self._close_unused()
 
     @property
     def capacity(self) -> int:
@@ -295,6 +328,12 @@ class Http2Connection:
         self.streams.pop(stream.id, None)
         self.opened.discard(stream)
         self._changed.set()
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        """Behind a GOAWAY, with the last stream."""
+        if not self.usable and not self.streams:
+            self.writer.close()
 
     def flush(self) -> None:
         if (data := self.h2.data_to_send()) and not self.writer.is_closing():
@@ -312,9 +351,9 @@ def _head_of(headers: list[Field]) -> Head:
     others = [(name, value) for name, value in headers if name[:1] != b":" and name != b"cookie"]
     if crumbs:
         others.append((b"cookie", b"; ".join(crumbs)))
-    authority = pseudo.get(b":authority") or next((value for name, value in others if name == b"host"), b"")
-    scheme = pseudo.get(b":scheme", b"http")
-    target = pseudo.get(b":path", b"") if scheme in (b"http", b"https") else b""
+    authority = pseudo.get(b":authority", fields.get(others, b"host") or b"")
+    ours = pseudo.get(b":scheme") in (b"http", b"https") and authority  # 8.3.1: both have one
+    target = pseudo.get(b":path", b"") if ours else b""
     return Head(others, pseudo.get(b":method", b""), target, authority, int(pseudo.get(b":status", b"0")))
 
 

@@ -108,7 +108,7 @@ class HttpStream(ABC):
     def __init__(self) -> None:
         self.trailers: list[Field] = []  # of the peer
         self.begun = False  # our final head is out: the status cannot be changed any more
-        self.answer_to = b""  # method of the request
+        self.answer_to = b""  # method of the request that the answer is for
         self.final = False  # the connection is to end with our answer, where it serves one request at a time
         self._pieces: deque[bytes | bytearray] = deque()  # of the body, as they came
         self._complete = False
@@ -146,7 +146,7 @@ class HttpStream(ABC):
         """Break off what we send, so that nobody takes it for complete."""
 
     def has_body(self, head: Head) -> bool:
-        """Whether an answer of ours with this head may have a body."""
+        """Whether an answer with this head may have a body."""
         return not (self.answer_to == b"HEAD" or head.status in BODILESS)
 
 
