@@ -248,6 +248,29 @@ async def test_a_stalled_upload_of_an_http2_stream(ends: Ends) -> None:
     await stalled.done()
 
 
+@pytest.mark.parametrize("end", ["stream", "connection"])
+async def test_a_stalled_upload_that_is_given_up(ends: Ends, end: str) -> None:
+    """Nobody waits until the backend reads on."""
+    public = await connect_http2(ends.stack, ends.tunnel.host, ends.tunnel.port)
+    stalled = await public.open("POST", "/stalled", end=False)
+    backend = await ends.backend.accept()
+    await backend.head()
+    backend.writer.transport.pause_reading()
+
+    async def upload() -> None:
+        while True:
+            await stalled.send(BLOCK)
+
+    uploading = asyncio.ensure_future(upload())
+    await neighbour(ends)
+    uploading.cancel()
+    if end == "stream":
+        await stalled.cancel()
+    else:
+        public.peer.drop()
+    await ends.tunnel.until_idle()
+
+
 async def test_a_stalled_grpc_stream(stack: AsyncExitStack) -> None:
     """In both directions, with a lively call on the same channel."""
     sent = {"down": 0, "up": 0}

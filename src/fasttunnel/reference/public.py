@@ -184,6 +184,7 @@ class PublicConnection:
                 self._upload(exchange, stream, head, translation),
                 _deadline(exchange, timeout_s),
                 exchange.overdue(),
+                *([stream.gone()] if isinstance(stream, Http2Stream) else []),  # also while the tunnel takes no more
             )
             exchange.finish()
         except RequestReset as reset:
