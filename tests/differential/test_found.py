@@ -1,13 +1,11 @@
 """What the differential tests have found in the compiled engine, as it was minimised; asyncio has some of it still."""
 
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from tests.support.cells import ALIKE, Cells, Stage
-from tests.support.conversation import Backend, Reply, start_conversation
-from tests.support.http2 import connect_http2
+from tests.support.conversation import Reply, start_conversation
 from tests.support.raw import answer, request
 
 CYTHON = ALIKE[0]
@@ -65,33 +63,3 @@ def test_a_pipelined_request_does_not_cost_the_answer_before_it(cells: Cells) ->
     seen = cells.play(CYTHON, play)
     assert seen["ended"] == "closed"
     assert len(seen["requests"]) == 1
-
-
-@pytest.mark.parametrize("cell", [CYTHON, ("cython", "asyncio")])
-def test_trailers_of_an_answer_without_a_body(cells: Cells, cell: tuple[str, str]) -> None:
-    """They are lost neither when they come alone, nor with the head, as the asyncio client sends them."""
-    reply = Reply([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: 1\r\n\r\n"])
-    stream = cells.play(cell, lambda stage: ask_http2(stage, reply))
-    assert (stream.status, stream.body, stream.trailers, stream.ended) == (200, b"", [("x-t", "1")], True)
-
-
-@pytest.mark.parametrize(
-    ("field", "status"),
-    [
-        (("host", "public.EXAMPLE"), 200),
-        (("host", "other.example"), 400),  # RFC 9113 8.3.1: it differs from :authority
-        (("grpc-timeout", "nonsense"), 200),  # it means something in gRPC only
-    ],
-)
-def test_fields_of_http2_requests(cells: Cells, field: tuple[str, str], status: int) -> None:
-    assert cells.play(CYTHON, lambda stage: ask_http2(stage, FINE, field)).status == status
-
-
-async def ask_http2(stage: Stage, reply: Reply, *fields: tuple[str, str]) -> Any:
-    async with AsyncExitStack() as stack:
-        backend = Backend(stage, [reply], lambda *_: True)
-        connection = await connect_http2(stack, stage.tunnel.host, stage.tunnel.port)
-        connection.protocol.config.validate_outbound_headers = False
-        stream = await connection.ask("GET", "/", *fields)
-    await backend.finish()
-    return stream

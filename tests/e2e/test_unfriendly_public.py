@@ -20,6 +20,7 @@ from tests.support.web import start_web
 CHUNKED = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 OVERLOADED = 8
+CONNECTION = pytest.mark.differs("asyncio server", "h2 ends the whole connection of the visitor")
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -109,6 +110,48 @@ async def test_bytes_that_are_no_utf8_over_http2(scene: Scene, pseudo: dict[str,
     assert scene.backend.waiting == 0
 
 
+@pytest.mark.parametrize(
+    ("pseudo", "fields"),
+    [
+        ({"path": b"/\xc3\xa9"}, []),  # RFC 9113 8.3.1, RFC 3986 3.3: UTF-8 is no path either
+        ({"path": b"/#fragment"}, []),
+        ({"path": b"/a b"}, []),
+        ({"method": b"b d"}, []),
+        ({"method": b""}, []),
+        ({"authority": b""}, []),
+        ({"authority": b"["}, []),
+        ({}, [(b"x-delete", b"\x7f")]),
+        pytest.param({}, [(b"x name", b"1")], marks=CONNECTION),
+        ({}, [(b"content-length", b"5")]),  # RFC 9113 8.1.1: and there is no body
+        pytest.param({}, [(b"content-length", b"+0")], marks=CONNECTION),
+        ({}, [(b"content-length", b"0"), (b"content-length", b"0")]),
+    ],
+)
+@pytest.mark.parametrize("kind", [b"text/plain", b"application/grpc"])
+async def test_malformed_heads_over_http2(
+    scene: Scene, pseudo: dict[str, bytes], fields: list[tuple[bytes, bytes]], kind: bytes
+) -> None:
+    connection = await open_loose(scene)
+    stream = await send_head(connection, (b"content-type", kind), *fields, **{"method": b"POST"} | pseudo)
+    assert is_refused(await stream.done())
+    await scene.neighbour.lives()
+    assert scene.backend.waiting == 0
+
+
+@CONNECTION
+async def test_a_host_field_beside_the_authority(scene: Scene) -> None:
+    """RFC 9113 8.3.1: it says where the request goes, and so does :authority."""
+    connection = await open_loose(scene)
+    assert (await (await send_head(connection, (b"host", b"other.example"))).done()).status == 400
+    assert scene.backend.waiting == 0
+    stream = await send_head(connection, (b"host", b"PUBLIC.example"))
+    backend = await scene.backend.accept()
+    assert (await backend.head()).all("host") == ["public.example"]
+    await backend.send(answer("200 OK"))
+    assert (await stream.done()).status == 200
+    await scene.neighbour.lives()
+
+
 async def test_a_host_field_without_authority_is_checked_too(scene: Scene) -> None:
     connection = await open_loose(scene)
     stream = Stream(connection, 1)
@@ -141,7 +184,7 @@ async def test_bytes_in_field_values_pass(scene: Scene) -> None:
     [
         b"http://internal.example/secret",
         b"nosl",
-        pytest.param(b"", marks=pytest.mark.differs("asyncio server", "h2 ends the whole connection of the visitor")),
+        pytest.param(b"", marks=CONNECTION),
         b"*",
     ],
 )
