@@ -17,6 +17,7 @@ NOT_IN_TRAILERS = FORWARDING | {b"content-length", b"host", b"trailer"}
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # token, RFC 9110 5.6.2
 _VALUE = re.compile(rb"([^\x00-\x20\x7f]([^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?")  # RFC 9110 5.5
+# Visible ASCII (RFC 3986 has no other characters), without a fragment.
 _TARGET = re.compile(rb"[!\"$-~]+")
 # A name or address with or without a port, and nothing that Forwarded could take for syntax.
 _HOST = re.compile(rb"[A-Za-z0-9._~-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
@@ -62,6 +63,24 @@ def check_target(method: bytes, target: bytes, authority: bytes) -> None:
         raise BadMessage("bad Host", status=400)
     if not _NAME.fullmatch(method):
         raise BadMessage("bad method", status=400)
+
+
+def from_http2(headers: Iterable[Field]) -> Head:
+    """h2 has checked which pseudo-header fields there are, and how often, and has joined cookies (RFC 9113 8.2.3)."""
+    pseudo = {name: value for name, value in headers if name[:1] == b":"}
+    others = [(name, value) for name, value in headers if name[:1] != b":"]
+    authority = pseudo.get(b":authority", get(others, b"host") or b"")
+    ours = pseudo.get(b":scheme") in (b"http", b"https") and authority  # 8.3.1: both schemes have one
+    target = pseudo.get(b":path", b"") if ours else b""
+    return Head(others, pseudo.get(b":method", b""), target, authority, int(pseudo.get(b":status", b"0")))
+
+
+def to_http2(head: Head) -> list[Field]:
+    """h2 writes names in lower case."""
+    if head.status:
+        return [(b":status", b"%d" % head.status), *head.fields]
+    first = [(b":method", head.method), (b":scheme", b"http"), (b":path", head.target), (b":authority", head.authority)]
+    return first + head.fields
 
 
 def to_tunnel(fields: Iterable[Field], *, without: Iterable[bytes] = ()) -> list[Header]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import h2.config
@@ -20,16 +20,7 @@ from h2.settings import SettingCodes, Settings
 
 from fasttunnel.errors import ResetCode
 from fasttunnel.reference import fields
-from fasttunnel.reference.messages import (
-    BODILESS,
-    BadMessage,
-    Field,
-    Head,
-    HttpStream,
-    Part,
-    RequestReset,
-    Unprocessed,
-)
+from fasttunnel.reference.messages import BODILESS, BadMessage, Head, HttpStream, Part, RequestReset, Unprocessed
 
 READ_BYTES = 65_536
 STREAM_WINDOW = 262_144
@@ -61,28 +52,27 @@ class Http2Stream(HttpStream):
 
     # -- what the peer sends; called by the connection
 
-    def came(
-        self, *, head: Head | None = None, data: bytes = b"", trailers: Sequence[Field] = (), ended: bool = False
-    ) -> None:
-        """h2 has checked some of it; what is malformed all the same ends the stream (8.1.1)."""
+    def came(self, head: Head | None = None, data: bytes = b"", *, ended: bool = False) -> bool:
+        """What h2 has not found malformed may be so all the same, which ends the stream (8.1.1): then False."""
         try:
-            fields.check(head.fields if head is not None else trailers)
+            fields.check(head.fields if head is not None else self.trailers)
             if head is not None and head.status not in BODILESS:
                 self._unread = fields.content_length(head.fields)
             self._unread -= len(data) if self._unread >= 0 else 0
             if ended and self._unread > 0:
                 raise BadMessage("the body is shorter than its content-length")
         except BadMessage as error:
-            return self._reset(ErrorCodes.PROTOCOL_ERROR, error)
+            self._reset(ErrorCodes.PROTOCOL_ERROR, error)
+            return False
         if head is not None:
             self._heads.append(head)
         if self._pieces:
             self._pieces[0] += data
         elif data:
             self._pieces.append(bytearray(data))
-        self.trailers = list(trailers)
         self._complete = self._complete or ended
         self.changed.set()
+        return True
 
     def fail(self, code: int | None, *, unprocessed: bool = False) -> None:
         """The stream was reset by the peer, or (None) its connection is lost. What has come before is still read."""
@@ -96,10 +86,6 @@ class Http2Stream(HttpStream):
                 meaning = BACKEND_CODES.get(code, ResetCode.PROTOCOL_ERROR)
                 self._failure = RequestReset(meaning, f"the backend {why}")
         self.changed.set()
-
-    @property
-    def failed(self) -> bool:
-        return self._failure is not None
 
     # -- reading
 
@@ -136,7 +122,7 @@ class Http2Stream(HttpStream):
         if part.head is not None:
             self.id = self.id or self._connection.number(self)
             end = (part.last or self._bodiless) and not data and not trailers
-            self._write("send_headers", _lower(_pseudo(part.head) + part.head.fields), end)
+            self._write("send_headers", fields.to_http2(part.head), end)
             self.begun = not part.interim
             if end:
                 return
@@ -149,7 +135,7 @@ class Http2Stream(HttpStream):
             self._write("send_data", piece, part.last and not data and not trailers)
             await self._connection.drain()
         if trailers or (part.last and not part.data and not self._bodiless):
-            self._write(*(("send_headers", _lower(trailers), True) if trailers else ("send_data", b"", True)))
+            self._write(*(("send_headers", trailers, True) if trailers else ("send_data", b"", True)))
 
     def _write(self, how: str, what: Any, end: bool) -> None:
         if self._failure is not None:
@@ -257,15 +243,15 @@ class Http2Connection:
         match event:
             case h2.events.RequestReceived():
                 stream = self.streams[event.stream_id] = Http2Stream(self, event.stream_id)
-                head = _head_of(event.headers)
+                head = fields.from_http2(event.headers)
                 stream.answer_to = head.method
-                stream.came(head=head, ended=ended)
                 assert self._on_request is not None
-                (self.forget(stream) if stream.failed else self._on_request(stream, head))
+                (self._on_request(stream, head) if stream.came(head, ended=ended) else self.forget(stream))
             case h2.events.ResponseReceived() | h2.events.InformationalResponseReceived() if stream is not None:
-                stream.came(head=_head_of(event.headers), ended=ended)
+                stream.came(fields.from_http2(event.headers), ended=ended)
             case h2.events.TrailersReceived() if stream is not None:
-                stream.came(trailers=event.headers, ended=True)
+                stream.trailers = list(event.headers)
+                stream.came(ended=True)
             case h2.events.DataReceived():
                 padding = event.flow_controlled_length - len(event.data)
                 self.acknowledge(event.stream_id, padding if stream is not None else event.flow_controlled_length)
@@ -342,26 +328,3 @@ class Http2Connection:
     async def drain(self) -> None:
         with contextlib.suppress(ConnectionError):  # run() tells
             await self.writer.drain()
-
-
-def _head_of(headers: list[Field]) -> Head:
-    """h2 has checked which pseudo-header fields there are, and how often. Cookie crumbs are joined (8.2.3)."""
-    pseudo = {name: value for name, value in headers if name[:1] == b":"}
-    crumbs = [value for name, value in headers if name == b"cookie"]
-    others = [(name, value) for name, value in headers if name[:1] != b":" and name != b"cookie"]
-    if crumbs:
-        others.append((b"cookie", b"; ".join(crumbs)))
-    authority = pseudo.get(b":authority", fields.get(others, b"host") or b"")
-    ours = pseudo.get(b":scheme") in (b"http", b"https") and authority  # 8.3.1: both have one
-    target = pseudo.get(b":path", b"") if ours else b""
-    return Head(others, pseudo.get(b":method", b""), target, authority, int(pseudo.get(b":status", b"0")))
-
-
-def _lower(headers: list[Field]) -> list[Field]:
-    return [(name.lower(), value) for name, value in headers]
-
-
-def _pseudo(head: Head) -> list[Field]:
-    if head.status:
-        return [(b":status", b"%d" % head.status)]
-    return [(b":method", head.method), (b":scheme", b"http"), (b":path", head.target), (b":authority", head.authority)]
