@@ -47,6 +47,8 @@ class ServerLimits(TypedDict, total=False):
 
     initial_window: int
     max_fragment: int
+    max_window: int
+    window_budget: int
     header_list_bytes: int
     target_bytes: int
     ws_message_bytes: int
@@ -61,6 +63,8 @@ class ClientLimits(TypedDict, total=False):
 
     initial_window: int
     max_fragment: int
+    max_window: int
+    window_budget: int
     header_list_bytes: int
     ws_message_bytes: int
     grpc_message_bytes: int

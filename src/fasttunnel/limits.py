@@ -19,6 +19,12 @@ MAX_FRAGMENT_BYTES: Final = 131_072
 INITIAL_WINDOW_BYTES: Final = 262_144
 """Credit of a request before more is granted, each way: what a stalled reader may cost in memory at each end."""
 
+TUNED_WINDOW_BYTES: Final = 16 * 1024 * 1024
+"""What the window of a request may grow to by itself where the way is long: 1.3 Gbit/s over 100 ms."""
+
+WINDOW_BUDGET_BYTES: Final = 64 * 1024 * 1024
+"""What all windows of a process may have grown by, together, so that memory stays bounded."""
+
 MAX_WINDOW_BYTES: Final = 2**31 - 1
 """Largest credit, as in HTTP/2 (RFC 9113 6.9.1)."""
 

@@ -322,7 +322,10 @@ async def test_a_malformed_message_is_logged_with_its_place(stack: AsyncExitStac
     async with asyncio.timeout(WAIT_S):
         assert wire.TunnelMessage.FromString(await call.read()).HasField("registered")
         await call.write(b"\x12\x01a\x32\x04\x12\x02\x0a\x05")  # a header's name of 5 bytes, of which there is none
-        assert await call.code() == grpc.StatusCode.INTERNAL
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            while await call.read() is not grpc.aio.EOF:  # heartbeats
+                pass
+        assert caught.value.code() == grpc.StatusCode.INTERNAL
     await events.until(lambda: len(events.warnings) == 1)
     assert "malformed TunnelMessage" in events.warnings[0]
     assert " at byte " in events.warnings[0]

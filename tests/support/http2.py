@@ -48,6 +48,8 @@ class Stream:
                     if self.reset is not None:
                         return
                     await connection.changed()
+            if self.reset is not None:
+                return
             window = connection.protocol.local_flow_control_window(self.number)
             size = min(len(data), window, connection.protocol.max_outbound_frame_size)
             last = size == len(data)

@@ -9,9 +9,13 @@ from tests.support.raw import Peer, connect, start_raw
 class Relay:
     """Carries each connection that comes to `address` on to the target."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, delay_s: float = 0) -> None:
         self.address = address
         self.connections = 0
+        self.passed = 0  # bytes, both ways
+        self.mark = b""  # to be looked for; `marked` is then what had passed before it
+        self.marked = 0
+        self._delay_s = delay_s
         self._open: list[tuple[Peer, Peer]] = []  # towards the client, towards the target
         self._silent: list[Peer] = []  # towards the target: left open
         self._holding = False
@@ -51,7 +55,12 @@ class Relay:
             far.drop()
 
     async def _pump(self, source: Peer, target: Peer) -> None:
+        if self._delay_s:
+            return await self._pump_late(source, target)
         while data := await source.reader.read(2**20):
+            if self.mark and (at := data.find(self.mark)) >= 0:
+                self.marked = self.passed + at
+            self.passed += len(data)
             if self._holding and (target, source) in self._open:
                 self._kept.setdefault(target, bytearray()).extend(data)
             else:
@@ -60,11 +69,20 @@ class Relay:
         if target not in self._silent:
             target.writer.write_eof()
 
+    async def _pump_late(self, source: Peer, target: Peer) -> None:
+        """A long way: everything arrives later, however much of it there is."""
+        loop = asyncio.get_running_loop()
+        while data := await source.reader.read(2**20):
+            loop.call_later(self._delay_s, target.writer.write, data)
+        loop.call_later(self._delay_s, target.writer.write_eof)
 
-async def start_relay(stack: AsyncExitStack, target: str) -> Relay:
-    """A relay to `target` (HOST:PORT)."""
-    listener = await start_raw(stack)
-    relay = Relay(listener.address)
+
+async def start_relay(
+    stack: AsyncExitStack, target: str, *, delay_s: float = 0, receive_buffer: int | None = None
+) -> Relay:
+    """A relay to `target` (HOST:PORT). `delay_s` is the time of one way."""
+    listener = await start_raw(stack, receive_buffer)
+    relay = Relay(listener.address, delay_s)
     host, _, port = target.rpartition(":")
     tasks: set[asyncio.Future[None]] = set()
 

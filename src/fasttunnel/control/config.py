@@ -83,6 +83,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     initial_window: Window = limits.INITIAL_WINDOW_BYTES
     max_fragment: Fragment = limits.FRAGMENT_BYTES
     header_list_bytes: HeaderList = limits.HEADER_LIST_BYTES
+    max_window: Window = limits.TUNED_WINDOW_BYTES  # that windows grow to where the way is long
+    window_budget: Size = limits.WINDOW_BUDGET_BYTES  # that all of them grow by, together
     target_bytes: HeaderList = limits.TARGET_BYTES
     ws_message_bytes: Size = limits.WS_MESSAGE_BYTES
     grpc_message_bytes: Size = limits.GRPC_MESSAGE_BYTES
@@ -113,6 +115,8 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     header_list_bytes: HeaderList = limits.HEADER_LIST_BYTES
     ws_message_bytes: Size = limits.WS_MESSAGE_BYTES
     grpc_message_bytes: Size = limits.GRPC_MESSAGE_BYTES
+    max_window: Window = limits.TUNED_WINDOW_BYTES
+    window_budget: Size = limits.WINDOW_BUDGET_BYTES
     connect_timeout_s: Positive = limits.CONNECT_TIMEOUT_S
     backoff_min_s: Positive = limits.BACKOFF_MIN_S
     backoff_max_s: Positive = limits.BACKOFF_MAX_S

@@ -22,11 +22,19 @@ cdef class Endpoint:
     cdef int on_credit(self) except -1
 
 
+cdef class WindowBudget:
+    """Payload bytes by which the windows of all requests of an engine may grow together beyond their first size."""
+    cdef readonly int64_t left
+    cdef int64_t max_window             # of one request
+
+
 cdef class Carrier:
     """The side of an exchange that faces the tunnel."""
     cdef uint64_t max_fragment          # payload bytes of one message towards this peer
     cdef int64_t peer_window            # credit of a new exchange towards the peer
     cdef int64_t local_window           # credit that the peer has towards us at first
+    cdef WindowBudget budget            # what windows may grow by; None: they do not grow
+    cdef double round_trip_s            # to the peer and back; 0: not known yet
 
     cdef int send(self, Msg *m) except -1
     cdef int send_frame(self, Exchange exchange, const WsFrame *frame) except -1
@@ -49,7 +57,8 @@ cdef class Exchange:
     cdef uint8_t sending                # Flow
     cdef uint8_t receiving
     cdef uint8_t received_more          # the last chunk received was a fragment, its message goes on
-    cdef uint8_t waiting                # in the carrier's ring of exchanges that wait for room
+    cdef uint8_t waiting                # for its turn in the carrier
+    cdef int64_t share                  # bytes that it may still send before its turns come after those of others
     cdef uint32_t send_sequence         # next to send
     cdef uint32_t receive_sequence      # next expected
     cdef uint32_t grpc_stream_id        # HTTP/2 stream of our own socket
@@ -58,6 +67,8 @@ cdef class Exchange:
     cdef int64_t receive_credit
     cdef int64_t held                   # received, not yet handed on
     cdef int64_t ungranted              # received and handed on, not yet granted again
+    cdef int64_t window                 # what the peer may have under way: local_window, and what it has grown by
+    cdef double granted_s               # time of the last grant
     # for the record; messages are chunks of HTTP, messages of gRPC, frames of WebSocket
     cdef uint64_t messages_sent
     cdef uint64_t messages_received
@@ -76,6 +87,7 @@ cdef class Exchange:
     cdef int receive(self, const Msg *m) except -1
     cdef int granted(self, uint64_t n) except -1
     cdef int consumed(self, uint64_t n) except -1
+    cdef int64_t _tuned(self) except? -1
     cdef int reset(self, uint32_t code, bytes text) except -1
     cdef int fail(self, uint32_t code, bytes text) except -1
     cdef int finish(self, bint abnormal) except -1

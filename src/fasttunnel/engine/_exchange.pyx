@@ -4,6 +4,8 @@ It checks order, sequence and credit of what the tunnel brings, counts what its 
 that ends a request: ``finish`` takes it out of the carrier's table and cuts its ties. No socket, no loop: the carrier
 and the endpoint are abstract, tests drive it with fakes.
 """
+import time
+
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -12,12 +14,17 @@ from fasttunnel._core cimport (
     MSG_WS_FRAME, MSG_WS_REQUEST, MSG_WS_RESPONSE, Msg, PROTO_GRPC, PROTO_HTTP, TO_BACKEND, WsFrame,
 )
 
+cdef enum:
+    ENVELOPE = 32                       # bytes of a message beside its payload, about
+
 cdef enum:                              # the two of errors.ResetCode that this layer makes itself
     PROTOCOL_ERROR = 5
     FLOW_CONTROL_ERROR = 6
     INTERIM_MAX = 100                   # informational answers (1xx) to one request: they cost no credit
 
 cdef int64_t MAX_CREDIT = 0x7fffffff
+cdef double LONG_WAY_S = 0.002          # below it the first window is enough for 1 Gbit/s, and bursts mislead the tuning
+cdef object monotonic = time.monotonic
 
 
 cdef class Endpoint:
@@ -29,6 +36,12 @@ cdef class Endpoint:
 
     cdef int on_credit(self) except -1:
         return 0
+
+
+cdef class WindowBudget:
+    def __init__(self, int64_t max_window, int64_t budget):
+        self.max_window = min(max_window, MAX_CREDIT)
+        self.left = budget
 
 
 cdef class Carrier:
@@ -87,6 +100,7 @@ cdef class Exchange:
         m.request_id.len = self.id_len
         m.direction = self.direction
         m.protocol_type = self.protocol
+        self.share -= ENVELOPE + <int64_t>m.body.len
         if self.protocol == PROTO_HTTP or self.protocol == PROTO_GRPC:
             m.sequence = self.send_sequence
             self.send_sequence += 1
@@ -113,6 +127,7 @@ cdef class Exchange:
             return 0
         if frame.opcode < 8:
             self.send_credit -= <int64_t>frame.payload_len
+        self.share -= ENVELOPE + <int64_t>frame.payload_len
         self.bytes_sent += frame.payload_len
         self.messages_sent += not frame.more
         if frame.opcode == 8:
@@ -213,8 +228,12 @@ cdef class Exchange:
         n = min(n, <uint64_t>self.held)
         self.held -= <int64_t>n
         self.ungranted += <int64_t>n
-        if self.ungranted * 2 < self.carrier.local_window:
+        if self.ungranted * 2 < self.window:
             return 0
+        if self.carrier.round_trip_s > LONG_WAY_S and self.carrier.budget is not None:
+            self.ungranted += self._tuned()
+            if self.ungranted == 0:
+                return 0
         memset(&m, 0, sizeof(m))
         m.request_id.ptr = self.id
         m.request_id.len = self.id_len
@@ -225,6 +244,26 @@ cdef class Exchange:
         self.receive_credit += self.ungranted
         self.ungranted = 0
         return self.carrier.send(&m)
+
+    cdef int64_t _tuned(self) except? -1:
+        """Bytes by which the window is to change with this grant.
+
+        A window that is used up within two round trips has kept the sender waiting, whatever the link could carry: it is
+        doubled. One that lasts for many is given back, for others may need it.
+        """
+        cdef Carrier carrier = self.carrier
+        cdef double now = monotonic()
+        cdef double lasts = (now - self.granted_s) * <double>self.window / <double>self.ungranted
+        cdef int64_t change = 0
+        self.granted_s = now
+        if lasts < 2 * carrier.round_trip_s:
+            change = min(self.window, carrier.budget.max_window - self.window, carrier.budget.left)
+            change = max(change, 0)
+        elif lasts > 32 * carrier.round_trip_s and self.window > carrier.local_window:
+            change = max(-self.window / 2, carrier.local_window - self.window)
+        self.window += change
+        carrier.budget.left -= change
+        return change
 
     cdef int reset(self, uint32_t code, bytes text) except -1:
         """The endpoint gives up (or, with NO_ERROR, its answer is complete): tell the peer, and finish."""
@@ -260,6 +299,8 @@ cdef class Exchange:
         if carrier is None:
             return 0
         self.carrier = None
+        if carrier.budget is not None:
+            carrier.budget.left += self.window - carrier.local_window
         if self.endpoint is not None:
             self.endpoint.exchange = None
             self.endpoint = None

@@ -7,7 +7,8 @@ from fasttunnel.engine._exchange cimport Endpoint
 
 
 cdef enum:
-    READ_BYTES = 262144                 # one read of a socket takes at most this much
+    READ_BYTES = 131072                 # one read of a socket takes at most this much
+    READ_TURN = 131072                  # bulk that is read in one loop iteration, of all sockets together
 
 
 # -- output: a bytes object that is private until it is handed to the transport --------------------------------------
@@ -42,6 +43,9 @@ cdef class Reactor:
     cdef object loop
     cdef uint8_t *read_buffer           # READ_BYTES + room in front of it for the rest of the last read
     cdef size_t read_cap
+    cdef size_t read_room               # what the last get_buffer() gave
+    cdef size_t read_now                # bytes read in this iteration
+    cdef list throttled                 # connections that read on in the next iteration
     cdef list dirty                     # connections with something to write
     cdef list dirty_links               # the same for tunnels: flushed after the others, whose credit they carry
     cdef bint flush_scheduled
@@ -55,6 +59,7 @@ cdef class Reactor:
     cdef readonly set conns             # every open connection
 
     cdef int mark_dirty(self, Conn conn) except -1
+    cdef int _schedule_flush(self) except -1
     cdef int contain(self, Conn conn, object error) except -1
     cdef int64_t now_ms(self) except? -1
     cdef int start_timer(self, Timer timer, double delay_s) except -1
@@ -76,6 +81,7 @@ cdef class Conn(Endpoint):
     cdef bint flushing                  # flush() is on the stack
     cdef bint again                     # refeed() was asked for while it was
     cdef bint reading_paused
+    cdef bint throttled                 # reading goes on in the next iteration: others have their turn
     cdef bint write_paused              # the transport is above its high-water mark
     cdef bint connecting                # output is kept until the connection stands
     cdef bint closing                   # close() was asked for: when everything is written, the transport is closed
@@ -91,6 +97,7 @@ cdef class Conn(Endpoint):
     cdef int on_lost(self, object exc) except -1
     cdef int on_timer(self, object stream) except -1
 
+    cdef int _throttle(self) except -1
     cdef int refeed(self) except -1                                          # show the rest to feed() again
     cdef int hold(self) except -1                                            # stop reading the socket
     cdef int unhold(self) except -1

@@ -103,6 +103,7 @@ cdef class Reactor:
             raise MemoryError
         self.dirty = []
         self.dirty_links = []
+        self.throttled = []
         self.conns = set()
         self.wheel = [None] * SLOTS
         self.wheel_ms = self.now_ms() // SLOT_MS * SLOT_MS
@@ -117,6 +118,9 @@ cdef class Reactor:
             return 0
         conn.dirty = True
         (self.dirty_links if conn.is_link else self.dirty).append(conn)
+        return self._schedule_flush()
+
+    cdef int _schedule_flush(self) except -1:
         if not self.flush_scheduled:
             self.flush_scheduled = True
             self.loop.call_soon(self._flush)
@@ -124,7 +128,15 @@ cdef class Reactor:
 
     def _flush(self):
         cdef Conn conn
-        cdef list batch = self.dirty
+        cdef list batch = self.throttled
+        self.read_now = 0
+        if batch:
+            self.throttled = []
+            for conn in batch:
+                conn.throttled = False
+                if not conn.reading_paused and conn.transport is not None:
+                    conn.transport.resume_reading()
+        batch = self.dirty
         self.dirty = []
         for conn in batch:
             self._flush_one(conn)
@@ -328,6 +340,9 @@ cdef class Conn(Endpoint, BufferedProtocol):
         cdef size_t kept = self.rest.len
         cdef size_t room = self.read_room()
         cdef uint8_t *grown
+        if reactor.read_now >= READ_TURN:
+            room = min(room, <size_t>READ_SLACK)
+        reactor.read_room = room
         if kept + room > reactor.read_cap:
             grown = <uint8_t *>realloc(reactor.read_buffer, kept + room)
             if grown == NULL:
@@ -340,9 +355,14 @@ cdef class Conn(Endpoint, BufferedProtocol):
 
     def buffer_updated(self, Py_ssize_t n):
         cdef size_t kept = self.rest.len
+        cdef Reactor reactor = self.reactor
+        cdef bint filled = <size_t>n == reactor.read_room
         cdef Conn _held = self           # feed() may hand the transport, and with it the last reference, to a successor
         self.rest.len = 0
-        self.take_in(self.reactor.read_buffer, kept + <size_t>n)
+        reactor.read_now += <size_t>n
+        self.take_in(reactor.read_buffer, kept + <size_t>n)
+        if filled and reactor.read_now >= READ_TURN:
+            self._throttle()
 
     def eof_received(self):
         self.peer_eof = True
@@ -383,6 +403,15 @@ cdef class Conn(Endpoint, BufferedProtocol):
                 raise MemoryError
         elif self.rest.data != NULL and self.rest.len == 0:
             buf_free(&self.rest)
+        return 0
+
+    cdef int _throttle(self) except -1:
+        # libuv reads a socket that has filled its buffer again at once, 32 times: everybody else would wait.
+        if not self.reading_paused and not self.throttled and self.transport is not None:
+            self.throttled = True
+            self.transport.pause_reading()
+            self.reactor.throttled.append(self)
+            self.reactor._schedule_flush()
         return 0
 
     cdef int refeed(self) except -1:
@@ -488,6 +517,8 @@ cdef class Conn(Endpoint, BufferedProtocol):
         self._drop_timer()
         self.reactor.conns.discard(self)
         self.transport = None
+        if self.throttled and not self.reading_paused:
+            transport.resume_reading()
         successor.reactor = self.reactor
         successor.transport = transport
         successor.reading_paused = self.reading_paused

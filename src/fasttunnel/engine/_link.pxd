@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from fasttunnel._core cimport GrpcPiece, GrpcSplitter, Msg, Table, WsFrame
-from fasttunnel.engine._exchange cimport Carrier, Endpoint, Exchange
+from fasttunnel.engine._exchange cimport Carrier, Endpoint, Exchange, WindowBudget
 from fasttunnel.engine._http2 cimport H2Stream, Http2Conn
 from fasttunnel.engine._io cimport Out, Reactor
 
@@ -59,9 +59,10 @@ cdef class Link(Carrier):
     cdef public object info             # the engine's notes on this link
     # requests
     cdef Table table
-    cdef object ring                    # deque of exchanges that wait for room
+    cdef object light                   # deques of exchanges that wait for room: those that have sent little,
+    cdef object ring                    # and those that have used their share up
     cdef Exchange turn                  # whose turn it is
-    cdef uint64_t turn_left             # payload bytes that it may still send
+    cdef int64_t light_left             # bytes before the ring has a turn again, though light ones are waiting
     cdef uint64_t recent[RECENT]        # hashes of ids that ended abnormally
     cdef public object on_record        # callable for each finished request, or None
     cdef object tap                     # callable for each message, or None (see Events.tap)
@@ -81,7 +82,7 @@ cdef class Link(Carrier):
     cdef int commit(self, size_t n) except -1
     cdef int show(self, bint sent, const uint8_t *data, size_t n) except -1
     cdef bint congested(self) noexcept
-    cdef int serve_ring(self) except -1
+    cdef int serve_waiting(self) except -1
     cdef int dispatch_piece(self, const GrpcPiece *piece) except -1
     cdef int dispatch(self, const uint8_t *data, size_t n) except -1
     cdef int deliver(self, Exchange exchange, const Msg *m) except -1

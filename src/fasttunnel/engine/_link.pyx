@@ -3,8 +3,11 @@
 Out: every message is encoded straight into the batch, which leaves as one DATA frame and one write per loop iteration;
 nine bytes in front of it are kept free, so that the frame header is put there and nothing is copied. In: messages are
 decoded where they lie in the read buffer; only one that two reads cut is gathered.
-Sharing: while the socket is above its high-water mark, exchanges wait in a ring and are served by turns.
+Sharing: while the socket is above its high-water mark, exchanges wait and are served by turns, each with a share of
+QUANTUM bytes (deficit round robin: M. Shreedhar, G. Varghese, 1995). Whoever has not used up its last share goes before
+those who have, as in FQ-CoDel (RFC 8290 4.1): a small message does not wait for the turns of bulk transfers.
 """
+import socket
 import time
 import traceback
 from collections import deque
@@ -30,8 +33,10 @@ from fasttunnel import limits
 cdef enum:
     HEADROOM = 9                        # an HTTP/2 frame header
     BATCH_FLUSH = 262144                # a longer batch is written without waiting for the end of the iteration
-    BATCH_LIMIT = 1048576               # beyond this, sources wait
+    BATCH_LIMIT = 524288                # beyond this, sources wait
     QUANTUM = 65536                     # bytes of one turn
+    PIECE = 4096                        # no message is cut smaller because a turn ends
+    UNSENT_BYTES = 131072               # in the kernel, beyond what is under way: what waits longer waits here, in its turn
     MESSAGE_LIMIT = 4194304             # one TunnelMessage (wire.md, "Flow control")
     LINK_WINDOW = 0x7fffffff
     LINK_FRAME = 16777215               # RFC 9113 4.2: the largest that can be announced
@@ -48,6 +53,7 @@ cdef bytes CONNECT_PATH = b"/fasttunnel.v1.TunnelService/Connect"
 cdef double time_monotonic() except? -1:
     return time.monotonic()
 
+cdef object NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 cdef uint64_t next_request = 0          # request_ids are unique in the process
 cdef char *HEX = b"0123456789abcdef"
 
@@ -222,6 +228,9 @@ cdef class LinkConn(Http2Conn):
 
     cdef int on_connected(self) except -1:
         cdef bint server = self.acceptor is None
+        cdef object sock = self.transport.get_extra_info("socket")
+        if NOTSENT_LOWAT is not None and sock is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
         self.start_session(server, True, LINK_WINDOW, LINK_WINDOW, LINK_FRAME, 16, 65536)
         if server:
             return self.arm(limits.HEAD_TIMEOUT_S)
@@ -294,7 +303,7 @@ cdef class LinkConn(Http2Conn):
         cdef H2Stream stream
         for stream in list(self.streams.values()):
             if (<LinkStream>stream).link is not None:
-                (<LinkStream>stream).link.serve_ring()
+                (<LinkStream>stream).link.serve_waiting()
         return 0
 
     cdef int on_timer(self, object stream) except -1:
@@ -329,6 +338,7 @@ cdef class Link(Carrier):
         self.reactor = conn.reactor
         self.handler = handler
         self.acceptor = acceptor
+        self.light = deque()
         self.ring = deque()
         self.splitter.max_message_bytes = MESSAGE_LIMIT
 
@@ -358,12 +368,17 @@ cdef class Link(Carrier):
         self.tap = tap
         self.far_end = far_end
 
-    def start(self, int64_t peer_window, int64_t local_window, uint64_t max_fragment):
+    def start(self, int64_t peer_window, int64_t local_window, uint64_t max_fragment, WindowBudget budget not None):
         """The two ends have agreed (Register, Registered): requests may be carried. All in bytes."""
+        self.budget = budget
         self.peer_window = min(peer_window, <int64_t>0x7fffffff)
         self.local_window = local_window
         self.max_fragment = max_fragment
         self.up = True
+
+    def measured(self, double round_trip_s):
+        """How long the way to the peer and back takes: windows grow where it is long."""
+        self.round_trip_s = round_trip_s
 
     def drain(self):
         """No new requests on this link; those under way go on."""
@@ -404,7 +419,8 @@ cdef class Link(Carrier):
         exchange.carrier = self
         exchange.endpoint = endpoint
         exchange.send_credit = self.peer_window
-        exchange.receive_credit = self.local_window
+        exchange.receive_credit = exchange.window = self.local_window
+        exchange.share = QUANTUM
         exchange.reset_code = -1
         if self.on_record is not None:
             exchange.started_s = time_monotonic()
@@ -490,8 +506,6 @@ cdef class Link(Carrier):
     cdef int send(self, Msg *m) except -1:
         cdef uint8_t *room = self.reserve(msg_bound(m))
         cdef size_t n = msg_encode(m, True, room)
-        if self.turn is not None:
-            self.turn_left -= min(self.turn_left, n)
         if self.tap is not None:
             self.show(True, room + 5, n - 5)
         return self.commit(n)
@@ -501,8 +515,6 @@ cdef class Link(Carrier):
         cdef size_t n
         room = self.reserve(frame.payload_len + MSG_WS_OVERHEAD)
         n = msg_encode_ws(exchange.id, exchange.id_len, exchange.direction, frame, room)
-        if self.turn is exchange:
-            self.turn_left -= min(self.turn_left, n)
         if self.tap is not None:
             self.show(True, room + 5, n - 5)
         return self.commit(n)
@@ -521,33 +533,40 @@ cdef class Link(Carrier):
 
     cdef uint64_t room(self, Exchange exchange) except? 0xffffffffffffffff:
         if self.turn is exchange:
-            if self.turn_left:
-                return self.turn_left
-        elif not self.congested() and not self.ring:
+            if exchange.share > 0:
+                return <uint64_t>max(exchange.share, <int64_t>PIECE)
+        elif not self.congested() and not self.ring and not self.light:
             return LINK_WINDOW
         if not exchange.waiting:
             exchange.waiting = True
-            self.ring.append(exchange)
+            (self.light if exchange.share > 0 else self.ring).append(exchange)
             if self.conn is not None:
                 self.conn.touch()
         return 0
 
-    cdef int serve_ring(self) except -1:
-        """The socket takes more: give each waiting exchange its turn, round robin, until it is full again."""
+    cdef int serve_waiting(self) except -1:
+        """The socket takes more: give each waiting exchange its turn until it is full again."""
         cdef Exchange exchange
         cdef Endpoint endpoint
-        while self.ring and not self.congested():
-            exchange = self.ring.popleft()
+        cdef int64_t before
+        while (self.light or self.ring) and not self.congested():
+            if self.light and (self.light_left > 0 or not self.ring):
+                exchange = self.light.popleft()
+            else:
+                exchange = self.ring.popleft()
+                exchange.share = QUANTUM
+                self.light_left = QUANTUM
             exchange.waiting = False
             endpoint = exchange.endpoint
             if endpoint is None:
                 continue
             self.turn = exchange
-            self.turn_left = QUANTUM
+            before = exchange.share
             try:
                 endpoint.on_credit()
             except Exception as error:
                 self.give_up(exchange, error)
+            self.light_left -= before - exchange.share
             self.turn = None
         return 0
 
@@ -663,6 +682,7 @@ cdef class Link(Carrier):
         for exchange in exchanges:
             exchange.fail(TUNNEL_LOST, b"the tunnel was lost")
         self.ring.clear()
+        self.light.clear()
         self.handler.lost(self, grpc_status, message)
         return 0
 

@@ -13,6 +13,7 @@ from fasttunnel.control.config import ClientConfig, parse_address
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import RouteTable
 from fasttunnel.engine._backends import Backends
+from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._io import Reactor
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._target import Target
@@ -73,6 +74,7 @@ class ClientEngine:
                 targets[backend] = target
             self._routes.add(target, [spec.route])
         self._acceptor = Backends(self._routes)
+        self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._runner = asyncio.ensure_future(self._run())
         waiter = asyncio.ensure_future(self._registered.wait())
         try:
@@ -237,7 +239,7 @@ class ClientEngine:
     def _welcome(self, link: Link, registered: Registered) -> None:
         fragment = min(self._config.max_fragment, registered.max_fragment or limits.FRAGMENT_BYTES)
         window = registered.initial_window or limits.INITIAL_WINDOW_BYTES
-        link.start(window, self._config.initial_window, fragment)
+        link.start(window, self._config.initial_window, fragment, self._budget)
         interval_ms = registered.heartbeat_interval_ms
         self._heartbeat = HeartbeatTimer(link, interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
         # The name that the server gave is kept: it makes us the same client when we come back.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 from fasttunnel.wire.tunnel_pb2 import CONTROL, Heartbeat, TunnelMessage
@@ -11,8 +12,11 @@ if TYPE_CHECKING:
     from fasttunnel.engine._link import Link
 
 
+SAMPLES = 6  # round trips of which the shortest counts: others have waited behind what was under way
+
+
 class HeartbeatTimer:
-    """Sends a Heartbeat, and an HTTP/2 PING, which any peer answers, each interval."""
+    """Sends a Heartbeat, and an HTTP/2 PING, which any peer answers, at once and then each interval."""
 
     def __init__(self, link: Link, interval_s: float) -> None:
         self._link = link
@@ -22,8 +26,9 @@ class HeartbeatTimer:
         self._sent_at = 0.0
         self._reads = -1
         self._silent = 0
-        self.round_trip_s: float | None = None
-        self._handle = self._loop.call_later(interval_s, self._beat)
+        self._round_trips: deque[float] = deque(maxlen=SAMPLES)
+        self._handle: asyncio.TimerHandle | None = None
+        self._beat()
 
     def _beat(self) -> None:
         conn = self._link.conn
@@ -46,10 +51,17 @@ class HeartbeatTimer:
         """Answer the peer's heartbeat, or note the answer to ours."""
         if heartbeat.reply:
             if heartbeat.nonce == self._nonce:
-                self.round_trip_s = self._loop.time() - self._sent_at
+                self._round_trips.append(self._loop.time() - self._sent_at)
+                self._link.measured(min(self._round_trips))
             return
         answer = Heartbeat(nonce=heartbeat.nonce, reply=True)
         self._link.send_control(TunnelMessage(protocol_type=CONTROL, heartbeat=answer).SerializeToString())
 
+    @property
+    def round_trip_s(self) -> float | None:
+        """The latest."""
+        return self._round_trips[-1] if self._round_trips else None
+
     def stop(self) -> None:
-        self._handle.cancel()
+        if self._handle is not None:
+            self._handle.cancel()

@@ -13,6 +13,7 @@ from fasttunnel.control.auth import Authenticator
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.log import Events, RequestRecord
 from fasttunnel.control.routes import Route, RouteTable
+from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._gate import Gate
 from fasttunnel.engine._io import Reactor
 from fasttunnel.engine._link import Link, LinkConn
@@ -74,6 +75,7 @@ class ServerEngine:
         self._reactor = Reactor(loop)
         self._reactor.on_error = self.warning
         recording = self._events.request_done is not None
+        self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._gate = Gate(self._reactor, self.routes, self._config, recording)
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         try:
@@ -237,7 +239,7 @@ class ServerEngine:
             link.on_record = self._record
         fragment = min(self._config.max_fragment, register.max_fragment or limits.FRAGMENT_BYTES)
         window = register.initial_window or limits.INITIAL_WINDOW_BYTES
-        link.start(window, self._config.initial_window, fragment)
+        link.start(window, self._config.initial_window, fragment, self._budget)
         link.send_control(self._registered(session).SerializeToString())
         session.heartbeat = HeartbeatTimer(link, self._config.heartbeat_interval_s)
         self._events.link_up(session.client_id, session.session_id, session.peer, routes)

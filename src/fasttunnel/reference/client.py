@@ -18,7 +18,7 @@ from fasttunnel.reference.backend import Backend, Streams
 from fasttunnel.reference.backend_grpc import GrpcBackend
 from fasttunnel.reference.backend_http1 import Http1Backend
 from fasttunnel.reference.carrier import Tunnel, dial
-from fasttunnel.reference.exchange import Exchange
+from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.messages import RequestReset, end_tasks
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, WEBSOCKET, Register, Registered, TunnelMessage
 
@@ -64,6 +64,7 @@ class ClientEngine:
 
     def __init__(self, config: settings.ClientConfig, *, events: Events) -> None:
         self.config = config
+        self.budget = WindowBudget(config.max_window, config.window_budget)
         self.events = events
         self.urls: Sequence[str] = []
         self.idle = asyncio.Event()
@@ -153,7 +154,7 @@ class ClientEngine:
             "connections": sum(not writer.is_closing() for writer in self._connections) + (tunnel is not None),
             "active_requests": len(tunnel.requests) if tunnel is not None else 0,
             "requests": self._requests + (tunnel.opened if tunnel is not None else 0),
-            "round_trip_s": tunnel.round_trip_s if tunnel is not None else None,
+            "round_trip_s": (tunnel.round_trip_s or None) if tunnel is not None else None,
         }
 
     # -- the tunnel
@@ -210,7 +211,7 @@ class ClientEngine:
     def welcome(self, tunnel: ClientTunnel, registered: Registered) -> None:
         """The server has taken the registration."""
         fragment = min(self.config.max_fragment, registered.max_fragment or limits.FRAGMENT_BYTES)
-        tunnel.start(registered.initial_window, self.config.initial_window, fragment)
+        tunnel.start(registered.initial_window, self.config.initial_window, fragment, self.budget)
         interval_ms = registered.heartbeat_interval_ms
         tunnel.start_heartbeat(interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
         # The name that the server gave is kept: it makes us the same client when we come back.

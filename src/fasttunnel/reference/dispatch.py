@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from fasttunnel import limits
 from fasttunnel.errors import ResetCode
-from fasttunnel.reference.exchange import Exchange
+from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.grpc_streams import GrpcStream, GrpcStreamManager
 from fasttunnel.wire import tunnel_pb2 as pb
 
@@ -42,6 +42,8 @@ class Dispatcher:
         self.draining = False
         self.peer_window = self.local_window = limits.INITIAL_WINDOW_BYTES
         self.max_fragment = limits.FRAGMENT_BYTES
+        self.budget = WindowBudget(0, 0)
+        self.round_trip_s = 0.0  # not known yet
         self.opened = self.messages_sent = self.messages_received = 0
         self.tap = tap  # is shown every message: tap(sent, encoded)
         self._queued_bytes = 0
@@ -60,8 +62,9 @@ class Dispatcher:
 
     # -- requests
 
-    def start(self, peer_window: int, local_window: int, max_fragment: int) -> None:
+    def start(self, peer_window: int, local_window: int, max_fragment: int, budget: WindowBudget | None = None) -> None:
         """The two ends have agreed (Register, Registered). All in bytes."""
+        self.budget = budget or self.budget
         self.peer_window = min(peer_window or limits.INITIAL_WINDOW_BYTES, limits.MAX_WINDOW_BYTES)
         self.local_window = local_window
         self.max_fragment = min(max_fragment, limits.FRAGMENT_BYTES)

@@ -18,6 +18,7 @@ from fasttunnel.reference.messages import BadMessage, RequestReset, forever
 from fasttunnel.wire import tunnel_pb2 as pb
 
 KILL_S = 2.0  # for what came before a reset to be written, before its socket is cut
+LONG_WAY_S = 0.002  # below this round trip the first window is enough for 1 Gbit/s, and bursts mislead the tuning
 INTERIM_MAX = 100  # informational answers to one request: they cost no credit
 UNPAID_BYTES = 1024 * 1024  # messages that cost no credit, waiting to be read
 
@@ -83,11 +84,35 @@ def facts_of(kind: str, payload: Any) -> Facts:
     )
 
 
+class WindowBudget:
+    """Payload bytes by which the windows of all requests may grow together, where the way is long."""
+
+    def __init__(self, max_window: int, budget: int) -> None:
+        self.max_window = max_window  # of one request
+        self.left = budget
+
+    def change(self, window: int, first: int, lasts_s: float, round_trip_s: float) -> int:
+        """Bytes by which a window is to change that began as `first` and is used up within `lasts_s`.
+
+        Within two round trips: it has kept the sender waiting, whatever the tunnel could carry, and is doubled. One
+        that lasts for many is given back, for others may need it.
+        """
+        change = 0
+        if lasts_s < 2 * round_trip_s:
+            change = max(0, min(window, self.max_window - window, self.left))
+        elif lasts_s > 32 * round_trip_s:
+            change = max(-(window // 2), first - window)
+        self.left -= change
+        return change
+
+
 class Carrier(Protocol):
     """What an exchange needs of its tunnel; `dispatch.Dispatcher` is it."""
 
     peer_window: int
     local_window: int
+    budget: WindowBudget
+    round_trip_s: float
     max_fragment: int
     writable: asyncio.Event
 
@@ -110,6 +135,7 @@ class Exchange:
         self._inbox: deque[tuple[Any, int]] = deque()  # messages, and the bytes of each that cost no credit
         self._changed = asyncio.Event()
         self._send_credit, self._receive_credit = tunnel.peer_window, tunnel.local_window
+        self._window, self._granted_s = tunnel.local_window, 0.0
         self._ungranted = self._unpaid = self._interim = 0
         self._inside = False  # a frame or message of which more fragments have to come
         # For the record of the request:
@@ -233,10 +259,19 @@ class Exchange:
     def consumed(self, message: Any) -> None:
         """A message has been handed to the socket: grant its payload again, half a window at a time."""
         self._ungranted += facts_of(KINDS[type(message)], message).cost
-        if self._open and not self.receiving.closed and self._ungranted * 2 >= self._tunnel.local_window:
-            self._receive_credit += self._ungranted
-            self._send(window_update=pb.WindowUpdate(bytes=self._ungranted))
-            self._ungranted = 0
+        if self._open and not self.receiving.closed and self._ungranted * 2 >= self._window:
+            if self._tunnel.round_trip_s > LONG_WAY_S:
+                now = time.monotonic()
+                lasts_s, self._granted_s = (now - self._granted_s) * self._window / self._ungranted, now
+                change = self._tunnel.budget.change(
+                    self._window, self._tunnel.local_window, lasts_s, self._tunnel.round_trip_s
+                )
+                self._window += change
+                self._ungranted += change
+            if self._ungranted:
+                self._receive_credit += self._ungranted
+                self._send(window_update=pb.WindowUpdate(bytes=self._ungranted))
+                self._ungranted = 0
 
     # -- the end
 
@@ -257,6 +292,7 @@ class Exchange:
         """Nothing more is sent or received. Calling it again does nothing."""
         if self._open:
             self._open = False
+            self._tunnel.budget.left += self._window - self._tunnel.local_window
             self._changed.set()
             self._tunnel.retire(self)
 

@@ -19,7 +19,7 @@ from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, RouteTaken, describe
 from fasttunnel.reference.carrier import SERVER_OPTIONS, STATUS, Tunnel, service
 from fasttunnel.reference.dispatch import Dispatcher
-from fasttunnel.reference.exchange import Exchange
+from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.public import Gate, PublicConnection
 from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, HTTP, WEBSOCKET, Register, Registered, TunnelMessage
@@ -78,7 +78,7 @@ class Session(Tunnel):
             "requests": self.opened,
             "messages_sent": self.messages_sent,
             "messages_received": self.messages_received,
-            "round_trip_s": self.round_trip_s,
+            "round_trip_s": self.round_trip_s or None,
         }
 
 
@@ -87,6 +87,7 @@ class ServerEngine:
 
     def __init__(self, config: ServerConfig, *, authenticator: Authenticator, events: Events) -> None:
         self.config = config
+        self.budget = WindowBudget(config.max_window, config.window_budget)
         self.events = events
         self.routes: RouteTable[Dispatcher] = RouteTable()
         self.public_addresses: Sequence[tuple[str, int]] = []
@@ -256,7 +257,7 @@ class ServerEngine:
         session.client_id = client_id or f"client-{session.session_id}"
         session.routes = routes
         fragment = min(self.config.max_fragment, register.max_fragment or limits.FRAGMENT_BYTES)
-        session.start(register.initial_window, self.config.initial_window, fragment)
+        session.start(register.initial_window, self.config.initial_window, fragment, self.budget)
         session.send(self._registered(session))
         session.start_heartbeat(self.config.heartbeat_interval_s)
         self.events.link_up(session.client_id, session.session_id, session.peer, routes)
