@@ -364,7 +364,10 @@ async def test_an_answer_that_breaks_off_is_never_complete(scene: Scene, tail: b
     if size:
         await scene.neighbour.lives()
         assert (await public.head()).status == 200
-        assert len(await public.chunks(size)) == size
+        count = 0
+        while count < size:  # the last chunk may have bytes of the tail
+            count += len(await public.chunk())
+        assert count <= size + len(tail)
     await sending
     try:
         rest = await public.to_end()

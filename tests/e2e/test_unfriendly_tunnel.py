@@ -311,6 +311,11 @@ async def test_a_malformed_message_ends_its_tunnel_and_no_other(scene: ServerSce
     await scene.lives()
 
 
+async def _to_end(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
 async def test_a_malformed_message_is_logged_with_its_place(stack: AsyncExitStack) -> None:
     """The tunnel ends with INTERNAL; who has to mend the other end finds out where to look."""
     events = Recorder()
@@ -323,8 +328,7 @@ async def test_a_malformed_message_is_logged_with_its_place(stack: AsyncExitStac
         assert wire.TunnelMessage.FromString(await call.read()).HasField("registered")
         await call.write(b"\x12\x01a\x32\x04\x12\x02\x0a\x05")  # a header's name of 5 bytes, of which there is none
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            while await call.read() is not grpc.aio.EOF:  # heartbeats
-                pass
+            await _to_end(call)
         assert caught.value.code() == grpc.StatusCode.INTERNAL
     await events.until(lambda: len(events.warnings) == 1)
     assert "malformed TunnelMessage" in events.warnings[0]

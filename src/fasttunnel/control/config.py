@@ -238,7 +238,7 @@ def parse_address(text: str) -> tuple[str, int]:
         raise ConfigError(
             f"{text!r} is not an address", hint=f"{hint}; 0.0.0.0{text} listens everywhere" if colon else hint
         )
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         raise ConfigError(f"{text!r} has no port between 0 and 65535", hint=hint)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

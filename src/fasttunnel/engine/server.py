@@ -12,7 +12,7 @@ from fasttunnel import limits
 from fasttunnel.control.auth import Authenticator
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.log import Events, RequestRecord
-from fasttunnel.control.routes import Route, RouteTable
+from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._gate import Gate
 from fasttunnel.engine._io import Reactor
@@ -88,7 +88,7 @@ class ServerEngine:
             raise
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
             for host, port in addresses:
-                self._events.listening(kind, f"{host}:{port}")
+                self._events.listening(kind, format_address(host, port))
 
     async def _listen(self, address: str, factory: Callable[[], Any]) -> list[tuple[str, int]]:
         host, port = parse_address(address)

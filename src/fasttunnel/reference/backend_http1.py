@@ -47,7 +47,11 @@ class Http1Backend(Backend[Http1Stream]):
         while self._idle and not fresh:
             watch, stream = self._idle.popitem()
             if not watch.done():
-                await end_tasks(watch)
+                try:
+                    await end_tasks(watch)
+                except BaseException:
+                    stream.writer.close()
+                    raise
                 return stream
             stream.writer.close()
         reader, writer = await self.dial()

@@ -168,19 +168,9 @@ async def dial(server: str, token: str | None, tunnel: Tunnel) -> None:
         opening: list[asyncio.Future[Any]] = [answered, tunnel.ended]
         await asyncio.wait(opening, timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
         try:
-            await tunnel.carry(_messages_of(call), call.write, call.done_writing)
+            await tunnel.carry(call, call.write, call.done_writing)
         finally:
             await end_tasks(answered)
-
-
-async def _messages_of(call: Any) -> AsyncIterator[bytes]:
-    while (encoded := await call.read()) is not grpc.aio.EOF:
-        yield encoded
-    status = await call.code()
-    if status is not grpc.StatusCode.OK:
-        raise grpc.aio.AioRpcError(
-            status, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
-        )
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 from fasttunnel import limits
 from fasttunnel.control import config as settings
@@ -73,7 +74,7 @@ class ClientEngine:
         self._routes: RouteTable[Backend[Any]] = RouteTable()
         self._backends: dict[settings.Backend, Backend[Any]] = {}
         self._tunnel: ClientTunnel | None = None
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._connections: WeakSet[asyncio.StreamWriter] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
         self._registered = asyncio.Event()
         self._closed = asyncio.Event()
@@ -101,7 +102,7 @@ class ClientEngine:
     def _new_backend(self, backend: settings.Backend) -> Backend[Any]:
         async def connect() -> Streams:
             reader, writer = await asyncio.open_connection(backend.host, backend.port)
-            self._connections = {known for known in self._connections if not known.is_closing()} | {writer}
+            self._connections.add(writer)
             return reader, writer
 
         kind = GrpcBackend if backend.scheme == "grpc" else Http1Backend

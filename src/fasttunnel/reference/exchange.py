@@ -233,7 +233,7 @@ class Exchange:
         if self._inside and facts.starts:
             raise BadMessage("another message inside an unfinished one")
         # Messages without credit are not bounded by a window (wire contract, "Flow control"), but by this.
-        unpaid = 0 if facts.cost else len(facts.body) + 14
+        unpaid = max(0, message.ByteSize() - facts.cost - (512 if facts.cost else 0))
         self._unpaid += unpaid
         if self._unpaid > UNPAID_BYTES:
             raise BadMessage("messages come faster than they are read", code=ResetCode.OVERLOADED)
@@ -284,6 +284,13 @@ class Exchange:
 
     def fail(self, code: int, text: str) -> None:
         """The peer, the loss of the tunnel, or reset() ends the request."""
+        if (
+            code == ResetCode.NO_ERROR
+            and self._open
+            and not self.receiving.closed
+            and self.direction == pb.CLIENT_TO_SERVER
+        ):
+            code = ResetCode.PROTOCOL_ERROR  # there is no complete answer that could stand
         self.failure = RequestReset(code, text)
         self.reset_code = int(code)
         self.finish()

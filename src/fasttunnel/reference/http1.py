@@ -61,7 +61,6 @@ class Http1Stream(HttpStream):
         self.public = public
         self.reused = False  # it has served a request before
         self.http10 = False  # the peer's version
-        self.peer_gone = ResetCode.CANCELLED if public else ResetCode.BACKEND_UNREACHABLE
         self._h11 = h11.Connection(
             h11.SERVER if public else h11.CLIENT, max_incomplete_event_size=head_bytes + READ_BYTES
         )
@@ -154,7 +153,7 @@ class Http1Stream(HttpStream):
                 event = self._next_event()
                 if not isinstance(event, h11.Data):
                     break
-                self._pieces.append(bytes(event.data))
+                self._body += event.data
                 self._before_chunk = event.chunk_end
             if isinstance(event, h11.EndOfMessage):
                 self.trailers = [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()]
@@ -196,11 +195,11 @@ class Http1Stream(HttpStream):
 
     def _lost(self) -> RequestReset:
         if self.public:
-            return RequestReset(self.peer_gone, "the public side closed the connection")
+            return RequestReset(ResetCode.CANCELLED, "the public side closed the connection")
         if self.reused and not self._heard:  # the race of every pool: it closed just as it was used again
-            return Unprocessed(self.peer_gone, "the backend closed the connection without an answer")
+            return Unprocessed(ResetCode.BACKEND_UNREACHABLE, "the backend closed the connection without an answer")
         where = "in the middle of its answer" if self._heard else "without an answer"
-        return RequestReset(self.peer_gone, f"the backend closed the connection {where}")
+        return RequestReset(ResetCode.BACKEND_UNREACHABLE, f"the backend closed the connection {where}")
 
     async def gone(self) -> None:
         """A peer that closes its side may still wait for the answer, as HTTP allows; but not if nothing comes."""
@@ -220,6 +219,8 @@ class Http1Stream(HttpStream):
                 if not self._writing:
                     self.writer.transport.abort()
                     raise self._lost() from None
+            finally:
+                self._silence = None
 
     # -- writing
 

@@ -24,6 +24,8 @@ from fasttunnel.reference.messages import BODILESS, BadMessage, Head, HttpStream
 
 READ_BYTES = 65_536
 STREAM_WINDOW = 262_144
+OUT_BYTES = 1024 * 1024  # of answers to pings and settings that a peer may leave unread
+RESETS, RESETS_PER_S = 1000, 33  # as in libnghttp2
 CONNECTION_WINDOW = 16_777_216
 MAX_STREAMS = 1024
 MAX_FRAME = 65_536
@@ -55,6 +57,8 @@ class Http2Stream(HttpStream):
     def came(self, head: Head | None = None, data: bytes = b"", *, ended: bool = False) -> bool:
         """What h2 has not found malformed may be so all the same, which ends the stream (8.1.1): then False."""
         try:
+            if head is not None and not self._connection.public and head.status < 100:
+                raise BadMessage("bad status")
             fields.check(head.fields if head is not None else self.trailers)
             if head is not None and head.status not in BODILESS:
                 self._unread = fields.content_length(head.fields)
@@ -66,10 +70,7 @@ class Http2Stream(HttpStream):
             return False
         if head is not None:
             self._heads.append(head)
-        if self._pieces:
-            self._pieces[0] += data
-        elif data:
-            self._pieces.append(bytearray(data))
+        self._body += data
         self._complete = self._complete or ended
         self.changed.set()
         return True
@@ -102,7 +103,7 @@ class Http2Stream(HttpStream):
         return self._heads.popleft()
 
     async def more(self) -> None:
-        while not self._pieces and not self._complete:
+        while not self._body and not self._complete:
             await self._wait()
 
     async def gone(self) -> None:
@@ -193,6 +194,7 @@ class Http2Connection:
         self.opened: set[Http2Stream] = set()  # by us, numbered or not
         self.usable = True  # neither lost nor about to be closed
         self._on_request = on_request
+        self._resets = self._reset_s = 0.0
         self._settled = False  # the peer's SETTINGS have come
         self._changed = asyncio.Event()  # that, or a stream has gone, or the connection
         self.h2 = h2.connection.H2Connection(
@@ -222,6 +224,8 @@ class Http2Connection:
                 for event in self.h2.receive_data(data) if data else ():
                     self._handle(event)
                 self.flush()
+                if self.writer.transport.get_write_buffer_size() > OUT_BYTES:
+                    await self.drain()
                 data = await self.reader.read(READ_BYTES)
                 if not data:
                     break
@@ -258,6 +262,7 @@ class Http2Connection:
                 if stream is not None:
                     stream.came(data=event.data, ended=ended)
             case h2.events.StreamReset() if stream is not None:
+                self._count_reset()
                 stream.fail(event.error_code, unprocessed=event.error_code == ErrorCodes.REFUSED_STREAM)
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                 self._settled = self._settled or isinstance(event, h2.events.RemoteSettingsChanged)
@@ -272,10 +277,20 @@ class Http2Connection:
                         each.fail(event.error_code, unprocessed=True)  # RFC 9113 6.8
                 self._close_unused()
 
+    def _count_reset(self) -> None:
+        """Requests that are given up at once cost the peer nothing (CVE-2023-44487): their rate is bounded."""
+        now = asyncio.get_running_loop().time()
+        self._resets = max(0.0, self._resets - (now - self._reset_s) * RESETS_PER_S) + 1
+        self._reset_s = now
+        if self.public and self._resets > RESETS:
+            self.h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+            self.flush()
+            self.writer.close()
+
     @property
     def capacity(self) -> int:
         """Streams that the peer allows (RFC 9113 5.1.2)."""
-        return self.h2.remote_settings.max_concurrent_streams or 2**31
+        return self.h2.remote_settings.max_concurrent_streams
 
     async def open_stream(self) -> Http2Stream:
         """To a backend, as soon as it allows another one. Raises RequestReset."""

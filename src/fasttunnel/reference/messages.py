@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Coroutine
 from typing import Any, NamedTuple, TypeVar
 
@@ -103,26 +102,25 @@ class HttpStream(ABC):
     (HTTP/2): a reader that stalls slows its own writer, and nobody else.
     """
 
-    peer_gone = ResetCode.CANCELLED  # what it means to the request when the peer goes; another one for backends
-
     def __init__(self) -> None:
         self.trailers: list[Field] = []  # of the peer
         self.begun = False  # our final head is out: the status cannot be changed any more
         self.answer_to = b""  # method of the request that the answer is for
         self.final = False  # the connection is to end with our answer, where it serves one request at a time
-        self._pieces: deque[bytes | bytearray] = deque()  # of the body, as they came
+        self._body = bytearray()  # what has come of it and was not taken
         self._complete = False
 
     # -- what the peer sends
 
     def take(self) -> bytes:
-        """The next piece of the body that has come; empty: none has."""
-        return bytes(self._pieces.popleft()) if self._pieces else b""
+        """What has come of the body; empty: nothing has."""
+        taken, self._body = bytes(self._body), bytearray()
+        return taken
 
     @property
     def ended(self) -> bool:
         """Whether everything has come and was taken."""
-        return self._complete and not self._pieces
+        return self._complete and not self._body
 
     @abstractmethod
     async def more(self) -> None:

@@ -251,8 +251,6 @@ class PublicConnection:
         )
         try:
             answer = await while_running(exchange.receive(), stream.gone(), exchange.overdue())
-            if not isinstance(answer, WebSocketResponse):
-                raise BadMessage("frame before the handshake was answered")
             exchange.status = answer.status_code
             await self._answer_handshake(stream, answer, keys[0])
         except BaseException as error:

@@ -78,7 +78,7 @@ class Replay:
             chunk = self._kept[self._next]
         else:
             chunk = await self._exchange.receive()
-            self._bytes += len(chunk.body)
+            self._bytes += len(chunk.body) + 512  # empty ones are kept too
             if self._kept is not None:
                 self._kept.append(chunk)
             if self._bytes > REPLAY_BYTES:

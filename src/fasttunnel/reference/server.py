@@ -126,7 +126,7 @@ class ServerEngine:
         self.public_addresses = [sock.getsockname()[:2] for sock in self._listener.sockets]
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
             for host, port in addresses:
-                self.events.listening(kind, f"{host}:{port}")
+                self.events.listening(kind, format_address(host, port))
 
     async def stop(self, grace_s: float | None = None) -> None:
         """A second call with a shorter grace overtakes the first."""

@@ -117,7 +117,9 @@ class HttpTranslation(Translation):
             passing = fields.from_tunnel(chunk.headers, without=(b"host",))
             head = Head(passing, chunk.method.encode(), target.encode(), authority)
             fields.check_target(head.method, head.target, authority)
-        return Part(head, chunk.body, chunk.is_last_chunk, fields.from_tunnel(chunk.trailers))
+        return Part(
+            head, chunk.body, chunk.is_last_chunk, fields.from_tunnel(chunk.trailers, without=fields.NOT_IN_TRAILERS)
+        )
 
     def answer_part(self, chunk: HttpResponse) -> Part:
         head = None
@@ -128,7 +130,9 @@ class HttpTranslation(Translation):
                 raise BadMessage("bad status from the backend")
             head = Head(fields.from_tunnel(chunk.headers), status=status)
             self._begun = not chunk.informational
-        return Part(head, chunk.body, chunk.is_last_chunk, fields.from_tunnel(chunk.trailers))
+        return Part(
+            head, chunk.body, chunk.is_last_chunk, fields.from_tunnel(chunk.trailers, without=fields.NOT_IN_TRAILERS)
+        )
 
     def error_part(self, reset: RequestReset) -> Part | None:
         """An answer of our own, as plain text for a person."""
