@@ -95,6 +95,13 @@ class Stream:
         self.connection.write()
 
 
+class _StateMachine(h2.connection.H2ConnectionStateMachine):
+    """That of h2 takes no frame behind a GOAWAY, but the streams that are open go on (RFC 9113 6.8)."""
+
+    def process_input(self, input_: h2.connection.ConnectionInputs) -> list[Any]:
+        return [] if input_ is h2.connection.ConnectionInputs.RECV_GOAWAY else super().process_input(input_)
+
+
 class Connection:
     """The public's connection: streams at will."""
 
@@ -102,6 +109,7 @@ class Connection:
         self.peer = peer
         config = h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
         self.protocol = h2.connection.H2Connection(config)
+        self.protocol.state_machine = _StateMachine()
         self.streams: dict[int, Stream] = {}
         self.closed: str | None = None  # why
         self.go_away: int | None = None

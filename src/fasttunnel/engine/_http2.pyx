@@ -584,6 +584,13 @@ cdef class Http2Conn(Conn):
             self.touch()
         return 0
 
+    cdef int announce_go_away(self) except -1:
+        """A first GOAWAY, which turns no stream away (RFC 9113 6.8)."""
+        if not self.going_away and self.transport is not None:
+            nghttp2_submit_shutdown_notice(self.session)
+            self.touch()
+        return 0
+
     cdef int ping(self) except -1:
         nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
         return self.touch()

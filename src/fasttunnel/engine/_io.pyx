@@ -532,6 +532,9 @@ cdef class Conn(Endpoint, BufferedProtocol):
         """The engine is stopping: close as soon as nothing is under way here. Overridden where something can be."""
         self.close()
 
+    def wind_down(self):
+        """The engine will stop soon: have the peer use another connection where it can."""
+
     def cut(self):
         """Close at once, whatever is under way."""
         self.abort()

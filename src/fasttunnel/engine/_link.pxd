@@ -76,6 +76,7 @@ cdef class Link(Carrier):
     cdef readonly uint64_t messages_received
     cdef readonly uint64_t requests
 
+    cdef list exchanges(self)
     cdef Exchange open(self, Endpoint endpoint, int protocol)
     cdef uint8_t *reserve(self, size_t n) except NULL
     cdef int commit(self, size_t n) except -1

@@ -22,7 +22,7 @@ from fasttunnel._core cimport (
 )
 from fasttunnel.engine._grpc cimport decode_message, encode_message
 from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
-from fasttunnel.engine._io cimport out_append, out_clear, out_reserve, out_take
+from fasttunnel.engine._io cimport Conn, out_append, out_clear, out_reserve, out_take
 from fasttunnel.engine._nghttp2 cimport NGHTTP2_SETTINGS
 
 from fasttunnel import limits
@@ -366,8 +366,12 @@ cdef class Link(Carrier):
         self.up = True
 
     def drain(self):
-        """No new requests on this link; those under way go on."""
+        """No new requests on this link; those under way go on, but WebSockets, which might for ever, are closed in order."""
+        cdef Exchange exchange
         self.draining = True
+        for exchange in self.exchanges():
+            if exchange.protocol == PROTO_WEBSOCKET and isinstance(exchange.endpoint, Conn):
+                (<Conn>exchange.endpoint).leave()
 
     def report_idle(self):
         """Have handler.idle() called when no request is left, while new ones are still taken."""
@@ -385,6 +389,14 @@ cdef class Link(Carrier):
         else:
             stream.write_end()
         self.lose(grpc_status, message)
+
+    cdef list exchanges(self):
+        cdef size_t i
+        cdef list found = []
+        for i in range(self.table.capacity):
+            if self.table.entries[i].value != NULL:
+                found.append(<Exchange>self.table.entries[i].value)
+        return found
 
     @property
     def active(self):
@@ -650,17 +662,12 @@ cdef class Link(Carrier):
 
     cdef int lose(self, int grpc_status, str message) except -1:
         """The tunnel is gone: every request on it fails, once."""
-        cdef size_t i
-        cdef list exchanges = []
         cdef Exchange exchange
         if self.conn is None:
             return 0
         self.conn = None
         self.up = False
-        for i in range(self.table.capacity):
-            if self.table.entries[i].value != NULL:
-                exchanges.append(<Exchange>self.table.entries[i].value)
-        for exchange in exchanges:
+        for exchange in self.exchanges():
             exchange.fail(TUNNEL_LOST, b"the tunnel was lost")
         self.ring.clear()
         self.handler.lost(self, grpc_status, message)

@@ -127,6 +127,12 @@ class Dispatcher:
         self._remember(exchange.request_id)
         self.on_end(exchange)
 
+    def drain(self) -> None:
+        """No new requests; those under way go on, but WebSockets, which might for ever, are closed in order."""
+        self.draining = True
+        for exchange in self.requests.values():
+            exchange.leaving.set()
+
     def fail_all(self, code: ResetCode, text: str) -> None:
         """The tunnel is gone: every request on it fails, once."""
         self.up = False

@@ -104,6 +104,7 @@ class Exchange:
         self.direction = direction  # of what is sent
         self.sending, self.receiving = stream.sending, stream.receiving
         self.grpc_stream_id = 0
+        self.leaving = asyncio.Event()  # the server or the client is going: what might last for ever is to end
         self.failure: RequestReset | None = None
         self._tunnel = tunnel
         self._open = True
