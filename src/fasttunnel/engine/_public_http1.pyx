@@ -89,7 +89,7 @@ cdef class PublicHttp1(Conn):
 
     def leave(self):
         if self.exchange is None and self.phase != PHASE_BODY:
-            self.close()                    # otherwise answer_done() does, now that the gate is closing
+            self.close()                    # otherwise answer_done() does, now that the gate is draining
 
     # -- requests
 
@@ -478,7 +478,7 @@ cdef class PublicHttp1(Conn):
     cdef int answer_done(self) except -1:
         """An answer is complete: on to the next request, or towards the end of the connection."""
         self.blocked = self.answer_begun = self.is_head = False
-        if self.phase == PHASE_BODY or not self.keep_alive or self.gate.closing or self.peer_eof and self.rest.len == 0 \
+        if self.phase == PHASE_BODY or not self.keep_alive or self.gate.draining or self.peer_eof and self.rest.len == 0 \
                 and not self.feeding:
             return self.discard()
         self.phase = PHASE_HEAD

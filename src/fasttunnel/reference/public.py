@@ -178,7 +178,7 @@ class PublicConnection:
                 return
             self.busy = 1
             await self._serve(stream, head, HttpTranslation())
-            if self.gate.closing or not stream.next_cycle():
+            if self.gate.draining or not stream.next_cycle():  # while it is closing, each answer has said so
                 break
         if not stream.ended and not self.writer.is_closing():
             await linger(self.reader, self.writer)
