@@ -16,6 +16,7 @@ class Relay:
         self._open: list[tuple[Peer, Peer]] = []  # towards the client, towards the target
         self._silent: list[Peer] = []  # towards the target: left open
         self._holding = False
+        self._lost: list[tuple[Peer, Peer]] = []  # whose packets vanish
         self._kept: dict[Peer, bytearray] = {}  # for whom
 
     def hold(self) -> None:
@@ -29,6 +30,10 @@ class Relay:
             with contextlib.suppress(RuntimeError):  # the target has given up meanwhile
                 peer.writer.write(bytes(data))
         self._kept.clear()
+
+    def black_hole(self) -> None:
+        """From now on all packets of the open connections vanish, both ways. New connections are carried."""
+        self._lost += self._open
 
     def cut(self) -> None:
         """Break all connections off, on both sides."""
@@ -54,12 +59,14 @@ class Relay:
 
     async def _pump(self, source: Peer, target: Peer) -> None:
         while data := await source.reader.read(2**20):
+            if any(source in pair for pair in self._lost):
+                continue
             if self._holding and (target, source) in self._open:
                 self._kept.setdefault(target, bytearray()).extend(data)
             else:
                 target.writer.write(data)
                 await target.writer.drain()
-        if target not in self._silent:
+        if target not in self._silent and not any(source in pair for pair in self._lost):
             target.writer.write_eof()
 
 

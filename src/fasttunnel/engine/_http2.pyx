@@ -436,6 +436,13 @@ cdef class Http2Conn(Conn):
 
     # -- input and output
 
+    cdef size_t held(self) noexcept:
+        cdef H2Stream stream
+        cdef size_t total = self.rest.len + self.out.len
+        for stream in self.streams.values():
+            total += stream.rest.len + stream.out_available() + stream.trailers.len
+        return total
+
     cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
         cdef ssize_t used
         if n == 0:

@@ -9,6 +9,8 @@ class Reactor:
     on_empty: Callable[[], None] | None
     on_error: Callable[[str], None] | None
     conns: set[Conn]
+    timers: int
+    buffered: int
     def __new__(cls, loop: asyncio.AbstractEventLoop) -> Reactor: ...
     def close(self) -> None: ...
 

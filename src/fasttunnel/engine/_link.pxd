@@ -41,6 +41,7 @@ cdef class LinkConn(Http2Conn):
     cdef bytes token
     cdef int dial(self) except -1
     cdef int accept_stream(self, LinkStream stream) except -1
+    cdef int await_close(self) except -1
     cdef readonly uint64_t reads        # reads so far: the peer is alive while this moves
 
 

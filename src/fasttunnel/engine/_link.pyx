@@ -44,6 +44,7 @@ cdef enum:
     PROTOCOL_ERROR = 5
     TUNNEL_LOST = 9
 
+cdef double GOODBYE_S = 10.0            # for a client to take the end of its tunnel and close the connection
 cdef bytes CONNECT_PATH = b"/fasttunnel.v1.TunnelService/Connect"
 cdef double time_monotonic() except? -1:
     return time.monotonic()
@@ -299,6 +300,14 @@ cdef class LinkConn(Http2Conn):
 
     cdef int on_timer(self, object stream) except -1:
         return self.abort()
+
+    cdef int await_close(self) except -1:
+        """Server: a link of this connection has ended. The client closes it; but one that is a ghost never will."""
+        cdef LinkStream stream
+        for stream in self.streams.values():
+            if stream.link is not None and stream.link.conn is not None:
+                return 0
+        return self.arm(GOODBYE_S) if self.transport is not None else 0
 
     def keep_alive(self):
         """An HTTP/2 PING: any peer answers it, so that `reads` moves while the peer lives."""
@@ -663,13 +672,16 @@ cdef class Link(Carrier):
     cdef int lose(self, int grpc_status, str message) except -1:
         """The tunnel is gone: every request on it fails, once."""
         cdef Exchange exchange
-        if self.conn is None:
+        cdef LinkConn conn = self.conn
+        if conn is None:
             return 0
         self.conn = None
         self.up = False
         for exchange in self.exchanges():
             exchange.fail(TUNNEL_LOST, b"the tunnel was lost")
         self.ring.clear()
+        if self.acceptor is None:
+            conn.await_close()
         self.handler.lost(self, grpc_status, message)
         return 0
 

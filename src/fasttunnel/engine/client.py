@@ -157,6 +157,8 @@ class ClientEngine:
             "urls": list(self.urls),
             "reconnects": self._reconnects,
             "connections": len(self._reactor.conns),
+            "timers": self._reactor.timers,
+            "buffered_bytes": self._reactor.buffered,
             "active_requests": sum(link.active for link in links),
             "requests": self._requests + sum(link.requests for link in links),
             "round_trip_s": beat.round_trip_s if beat else None,

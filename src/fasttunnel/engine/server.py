@@ -181,6 +181,8 @@ class ServerEngine:
         return {
             "draining": self._draining,
             "connections": len(self._reactor.conns),
+            "timers": self._reactor.timers,
+            "buffered_bytes": self._reactor.buffered,
             "queued_requests": self._gate.queued,
             "active_requests": sum(link.active for link in self._links),
             "requests": self._requests + sum(link.requests for link in self._links),

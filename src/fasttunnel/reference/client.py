@@ -158,6 +158,9 @@ class ClientEngine:
             "urls": list(self.urls),
             "reconnects": self._reconnects,
             "connections": sum(not writer.is_closing() for writer in self._connections) + len(tunnels),
+            "tasks": len(self._tasks),
+            "buffered_bytes": sum(tunnel.buffered for tunnel in tunnels)
+            + sum(writer.transport.get_write_buffer_size() for writer in self._connections if not writer.is_closing()),
             "active_requests": sum(len(tunnel.requests) for tunnel in tunnels),
             "requests": self._requests + sum(tunnel.opened for tunnel in tunnels),
             "round_trip_s": next((tunnel.round_trip_s for tunnel in reversed(tunnels) if tunnel.up), None),

@@ -67,6 +67,11 @@ class Dispatcher:
         self.max_fragment = min(max_fragment, limits.FRAGMENT_BYTES)
         self.up = True
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait: for the tunnel, and for whoever reads what its requests have received."""
+        return self._queued_bytes + sum(exchange.buffered for exchange in self.requests.values())
+
     def open(self, protocol: int) -> Exchange:
         """A new request of this end; its id is made here."""
         return self._add(f"{PREFIXES[protocol]}-{next(_numbers):x}", protocol, pb.CLIENT_TO_SERVER)

@@ -125,6 +125,11 @@ class Exchange:
     def duration_s(self) -> float:
         return time.monotonic() - self._started_s
 
+    @property
+    def buffered(self) -> int:
+        """Payload bytes that have come and were not received yet."""
+        return sum(facts_of(KINDS[type(message)], message).cost for message, _ in self._inbox)
+
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()

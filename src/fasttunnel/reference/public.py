@@ -111,6 +111,11 @@ class PublicConnection:
         self._http2: Http2Connection | None = None
         self._address = str((writer.get_extra_info("peername") or ("unknown",))[0])
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait for the socket."""
+        return self.writer.transport.get_write_buffer_size()
+
     async def serve(self) -> None:
         """Until either side closes."""
         try:

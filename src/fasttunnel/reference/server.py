@@ -223,6 +223,9 @@ class ServerEngine:
         return {
             "draining": self._gate.draining,
             "connections": len(self._connections) + len(self._sessions),
+            "tasks": len(self._connections) + len(self._sessions),
+            "buffered_bytes": sum(session.buffered for session in self._sessions)
+            + sum(connection.buffered for connection in self._connections.values()),
             "queued_requests": self._gate.queued,
             "active_requests": sum(len(session.requests) for session in self._sessions),
             "requests": self._requests + sum(session.opened for session in self._sessions),
