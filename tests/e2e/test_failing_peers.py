@@ -4,6 +4,7 @@ Afterwards the counters of both ends are what they were, and requests pass again
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -102,6 +103,30 @@ async def status_of(call: Any) -> grpc.StatusCode:
 
 
 # -- the backend
+
+
+async def test_a_backend_that_does_not_take_the_connection(stack: AsyncExitStack) -> None:
+    """Its queue is full, so its system does not answer."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = f"127.0.0.1:{full.getsockname()[1]}"
+        fillers = []
+        for _ in range(3):
+            fillers.append(stack.enter_context(socket.socket()))
+            fillers[-1].setblocking(False)
+            fillers[-1].connect_ex(full.getsockname())
+        routes = [f"http://{address}", f"grpc://{address}"]
+        tunnel = await start_tunnel(stack, *routes, client={"connect_timeout_s": 0.2})
+        public = await connect(stack, tunnel.host, tunnel.port)
+        assert (await public.ask(request("GET", "/"))).status == 504
+        await ask_upgrade(public)
+        assert (await public.answer()).status == 504
+        stub = await open_channel(stack, tunnel.authority)
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await stub.Unary(Note())
+        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await tunnel.until_idle()
 
 
 def ends(peer: Peer, how: str) -> Awaitable[None]:
