@@ -51,9 +51,12 @@ class ServerLimits(TypedDict, total=False):
     window_budget: int
     header_list_bytes: int
     target_bytes: int
+    reuse_port: bool
     ws_message_bytes: int
     grpc_message_bytes: int
     head_timeout_s: float
+    queue_timeout_s: float
+    queued_requests: int
     heartbeat_interval_s: float
     drain_timeout_s: float
 

@@ -43,6 +43,9 @@ BACKOFF_MIN_S: Final = 0.1
 BACKOFF_MAX_S: Final = 30.0
 """Longest pause before dialling again: a server that comes back is found within half a minute."""
 
+SETTLED_S: Final = 1.0
+"""A client that is told to go (GoAway) by a server that took it so long ago dials again at once; else after a pause."""
+
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 HEADER_LIST_BYTES: Final = 65_536
@@ -75,10 +78,22 @@ WS_REFUSAL_BODY_BYTES: Final = 65_536
 RETRY_AFTER_S: Final = 1
 """Retry-After of a 503 (RFC 9110 10.2.3)."""
 
+QUEUE_TIMEOUT_S: Final = 0.0
+"""How long a new request waits for a client that is away to come back; 0: it is answered 503 at once."""
+
+QUEUED_REQUESTS: Final = 1_000
+"""Requests that wait for clients at once; further ones are answered 503. Each may hold its head and one read."""
+
 # -- starting and stopping --------------------------------------------------------------------------------------------
 
 DRAIN_TIMEOUT_S: Final = 30.0
 """How long requests under way may take to finish once a stop has been asked for."""
+
+HANDOVER_S: Final = 5.0
+"""With reuse_port, how long a stop waits at most for the clients to register with the next process."""
+
+HANDOVER_SETTLE_S: Final = 1.0
+"""And how long it then serves what still comes on connections of the public; each ends with its next answer."""
 
 # -- routes -----------------------------------------------------------------------------------------------------------
 
@@ -87,3 +102,9 @@ HOST_BYTES: Final = 255
 
 ROUTES_PER_CLIENT: Final = 1_000
 """Routes in one Register."""
+
+OUTAGE_S: Final = 60.0
+"""The routes of a client that has gone are remembered for this long (503 instead of 404): twice BACKOFF_MAX_S."""
+
+REMEMBERED_ROUTES: Final = 10_000
+"""Of clients that have gone, in all; the oldest are forgotten first."""

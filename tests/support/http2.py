@@ -97,6 +97,14 @@ class Stream:
         self.connection.write()
 
 
+class GoingOn(h2.connection.H2ConnectionStateMachine):
+    """That of h2 takes and sends no frame behind a GOAWAY, but the streams that are open go on (RFC 9113 6.8)."""
+
+    def process_input(self, input_: h2.connection.ConnectionInputs) -> list[Any]:
+        inputs = h2.connection.ConnectionInputs
+        return [] if input_ in (inputs.RECV_GOAWAY, inputs.SEND_GOAWAY) else super().process_input(input_)
+
+
 class Connection:
     """The public's connection: streams at will."""
 
@@ -104,6 +112,7 @@ class Connection:
         self.peer = peer
         config = h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
         self.protocol = h2.connection.H2Connection(config)
+        self.protocol.state_machine = GoingOn()
         self.streams: dict[int, Stream] = {}
         self.closed: str | None = None  # why
         self.go_away: int | None = None

@@ -1,6 +1,7 @@
 """A TCP relay between the two ends of a tunnel, which tests can make misbehave."""
 
 import asyncio
+import contextlib
 from contextlib import AsyncExitStack
 
 from tests.support.raw import Peer, connect, start_raw
@@ -19,6 +20,7 @@ class Relay:
         self._open: list[tuple[Peer, Peer]] = []  # towards the client, towards the target
         self._silent: list[Peer] = []  # towards the target: left open
         self._holding = False
+        self._lost: list[tuple[Peer, Peer]] = []  # whose packets vanish
         self._kept: dict[Peer, bytearray] = {}  # for whom
 
     def hold(self) -> None:
@@ -29,8 +31,13 @@ class Relay:
         """Pass on in one piece what was kept."""
         self._holding = False
         for peer, data in self._kept.items():
-            peer.writer.write(bytes(data))
+            with contextlib.suppress(RuntimeError):  # the target has given up meanwhile
+                peer.writer.write(bytes(data))
         self._kept.clear()
+
+    def black_hole(self) -> None:
+        """From now on all packets of the open connections vanish, both ways. New connections are carried."""
+        self._lost += self._open
 
     def cut(self) -> None:
         """Break all connections off, on both sides."""
@@ -58,6 +65,8 @@ class Relay:
         if self._delay_s:
             return await self._pump_late(source, target)
         while data := await source.reader.read(2**20):
+            if any(source in pair for pair in self._lost):
+                continue
             if self.mark and (at := data.find(self.mark)) >= 0:
                 self.marked = self.passed + at
             self.passed += len(data)
@@ -66,7 +75,7 @@ class Relay:
             else:
                 target.writer.write(data)
                 await target.writer.drain()
-        if target not in self._silent:
+        if target not in self._silent and not any(source in pair for pair in self._lost):
             target.writer.write_eof()
 
     async def _pump_late(self, source: Peer, target: Peer) -> None:

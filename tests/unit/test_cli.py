@@ -51,6 +51,8 @@ FORMS = {
     "server": {
         "--listen": "HOST:PORT",
         "--tunnel": "HOST:PORT",
+        "--reuse-port": None,
+        "--queue-timeout": "S",
         "--token-file": "F",
         "--config": "F",
         "--engine": None,

@@ -33,6 +33,14 @@ def test_every_document_is_linked_from_the_readme() -> None:
     assert [path.name for path in DOCUMENTS[1:] if f"](docs/{path.name})" not in readme] == []
 
 
+def test_every_test_of_the_table_of_failures_exists() -> None:
+    named = re.findall(r"`(test_\w+)(?:\.py)?`", (ROOT / "docs" / "failures.md").read_text())
+    assert len(named) > 60
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    known = {name for path in files for name in (path.stem, *re.findall(r"def (test_\w+)", path.read_text()))}
+    assert [name for name in named if name not in known] == []
+
+
 def test_known_differences_between_the_engines_are_listed() -> None:
     """Each reason of a `differs(end, reason)` mark, in the words of the mark."""
     marks = [

@@ -16,8 +16,8 @@ LAYERS = """
     errors limits version
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
-    control.routes control.backoff
-    control.config
+    control.routes control.backoff control.listening
+    control.config control.outage
     control.auth control.log control.trace
     abc
     _core

@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     help=f"Where the public sends HTTP/1.1, HTTP/2 (h2c), WebSocket and gRPC requests. Default: {DEFAULT_LISTEN}",
 )
 @click.option("--tunnel", metavar="HOST:PORT", help=f"Where clients dial in. Default: {DEFAULT_TUNNEL}")
+@click.option(
+    "--reuse-port",
+    is_flag=True,
+    default=None,
+    help="Share both ports with another server that has this option, to take over from it (docs/failures.md).",
+)
+@click.option(
+    "--queue-timeout",
+    "queue_timeout_s",
+    type=float,
+    metavar="S",
+    help="How many seconds a request waits for a client that is away to come back. Default: 0, it gets 503 at once.",
+)
 @options.token_file
 @options.config_file
 @options.engine
@@ -28,6 +41,8 @@ if TYPE_CHECKING:
 def server(
     listen: str | None,
     tunnel: str | None,
+    reuse_port: bool | None,
+    queue_timeout_s: float | None,
     token_file: Path | None,
     config: Path | None,
     token: str | None,
@@ -55,7 +70,17 @@ def server(
     A first Ctrl-C (SIGINT, SIGTERM) lets requests under way finish, a second one stops at once.
     """
     try:
-        settings = server_config(options.gather(config, token_file, listen=listen, tunnel=tunnel, token=token or None))
+        settings = server_config(
+            options.gather(
+                config,
+                token_file,
+                listen=listen,
+                tunnel=tunnel,
+                reuse_port=reuse_port,
+                queue_timeout_s=queue_timeout_s,
+                token=token or None,
+            )
+        )
     except FasttunnelError as error:
         running.fail(error)
 

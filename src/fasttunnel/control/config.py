@@ -22,6 +22,7 @@ DEFAULT_LISTEN = "127.0.0.1:8080"
 DEFAULT_TUNNEL = "127.0.0.1:7000"
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Window = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_WINDOW_BYTES)]
 Fragment = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_FRAGMENT_BYTES)]
@@ -79,6 +80,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     listen: str = DEFAULT_LISTEN
     tunnel: str = DEFAULT_TUNNEL
+    reuse_port: bool = False
     token: Secret | None = None
     initial_window: Window = limits.INITIAL_WINDOW_BYTES
     max_fragment: Fragment = limits.FRAGMENT_BYTES
@@ -89,6 +91,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ws_message_bytes: Size = limits.WS_MESSAGE_BYTES
     grpc_message_bytes: Size = limits.GRPC_MESSAGE_BYTES
     head_timeout_s: Positive = limits.HEAD_TIMEOUT_S
+    queue_timeout_s: NotNegative = limits.QUEUE_TIMEOUT_S
+    queued_requests: Size = limits.QUEUED_REQUESTS
     heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
 

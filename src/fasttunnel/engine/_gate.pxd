@@ -2,22 +2,31 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fasttunnel._core cimport Buf
-from fasttunnel.engine._io cimport Reactor
+from fasttunnel.engine._exchange cimport Endpoint
+from fasttunnel.engine._io cimport Conn, Reactor
 from fasttunnel.engine._link cimport Link
 
 
 cdef class Gate:
     cdef readonly Reactor reactor
     cdef object routes                  # control.routes.RouteTable of Link
+    cdef object outages                 # control.outage.Outages
+    cdef dict waiting                   # requests that wait for a client to come back, in order -> their connections
+    cdef readonly double queue_timeout_s
+    cdef size_t queued_requests
     cdef size_t head_bytes
     cdef size_t target_bytes
     cdef double head_timeout_s
     cdef uint64_t ws_message_bytes
     cdef uint64_t grpc_message_bytes
     cdef public bint recording          # requests carry a label for the record
-    cdef public bint draining
+    cdef readonly bint closing          # each public connection ends with its next answer
+    cdef readonly bint draining         # and nothing new is taken
 
     cdef Link find(self, int protocol, bytes host, bytes target)
+    cdef bint away(self, int protocol, bytes host, bytes target) except -1
+    cdef bint queue(self, Endpoint waiter, Conn conn) except -1
+    cdef int unqueue(self, Endpoint waiter) except -1
     cdef tuple label(self, bytes method, bytes host, bytes target)
 
 

@@ -1,4 +1,5 @@
 from fasttunnel.control.config import ServerConfig
+from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import RouteTable
 from fasttunnel.engine._io import Reactor
 from fasttunnel.engine._link import Link
@@ -8,5 +9,12 @@ class Gate:
 
     reactor: Reactor
     recording: bool
+    closing: bool
     draining: bool
-    def __init__(self, reactor: Reactor, routes: RouteTable[Link], config: ServerConfig, recording: bool) -> None: ...
+    queued: int
+    def __init__(
+        self, reactor: Reactor, routes: RouteTable[Link], outages: Outages, config: ServerConfig, recording: bool
+    ) -> None: ...
+    def wake(self) -> None: ...
+    def close(self) -> None: ...
+    def drain(self) -> None: ...

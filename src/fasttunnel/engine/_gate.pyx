@@ -38,9 +38,13 @@ cdef bytes explain(uint32_t code, bytes text):
 
 
 cdef class Gate:
-    def __init__(self, Reactor reactor, routes, config, bint recording):
+    def __init__(self, Reactor reactor, routes, outages, config, bint recording):
         self.reactor = reactor
         self.routes = routes
+        self.outages = outages
+        self.waiting = {}
+        self.queue_timeout_s = config.queue_timeout_s
+        self.queued_requests = config.queued_requests
         self.head_bytes = config.header_list_bytes
         self.target_bytes = config.target_bytes
         self.head_timeout_s = config.head_timeout_s
@@ -57,6 +61,44 @@ cdef class Gate:
             return None
         link = found[1]
         return link if link.up and not link.draining else None
+
+    cdef bint away(self, int protocol, bytes host, bytes target) except -1:
+        """Of a request for which find() has nothing: whether its client is only away."""
+        return self.outages.covers(protocol, host.decode("latin-1"), target.partition(b"?")[0].decode("latin-1"))
+
+    cdef bint queue(self, Endpoint waiter, Conn conn) except -1:
+        """Have `waiter.wake()` called when a client comes, if there is room. The waiter keeps the time."""
+        if self.draining or self.queue_timeout_s <= 0 or <size_t>len(self.waiting) >= self.queued_requests:
+            return False
+        self.waiting[waiter] = conn
+        return True
+
+    cdef int unqueue(self, Endpoint waiter) except -1:
+        self.waiting.pop(waiter, None)
+        return 0
+
+    @property
+    def queued(self):
+        """Requests that wait for a client to come back."""
+        return len(self.waiting)
+
+    def wake(self):
+        """A client has come, or there is nothing to wait for any more: each waiter looks again."""
+        for waiter, conn in list(self.waiting.items()):
+            try:
+                waiter.wake()
+            except Exception as error:
+                self.unqueue(waiter)
+                self.reactor.contain(conn, error)
+
+    def close(self):
+        """Each public connection is to end with its next answer."""
+        self.closing = True
+
+    def drain(self):
+        """And nothing new is taken."""
+        self.closing = self.draining = True
+        self.wake()
 
     cdef tuple label(self, bytes method, bytes host, bytes target):
         if not self.recording:

@@ -81,5 +81,6 @@ cdef class Http2Conn(Conn):
     cdef int submit_response(self, H2Stream stream, bint body) except -1
     cdef int submit_request(self, H2Stream stream, bint body) except -1
     cdef int go_away(self) except -1
+    cdef int announce_go_away(self) except -1
     cdef int ping(self) except -1
     cdef uint32_t peer_max_streams(self) noexcept        # the peer's MAX_CONCURRENT_STREAMS

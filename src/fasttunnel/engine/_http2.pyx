@@ -436,6 +436,13 @@ cdef class Http2Conn(Conn):
 
     # -- input and output
 
+    cdef size_t held(self) noexcept:
+        cdef H2Stream stream
+        cdef size_t total = self.rest.len + self.out.len
+        for stream in self.streams.values():
+            total += stream.rest.len + stream.out_available() + stream.trailers.len
+        return total
+
     cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
         cdef ssize_t used
         if n == 0:
@@ -581,6 +588,13 @@ cdef class Http2Conn(Conn):
             self.going_away = True
             nghttp2_submit_goaway(self.session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(self.session),
                                   NGHTTP2_NO_ERROR, NULL, 0)
+            self.touch()
+        return 0
+
+    cdef int announce_go_away(self) except -1:
+        """A first GOAWAY, which turns no stream away (RFC 9113 6.8)."""
+        if not self.going_away and self.transport is not None:
+            nghttp2_submit_shutdown_notice(self.session)
             self.touch()
         return 0
 

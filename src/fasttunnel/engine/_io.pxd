@@ -53,7 +53,7 @@ cdef class Reactor:
     cdef public object on_error         # callable(text): an unexpected error, already contained
     cdef list wheel
     cdef int64_t wheel_ms               # everything before this has fired
-    cdef int timers
+    cdef readonly int timers            # that run
     cdef object tick_handle
     cdef int64_t tick_due_ms
     cdef readonly set conns             # every open connection
@@ -90,6 +90,7 @@ cdef class Conn(Endpoint):
 
     cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1     # returns the bytes used
     cdef size_t read_room(self) noexcept                                     # how much the next read may take
+    cdef size_t held(self) noexcept                                          # bytes in buffers of ours
     cdef int fill(self) except -1                                            # last chance to add output before the write
     cdef int written(self) except -1                                         # after a write that left the transport below its mark
     cdef int on_connected(self) except -1

@@ -166,6 +166,17 @@ cdef class Reactor:
             traceback.print_exc()           # the last resort: a report that cannot be made must not stop the others
         return 0
 
+    @property
+    def buffered(self):
+        """Bytes that its connections hold: read and not used yet, or not yet handed to the system."""
+        cdef Conn conn
+        cdef size_t total = 0
+        for conn in self.conns:
+            total += conn.held()
+            if conn.transport is not None:
+                total += conn.transport.get_write_buffer_size()
+        return total
+
     # -- timers
 
     cdef int64_t now_ms(self) except? -1:
@@ -276,6 +287,9 @@ cdef class Conn(Endpoint, BufferedProtocol):
 
     cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
         raise NotImplementedError
+
+    cdef size_t held(self) noexcept:
+        return self.rest.len + self.out.len
 
     cdef size_t read_room(self) noexcept:
         """Little more than what may be sent on: what is read beyond the credit is copied aside and back."""
@@ -562,6 +576,9 @@ cdef class Conn(Endpoint, BufferedProtocol):
     def leave(self):
         """The engine is stopping: close as soon as nothing is under way here. Overridden where something can be."""
         self.close()
+
+    def wind_down(self):
+        """The engine will stop soon: have the peer use another connection where it can."""
 
     def cut(self):
         """Close at once, whatever is under way."""

@@ -41,6 +41,7 @@ cdef class LinkConn(Http2Conn):
     cdef bytes token
     cdef int dial(self) except -1
     cdef int accept_stream(self, LinkStream stream) except -1
+    cdef int await_close(self) except -1
     cdef readonly uint64_t reads        # reads so far: the peer is alive while this moves
 
 
@@ -77,6 +78,7 @@ cdef class Link(Carrier):
     cdef readonly uint64_t messages_received
     cdef readonly uint64_t requests
 
+    cdef list exchanges(self)
     cdef Exchange open(self, Endpoint endpoint, int protocol)
     cdef uint8_t *reserve(self, size_t n) except NULL
     cdef int commit(self, size_t n) except -1

@@ -25,7 +25,7 @@ from fasttunnel._core cimport (
 )
 from fasttunnel.engine._grpc cimport decode_message, encode_message
 from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
-from fasttunnel.engine._io cimport out_append, out_clear, out_reserve, out_take
+from fasttunnel.engine._io cimport Conn, out_append, out_clear, out_reserve, out_take
 from fasttunnel.engine._nghttp2 cimport NGHTTP2_SETTINGS
 
 from fasttunnel import limits
@@ -49,6 +49,7 @@ cdef enum:
     PROTOCOL_ERROR = 5
     TUNNEL_LOST = 9
 
+cdef double GOODBYE_S = 10.0            # for a client to take the end of its tunnel and close the connection
 cdef bytes CONNECT_PATH = b"/fasttunnel.v1.TunnelService/Connect"
 cdef double time_monotonic() except? -1:
     return time.monotonic()
@@ -309,6 +310,14 @@ cdef class LinkConn(Http2Conn):
     cdef int on_timer(self, object stream) except -1:
         return self.abort()
 
+    cdef int await_close(self) except -1:
+        """Server: a link of this connection has ended. The client closes it; but one that is a ghost never will."""
+        cdef LinkStream stream
+        for stream in self.streams.values():
+            if stream.link is not None and stream.link.conn is not None:
+                return 0
+        return self.arm(GOODBYE_S) if self.transport is not None else 0
+
     def keep_alive(self):
         """An HTTP/2 PING: any peer answers it, so that `reads` moves while the peer lives."""
         self.ping()
@@ -381,8 +390,12 @@ cdef class Link(Carrier):
         self.round_trip_s = round_trip_s
 
     def drain(self):
-        """No new requests on this link; those under way go on."""
+        """No new requests on this link; those under way go on, but WebSockets, which might for ever, are closed in order."""
+        cdef Exchange exchange
         self.draining = True
+        for exchange in self.exchanges():
+            if exchange.protocol == PROTO_WEBSOCKET and isinstance(exchange.endpoint, Conn):
+                (<Conn>exchange.endpoint).leave()
 
     def report_idle(self):
         """Have handler.idle() called when no request is left, while new ones are still taken."""
@@ -400,6 +413,14 @@ cdef class Link(Carrier):
         else:
             stream.write_end()
         self.lose(grpc_status, message)
+
+    cdef list exchanges(self):
+        cdef size_t i
+        cdef list found = []
+        for i in range(self.table.capacity):
+            if self.table.entries[i].value != NULL:
+                found.append(<Exchange>self.table.entries[i].value)
+        return found
 
     @property
     def active(self):
@@ -669,20 +690,18 @@ cdef class Link(Carrier):
 
     cdef int lose(self, int grpc_status, str message) except -1:
         """The tunnel is gone: every request on it fails, once."""
-        cdef size_t i
-        cdef list exchanges = []
         cdef Exchange exchange
-        if self.conn is None:
+        cdef LinkConn conn = self.conn
+        if conn is None:
             return 0
         self.conn = None
         self.up = False
-        for i in range(self.table.capacity):
-            if self.table.entries[i].value != NULL:
-                exchanges.append(<Exchange>self.table.entries[i].value)
-        for exchange in exchanges:
+        for exchange in self.exchanges():
             exchange.fail(TUNNEL_LOST, b"the tunnel was lost")
         self.ring.clear()
         self.light.clear()
+        if self.acceptor is None:
+            conn.await_close()
         self.handler.lost(self, grpc_status, message)
         return 0
 

@@ -5,6 +5,7 @@ from fasttunnel._core cimport BodyReader, Msg
 from fasttunnel.engine._gate cimport Gate, Visitor
 from fasttunnel.engine._http1 cimport BodyWriter, Head
 from fasttunnel.engine._io cimport Conn
+from fasttunnel.engine._link cimport Link
 from fasttunnel.engine._public_websocket cimport PublicWebSocket
 
 
@@ -19,6 +20,7 @@ cdef enum Phase:
     PHASE_ANSWER = 2                    # it has come, the answer is awaited
     PHASE_HANDSHAKE = 3                 # a WebSocket handshake is with the backend
     PHASE_DISCARD = 4                   # nothing more is wanted of this peer
+    PHASE_QUEUED = 5                    # the request waits for a client that is away
 
 
 cdef class PublicHttp1(Conn):
@@ -26,6 +28,7 @@ cdef class PublicHttp1(Conn):
     cdef Visitor visitor
     cdef Head head
     cdef uint8_t phase                  # Phase
+    cdef uint8_t queued_phase           # which one follows PHASE_QUEUED
     cdef BodyReader reader
     cdef BodyWriter writer
     cdef bint blocked                   # waiting for credit
@@ -40,7 +43,10 @@ cdef class PublicHttp1(Conn):
     cdef bytes ws_key
     cdef bint half_close                # end our side after the next write
 
-    cdef int no_route(self) except -1
+    cdef int no_link(self, int protocol) except -1
+    cdef int give_up_waiting(self, bytes text) except -1
+    cdef Py_ssize_t begin_exchange(self, Link link, const uint8_t *data, size_t n) except -1
+    cdef int begin_websocket(self, Link link) except -1
     cdef int take_over(self, PublicWebSocket successor) except -1
     cdef Py_ssize_t begin(self, const uint8_t *data, size_t n) except -1
     cdef Py_ssize_t read_body(self, const uint8_t *data, size_t n) except -1

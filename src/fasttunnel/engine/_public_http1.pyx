@@ -144,14 +144,8 @@ cdef class PublicHttp1(Conn):
         """A head is complete: open the exchange, with as much of the body as lies there. Returns the body bytes used."""
         cdef Head head = self.head
         cdef Link link
-        cdef Msg m
-        cdef bytes trace_id                 # held until it is encoded
-        cdef Slice piece
-        cdef size_t used = 0
-        cdef uint64_t limit
-        cdef int result
         self.http10 = head.http10
-        self.keep_alive = head.keep_alive and not self.gate.draining
+        self.keep_alive = head.keep_alive and not self.gate.closing
         self.is_head = head.method == b"HEAD"
         self.answer_begun = False
         if <size_t>len(head.target) > self.gate.target_bytes:
@@ -163,8 +157,18 @@ cdef class PublicHttp1(Conn):
         self.phase = PHASE_ANSWER if self.reader.mode == BODY_NONE else PHASE_BODY
         link = self.gate.find(PROTO_HTTP, head.host, head.target)
         if link is None:
-            self.no_route()
+            self.no_link(PROTO_HTTP)
             return 0
+        return self.begin_exchange(link, data, n)
+
+    cdef Py_ssize_t begin_exchange(self, Link link, const uint8_t *data, size_t n) except -1:
+        cdef Head head = self.head
+        cdef Msg m
+        cdef bytes trace_id                 # held until it is encoded
+        cdef Slice piece
+        cdef size_t used = 0
+        cdef uint64_t limit
+        cdef int result
         self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host)
         link.open(self, PROTO_HTTP)
         self.exchange.label = self.gate.label(head.method, head.host, head.target)
@@ -250,13 +254,47 @@ cdef class PublicHttp1(Conn):
                 self.unhold()
         return 0
 
-    cdef int no_route(self) except -1:
-        cdef bint draining = self.gate.draining
-        cdef int status = 503 if draining else 404
+    # -- requests that nobody serves
+
+    cdef int no_link(self, int protocol) except -1:
+        """The client may be away: then wait for it, or say so."""
         cdef bytes where = self.head.host + self.head.target.partition(b"?")[0]
-        self.write_error(status, b"the server is shutting down" if draining else
-                         b"no tunnel serves " + where + b"\n\nA client that serves everything is started with:\n"
-                         b"    fasttunnel client --server HOST:PORT http://127.0.0.1:3000")
+        if self.gate.draining:
+            self.write_error(503, b"the server is shutting down")
+        elif self.gate.away(protocol, self.head.host, self.head.target):
+            if self.gate.queue(self, self):
+                self.queued_phase = self.phase
+                self.phase = PHASE_QUEUED
+                return self.arm(self.gate.queue_timeout_s)
+            self.write_error(503, b"the client that serves " + where + b" is away")
+        else:
+            self.write_error(404, b"no tunnel serves " + where
+                             + b"\n\nA client that serves everything is started with:\n"
+                             b"    fasttunnel client --server HOST:PORT http://127.0.0.1:3000")
+        return self.answer_done()
+
+    def wake(self):
+        """See Gate.queue."""
+        cdef int protocol = PROTO_WEBSOCKET if self.head.websocket else PROTO_HTTP
+        cdef Link link = self.gate.find(protocol, self.head.host, self.head.target)
+        if link is None:
+            if self.gate.draining:
+                self.give_up_waiting(b"the server is shutting down")
+            return
+        self.gate.unqueue(self)
+        self.disarm()
+        self.phase = self.queued_phase
+        if self.head.websocket:
+            self.begin_websocket(link)
+            return
+        self.begin_exchange(link, NULL, 0)
+        self.unhold()
+        self.refeed()
+
+    cdef int give_up_waiting(self, bytes text) except -1:
+        self.gate.unqueue(self)
+        self.phase = self.queued_phase
+        self.write_error(503, text)
         return self.answer_done()
 
     # -- WebSocket handshake
@@ -265,8 +303,6 @@ cdef class PublicHttp1(Conn):
         """RFC 6455 4.2.1. The key stays here: the backend is asked with a key of its own."""
         cdef Head head = self.head
         cdef Link link
-        cdef Msg m
-        cdef bytes trace_id                 # held until it is encoded
         self.phase = PHASE_ANSWER
         if head.ws_version != b"13":
             self.write_error(426, b"only WebSocket version 13 is spoken here")
@@ -278,7 +314,13 @@ cdef class PublicHttp1(Conn):
             raise BadMessage(400, "a WebSocket handshake has no body")
         link = self.gate.find(PROTO_WEBSOCKET, head.host, head.target)
         if link is None:
-            return self.no_route()
+            return self.no_link(PROTO_WEBSOCKET)
+        return self.begin_websocket(link)
+
+    cdef int begin_websocket(self, Link link) except -1:
+        cdef Head head = self.head
+        cdef Msg m
+        cdef bytes trace_id                 # held until it is encoded
         self.phase = PHASE_HANDSHAKE
         self.ws_key = head.ws_key
         self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host)
@@ -316,7 +358,7 @@ cdef class PublicHttp1(Conn):
             if write_fields(&self.out, m, TAG_WS_RESPONSE_HEADERS, &has_length, &length):
                 self.out.len = mark
                 return self.bad_answer(b"bad header field from the backend")
-            self.keep_alive = self.keep_alive and not self.gate.draining
+            self.keep_alive = self.keep_alive and not self.gate.closing
             write_text(&self.out, "Content-Length: ")
             write_number(&self.out, m.body.len)
             write_text(&self.out, "\r\n\r\n" if self.keep_alive else "\r\nConnection: close\r\n\r\n")
@@ -347,6 +389,8 @@ cdef class PublicHttp1(Conn):
         successor.exchange = exchange
         exchange.status = 0
         self.take_over(successor)
+        if self.gate.draining or (<Link>exchange.carrier).draining:
+            successor.leave()
         return 0
 
     cdef int take_over(self, PublicWebSocket successor) except -1:
@@ -401,7 +445,7 @@ cdef class PublicHttp1(Conn):
         cdef uint64_t length = 0
         if m.status < 200 or m.status > 999:
             return 1
-        self.keep_alive = self.keep_alive and not self.gate.draining
+        self.keep_alive = self.keep_alive and not self.gate.closing
         write_status_line(&self.out, m.status)
         if write_fields(&self.out, m, TAG_HTTP_RESPONSE_HEADERS, &has_length, &length):
             return 1
@@ -448,7 +492,7 @@ cdef class PublicHttp1(Conn):
     cdef int write_error(self, int status, bytes text) except -1:
         """An answer of our own, as plain text for a person."""
         cdef bytes body = b"%d: %s\n" % (status, text)
-        self.keep_alive = self.keep_alive and not self.gate.draining
+        self.keep_alive = self.keep_alive and not self.gate.closing
         write_status_line(&self.out, status)
         write_text(&self.out, "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n")
         if status == 503:
@@ -523,6 +567,8 @@ cdef class PublicHttp1(Conn):
             self.is_head = False
             self.write_error(408, b"the request head took too long")
             return self.close()
+        if self.phase == PHASE_QUEUED:
+            return self.give_up_waiting(b"the client that serves this is away")
         if self.peer_eof and self.write_paused:
             return self.arm(HALF_CLOSED_S)  # not silent: it has not read all yet
         return self.close() if self.idle else self.abort()
@@ -535,10 +581,12 @@ cdef class PublicHttp1(Conn):
             return self.arm(HALF_CLOSED_S)
         if self.exchange is not None:
             self.exchange.reset(CANCELLED, b"the public side closed the connection")
+        self.gate.unqueue(self)
         return self.close()
 
     cdef int on_lost(self, object exc) except -1:
         self.head.parser = None         # it refers back to the head
+        self.gate.unqueue(self)
         if self.exchange is not None:
             self.exchange.reset(CANCELLED, b"the public side closed the connection")
         return 0

@@ -5,6 +5,7 @@ from fasttunnel._core cimport Buf, GrpcSplitter, Msg
 from fasttunnel.engine._gate cimport Gate, Visitor
 from fasttunnel.engine._http2 cimport H2Stream, Http2Conn
 from fasttunnel.engine._io cimport Timer
+from fasttunnel.engine._link cimport Link
 
 
 cdef class PublicHttp2(Http2Conn):
@@ -32,6 +33,8 @@ cdef class PublicStream(H2Stream):
     cdef bint odd_head                  # it contradicts itself, or its scheme is not ours
     cdef bint headers_done
     cdef bint begun                     # the request was routed
+    cdef bint queued                    # it waits for a client that is away; `deadline` is for how long
+    cdef int64_t queued_ms              # since when
     cdef bint first_sent
     cdef bint last_sent
     cdef bint answer_begun
@@ -39,6 +42,9 @@ cdef class PublicStream(H2Stream):
     cdef uint64_t writing               # bytes of the gRPC message being written that are still to come
 
     cdef int begin(self) except -1
+    cdef int no_link(self, int protocol) except -1
+    cdef int leave_queue(self) except -1
+    cdef int begin_exchange(self, Link link, double timeout_s) except -1
     cdef int pump_grpc(self) except -1
     cdef int pump_http(self) except -1
     cdef int fill_first(self, Msg *m) except -1

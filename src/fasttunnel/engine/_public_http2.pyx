@@ -61,6 +61,9 @@ cdef class PublicHttp2(Http2Conn):
         return self.start_session(True, False, STREAM_WINDOW, CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS,
                                   <uint32_t>self.gate.head_bytes)
 
+    def wind_down(self):
+        self.announce_go_away()
+
     cdef H2Stream new_stream(self):
         self.disarm()
         return PublicStream()
@@ -157,9 +160,54 @@ cdef class PublicStream(H2Stream):
             return self.answer_error(400, b"bad grpc-timeout")
         link = gate.find(protocol, self.authority, self.path)
         if link is None:
-            if gate.draining:
-                return self.answer_error(503, b"the server is shutting down")
-            return self.answer_error(404, b"no tunnel serves " + self.authority + self.path.partition(b"?")[0])
+            return self.no_link(protocol)
+        return self.begin_exchange(link, self.timeout_s)
+
+    cdef int no_link(self, int protocol) except -1:
+        """Nobody serves the request: the client may be away, then wait for it, or say so."""
+        cdef Gate gate = (<PublicHttp2>self.conn).gate
+        cdef bytes where = self.authority + self.path.partition(b"?")[0]
+        cdef double wait_s = gate.queue_timeout_s
+        if gate.draining:
+            return self.answer_error(503, b"the server is shutting down")
+        if not gate.away(protocol, self.authority, self.path):
+            return self.answer_error(404, b"no tunnel serves " + where)
+        if not gate.queue(self, self.conn):
+            return self.answer_error(503, b"the client that serves " + where + b" is away")
+        self.queued = True
+        self.queued_ms = self.conn.reactor.now_ms()
+        if self.is_grpc and self.timeout_s > 0:
+            wait_s = min(wait_s, self.timeout_s)
+        self.deadline = Timer(self.conn, self)
+        return self.conn.reactor.start_timer(self.deadline, wait_s)
+
+    def wake(self):
+        """See Gate.queue."""
+        cdef Gate gate = (<PublicHttp2>self.conn).gate
+        cdef Link link = gate.find(PROTO_GRPC if self.is_grpc else PROTO_HTTP, self.authority, self.path)
+        cdef double waited_s
+        if link is None and not gate.draining:
+            return
+        self.leave_queue()
+        if link is None:
+            self.answer_error(503, b"the server is shutting down")
+            return
+        waited_s = <double>(self.conn.reactor.now_ms() - self.queued_ms) / 1000.0
+        self.begin_exchange(link, max(self.timeout_s - waited_s, 0.001) if self.timeout_s > 0 else 0.0)
+        self.pump()
+
+    cdef int leave_queue(self) except -1:
+        cdef Timer timer = self.deadline
+        if self.queued:
+            self.queued = False
+            self.deadline = None
+            (<PublicHttp2>timer.owner).gate.unqueue(self)
+            timer.owner.reactor.stop_timer(timer)
+        return 0
+
+    cdef int begin_exchange(self, Link link, double timeout_s) except -1:
+        cdef Gate gate = (<PublicHttp2>self.conn).gate
+        cdef int protocol = PROTO_GRPC if self.is_grpc else PROTO_HTTP
         if self.cookie is not None:
             if hdr_append(&self.block, TAG_HTTP_REQUEST_HEADERS, <const uint8_t *>b"cookie", 6, self.cookie,
                           len(self.cookie)) < 0:
@@ -172,9 +220,9 @@ cdef class PublicStream(H2Stream):
             self.splitter.max_fragment = link.max_fragment
             self.splitter.max_message_bytes = gate.grpc_message_bytes
             hdr_retag(&self.block, TAG_GRPC_REQUEST_METADATA)
-            if self.timeout_s > 0:
+            if timeout_s > 0:
                 self.deadline = Timer(self.conn, self)
-                self.conn.reactor.start_timer(self.deadline, self.timeout_s)
+                self.conn.reactor.start_timer(self.deadline, timeout_s)
         return 0
 
     cdef int pump(self) except -1:
@@ -183,6 +231,8 @@ cdef class PublicStream(H2Stream):
                 return 0
             self.begun = True
             self.begin()
+        if self.queued:
+            return 0
         if self.exchange is None:
             return self.take(self.rest.len)
         return self.pump_grpc() if self.is_grpc else self.pump_http()
@@ -300,6 +350,13 @@ cdef class PublicStream(H2Stream):
         return self.take(pos if self.exchange is not None else self.rest.len)
 
     cdef int expire(self) except -1:
+        cdef bint overdue
+        if self.queued:
+            overdue = self.is_grpc and 0 < self.timeout_s <= (<PublicHttp2>self.conn).gate.queue_timeout_s
+            self.leave_queue()
+            if overdue:
+                return self.answer_status(GRPC_DEADLINE_EXCEEDED, b"deadline exceeded", None, NULL)
+            return self.answer_error(503, b"the client that serves this is away")
         if self.exchange is not None:
             self.exchange.status = GRPC_DEADLINE_EXCEEDED
             self.exchange.reset(CANCELLED, b"deadline exceeded")
@@ -514,6 +571,7 @@ cdef class PublicStream(H2Stream):
         return self.rst(H2_CANCEL if code == CANCELLED else H2_INTERNAL_ERROR)
 
     cdef int on_closed(self, uint32_t error_code) except -1:
+        self.leave_queue()
         if self.deadline is not None:
             self.deadline.owner.reactor.stop_timer(self.deadline)
             self.deadline = None

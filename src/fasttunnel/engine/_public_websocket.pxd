@@ -2,4 +2,7 @@ from fasttunnel.engine._websocket cimport WebSocketConn
 
 
 cdef class PublicWebSocket(WebSocketConn):
-    pass
+    cdef bint leaving                   # leave() was called
+    cdef bint dismissed                 # our own Close frame has been sent: what the backend still says is dropped
+
+    cdef int dismiss(self) except -1

@@ -12,6 +12,7 @@ cdef class WebSocketConn(Conn):
     cdef bint blocked                   # waiting for credit
     cdef bint close_sent                # a Close frame was written to this socket
     cdef bint close_received            # one has come from it
+    cdef bint far_closed                # one has come from the far side
     cdef uint64_t unconsumed            # payload bytes written since the last written()
     cdef uint64_t uncounted             # bytes since then that cost no credit
     cdef uint64_t writing               # payload bytes of the frame being written that are still to come

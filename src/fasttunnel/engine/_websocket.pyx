@@ -76,7 +76,7 @@ cdef class WebSocketConn(Conn):
                 self.exchange.send_frame(&frame)
                 if frame.opcode == 8:
                     self.close_received = True
-                    if self.close_sent:
+                    if self.far_closed:
                         self.finish_closing()
             elif code == WS_NEED_MORE:
                 return <Py_ssize_t>pos
@@ -126,7 +126,7 @@ cdef class WebSocketConn(Conn):
                 return self.on_reset(OVERLOADED, b"control frames come faster than they are read")
         self.touch()
         if m.opcode == 8:
-            self.close_sent = True
+            self.close_sent = self.far_closed = True
             if m.body.len >= 2 and self.exchange.status == 0:
                 self.exchange.status = m.body.ptr[0] << 8 | m.body.ptr[1]
             if self.close_received:

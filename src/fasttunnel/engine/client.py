@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import secrets
 from typing import Any
 
@@ -34,6 +35,19 @@ REFUSALS: dict[int, type[FasttunnelError]] = {
 }
 
 
+class Tunnel:
+    """One life of the tunnel: a connection to the server, and how it ends."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.link: Link | None = None
+        self.conn: LinkConn | None = None
+        self.lost: asyncio.Future[tuple[int, str]] = loop.create_future()
+        self.told_to_go: asyncio.Future[GoAway] = loop.create_future()
+        self.heartbeat: HeartbeatTimer | None = None
+        self.was_up = False
+        self.up_since_s = 0.0
+
+
 class ClientEngine:
     """The end beside the backends, on the Cython data plane. Satisfies `fasttunnel.abc.ClientEngine`."""
 
@@ -44,9 +58,7 @@ class ClientEngine:
         self._client_id = config.client_id
         self.urls: list[str] = []
         self._routes: RouteTable[Target] = RouteTable()
-        self._link: Link | None = None
-        self._conn: LinkConn | None = None
-        self._lost: asyncio.Future[tuple[int, str]] | None = None
+        self._tunnels: dict[Tunnel, asyncio.Task[tuple[str, FasttunnelError | None]]] = {}  # the newest last
         self._registered = asyncio.Event()
         self._idle = asyncio.Event()
         self._closed = asyncio.Event()
@@ -55,7 +67,6 @@ class ClientEngine:
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._dials: set[asyncio.Task[None]] = set()
-        self._heartbeat: HeartbeatTimer | None = None
         self._reconnects = 0
         self._requests = 0
 
@@ -95,32 +106,41 @@ class ClientEngine:
 
     async def _stop(self, grace_s: float) -> None:
         self._draining = True
-        link = self._link
-        if link is not None and link.up:
-            message = GoAway(reason="the client is shutting down", grace_ms=int(grace_s * 1000))
-            link.send_control(TunnelMessage(protocol_type=CONTROL, go_away=message).SerializeToString())
-            if link.active and grace_s > 0:
-                # Requests that were on their way when we said so are still taken: the server has not heard it yet.
-                self._idle.clear()  # a link that was lost before has set it
-                link.report_idle()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._idle.wait(), grace_s)
+        links = self._links()
+        for link in links:
+            _send_go_away(link, "the client is shutting down", grace_s)
+            link.report_idle()
+        if grace_s > 0:
+            # Requests that were on their way when we said so are still taken: the server has not heard it yet.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    while any(link.active for link in links):
+                        self._idle.clear()
+                        await self._idle.wait()
         if self._runner is not None:
             self._runner.cancel()
-        if self._link is not None:
-            self._link.end(0, "the client was stopped")
-        for task in self._dials:
+        for link in self._links():
+            link.end(0, "the client was stopped")
+        for task in (*self._dials, *self._tunnels.values()):
             task.cancel()
         for conn in list(self._reactor.conns):
             conn.leave()
-        if grace_s <= 0 and self._conn is not None:
+        if grace_s <= 0:
             # Otherwise it is left to the server to end the connection: a gRPC server drops what its application has not
             # read yet when the connection goes.
-            self._conn.hang_up()
+            for tunnel in self._tunnels:
+                if tunnel.conn is not None:
+                    tunnel.conn.hang_up()
         await settle(self._reactor)
         self._reactor.close()
-        self._conn = None
+        for tunnel in self._tunnels:
+            tunnel.conn = None
+        self._tunnels.clear()
         self._closed.set()
+
+    def _links(self) -> list[Link]:
+        """Those that carry requests: more than one while a server that is leaving is replaced by another."""
+        return [tunnel.link for tunnel in self._tunnels if tunnel.link is not None and tunnel.link.up]
 
     async def wait_closed(self) -> None:
         if self._runner is not None:
@@ -130,63 +150,92 @@ class ClientEngine:
         await self._closed.wait()
 
     def status(self) -> dict[str, Any]:
-        link = self._link
+        links = self._links()
+        beat = next((tunnel.heartbeat for tunnel in reversed(self._tunnels) if tunnel.heartbeat), None)
         return {
-            "connected": link is not None and link.up,
+            "connected": bool(links),
             "server": self._config.server,
             "client_id": self._client_id,
             "urls": list(self.urls),
             "reconnects": self._reconnects,
             "connections": len(self._reactor.conns),
-            "active_requests": link.active if link is not None else 0,
-            "requests": self._requests + (link.requests if link is not None else 0),
-            "round_trip_s": self._heartbeat.round_trip_s if self._heartbeat else None,
+            "timers": self._reactor.timers,
+            "buffered_bytes": self._reactor.buffered,
+            "active_requests": sum(link.active for link in links),
+            "requests": self._requests + sum(link.requests for link in links),
+            "round_trip_s": beat.round_trip_s if beat else None,
         }
 
     # -- the tunnel
 
     async def _run(self) -> None:
-        """Be connected; when the tunnel is lost, come back."""
+        """Be connected; when the tunnel is lost, or the server is about to leave, connect anew."""
+        loop = asyncio.get_running_loop()
         backoff = Backoff(self._config.backoff_min_s, self._config.backoff_max_s)
         while True:
-            reason, refusal = await self._connect_once()
-            if refusal is not None:
-                self._failure = refusal
-                self._events.disconnected(self._config.server, reason, None)
-                self._closed.set()
-                return
-            if self._registered.is_set() and self._was_up:
-                backoff.reset()
+            tunnel = Tunnel(loop)
+            task = self._tunnels[tunnel] = loop.create_task(self._carry(tunnel))
+            task.add_done_callback(functools.partial(self._forget, tunnel))
+            endings: list[asyncio.Future[Any]] = [task, tunnel.told_to_go]
+            await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+            if tunnel.told_to_go.done():
+                # In order, so at once. The old tunnel lives on beside the new one until the server ends it.
+                go_away = tunnel.told_to_go.result()
+                reason, delay = go_away.reason or "the server is leaving", go_away.retry_ms / 1000
+                if loop.time() - tunnel.up_since_s >= limits.SETTLED_S:
+                    backoff.reset()
+                else:
+                    delay = max(delay, backoff.next())
                 self._reconnects += 1
-            delay = backoff.next()
+            else:
+                reason, refusal = task.result()
+                if refusal is not None:
+                    return await self._give_up(reason, refusal)
+                if tunnel.was_up:
+                    backoff.reset()
+                    self._reconnects += 1
+                delay = backoff.next()
+            del tunnel, task, endings
             self._events.disconnected(self._config.server, reason, delay)
             await asyncio.sleep(delay)
 
-    async def _connect_once(self) -> tuple[str, FasttunnelError | None]:
+    async def _give_up(self, reason: str, refusal: FasttunnelError) -> None:
+        """The server does not want us; what is under way on a tunnel of before may finish."""
+        self._failure = refusal
+        self._events.disconnected(self._config.server, reason, None)
+        if self._tunnels:
+            await asyncio.wait(list(self._tunnels.values()))
+        self._closed.set()
+
+    def _forget(self, tunnel: Tunnel, task: asyncio.Task[tuple[str, FasttunnelError | None]]) -> None:
+        if not self._draining:  # _stop() clears it: the connections are still closing
+            del self._tunnels[tunnel]
+
+    async def _carry(self, tunnel: Tunnel) -> tuple[str, FasttunnelError | None]:
         """One life of a tunnel. Returns why it ended, and the error where coming back would not help."""
         token = self._config.token
-        lost = self._lost = asyncio.get_running_loop().create_future()
-        self._was_up = False
-        conn = self._conn = LinkConn(
+        conn = tunnel.conn = LinkConn(
             self._reactor,
             self,
             self._acceptor,
             self._config.server.encode(),
             token.reveal().encode() if token is not None else None,
         )
+        self._newest = tunnel
         try:
             if failure := await self._dial(conn):
                 return failure, None
-            done, _ = await asyncio.wait([lost], timeout=REGISTERED_TIMEOUT_S)
-            if not done and not self._was_up:
+            done, _ = await asyncio.wait([tunnel.lost], timeout=REGISTERED_TIMEOUT_S)
+            if not done and not tunnel.was_up:
                 return "it did not answer the registration", None
-            status, reason = await lost
+            status, reason = await tunnel.lost
         finally:
-            if self._heartbeat is not None:
-                self._heartbeat.stop()
-                self._heartbeat = None
+            if tunnel.heartbeat is not None:
+                tunnel.heartbeat.stop()
+                tunnel.heartbeat = None
             if not self._draining:  # see _stop
-                conn.hang_up() if lost.done() and not lost.cancelled() else conn.cut()
+                conn.hang_up() if tunnel.lost.done() and not tunnel.lost.cancelled() else conn.cut()
+                tunnel.conn = None
             del conn  # a cancelled task keeps its frames, and so the connection, until the garbage collector comes
         if status in REFUSALS:
             hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
@@ -211,7 +260,9 @@ class ClientEngine:
         raise NotImplementedError("a client accepts no tunnels")
 
     def opened(self, link: Link) -> None:
-        self._link = link
+        # Only one is dialled at a time.
+        tunnel = link.info = self._newest
+        tunnel.link = link
         link.attach_tap(self._events.tap, self._config.server)
         register = Register(
             version=limits.WIRE_VERSION,
@@ -230,31 +281,37 @@ class ClientEngine:
         except Exception:
             link.end(GrpcStatus.INTERNAL, "malformed TunnelMessage")
             return
+        tunnel: Tunnel = link.info
         payload = message.WhichOneof("payload")
         if payload == "registered" and not link.up:
-            self._welcome(link, message.registered)
-        elif payload == "heartbeat" and self._heartbeat is not None:
-            self._heartbeat.received(message.heartbeat)
+            self._welcome(tunnel, link, message.registered)
+        elif payload == "heartbeat" and tunnel.heartbeat is not None:
+            tunnel.heartbeat.received(message.heartbeat)
+        elif payload == "go_away" and link.up and not tunnel.told_to_go.done():
+            tunnel.told_to_go.set_result(message.go_away)
 
-    def _welcome(self, link: Link, registered: Registered) -> None:
+    def _welcome(self, tunnel: Tunnel, link: Link, registered: Registered) -> None:
         fragment = min(self._config.max_fragment, registered.max_fragment or limits.FRAGMENT_BYTES)
         window = registered.initial_window or limits.INITIAL_WINDOW_BYTES
         link.start(window, self._config.initial_window, fragment, self._budget)
         interval_ms = registered.heartbeat_interval_ms
-        self._heartbeat = HeartbeatTimer(link, interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
+        tunnel.heartbeat = HeartbeatTimer(link, interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
         # The name that the server gave is kept: it makes us the same client when we come back.
         self._client_id = registered.client_id or self._client_id
         self.urls = list(registered.urls)
-        self._was_up = True
+        tunnel.was_up, tunnel.up_since_s = True, asyncio.get_running_loop().time()
+        for older in self._links():
+            if older is not link:
+                _send_go_away(older, "connected anew", 0)  # so the server that leaves need not wait for us
         self._registered.set()
         self._events.connected(self._config.server, self.urls)
 
     def lost(self, link: Link, grpc_status: int, message: str) -> None:
         self._requests += link.requests
-        if self._link is link:
-            self._link = None
-        if self._lost is not None and not self._lost.done():
-            self._lost.set_result((grpc_status, message or "the server closed the tunnel"))
+        tunnel: Tunnel = link.info
+        tunnel.link = None
+        if not tunnel.lost.done():
+            tunnel.lost.set_result((grpc_status, message or "the server closed the tunnel"))
         self._idle.set()
 
     def idle(self, link: Link) -> None:
@@ -281,3 +338,8 @@ class ClientEngine:
         except asyncio.CancelledError:
             conn.connect_failed("the client is shutting down", False)
             raise
+
+
+def _send_go_away(link: Link, reason: str, grace_s: float) -> None:
+    message = GoAway(reason=reason, grace_ms=int(grace_s * 1000))
+    link.send_control(TunnelMessage(protocol_type=CONTROL, go_away=message).SerializeToString())

@@ -11,7 +11,9 @@ from typing import Any
 from fasttunnel import limits
 from fasttunnel.control.auth import Authenticator
 from fasttunnel.control.config import ServerConfig, parse_address
+from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord
+from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._gate import Gate
@@ -41,6 +43,7 @@ class Session:
         self.peer = ""
         self.routes: list[Route] = []
         self.registered = False
+        self.moved = False  # while the server hands over: the client is connected to the next process
         self.heartbeat: HeartbeatTimer | None = None
         self.timeout: asyncio.TimerHandle | None = None
 
@@ -61,7 +64,9 @@ class ServerEngine:
         self.public_addresses: list[tuple[str, int]] = []
         self.tunnel_addresses: list[tuple[str, int]] = []
         self._links: set[Link] = set()
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: dict[str, asyncio.Server] = {}  # "tunnel" and "public"
+        self._handing_over = False
+        self._moved = asyncio.Event()
         self._draining = False
         self._stopping: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
@@ -76,13 +81,14 @@ class ServerEngine:
         self._reactor.on_error = self.warning
         recording = self._events.request_done is not None
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
-        self._gate = Gate(self._reactor, self.routes, self._config, recording)
+        self._outages = Outages(self._config.queue_timeout_s)
+        self._gate = Gate(self._reactor, self.routes, self._outages, self._config, recording)
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         try:
-            self.tunnel_addresses = await self._listen(self._config.tunnel, lambda: LinkConn(self._reactor, self))
-            self.public_addresses = await self._listen(self._config.listen, lambda: PublicConn(self._gate))
+            self.tunnel_addresses = await self._listen("tunnel", lambda: LinkConn(self._reactor, self))
+            self.public_addresses = await self._listen("public", lambda: PublicConn(self._gate))
         except BaseException:
-            for listener in self._listeners:
+            for listener in self._listeners.values():
                 listener.close()
             self._reactor.close()
             raise
@@ -90,14 +96,24 @@ class ServerEngine:
             for host, port in addresses:
                 self._events.listening(kind, format_address(host, port))
 
-    async def _listen(self, address: str, factory: Callable[[], Any]) -> list[tuple[str, int]]:
+    async def _listen(self, kind: str, factory: Callable[[], Any]) -> list[tuple[str, int]]:
+        address = self._config.tunnel if kind == "tunnel" else self._config.listen
         host, port = parse_address(address)
         try:
-            listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=BACKLOG)
+            listener = await asyncio.get_running_loop().create_server(
+                factory, host, port, backlog=BACKLOG, reuse_port=self._config.reuse_port
+            )
         except OSError as error:
             raise ListenError(f"cannot listen on {address}", detail=describe(error)) from error
-        self._listeners.append(listener)
+        self._listeners[kind] = listener
+        self._steer(kind, OLDEST)
         return [sock.getsockname()[:2] for sock in listener.sockets]
+
+    def _steer(self, kind: str, to: int) -> None:
+        """Which process gets new connections, when another one listens as well."""
+        if self._config.reuse_port:
+            for sock in self._listeners[kind].sockets:
+                steer(sock.fileno(), to)
 
     async def stop(self, grace_s: float | None = None) -> None:
         """A second call with a shorter grace overtakes the first."""
@@ -111,14 +127,20 @@ class ServerEngine:
 
     async def _stop(self, grace_s: float) -> None:
         # Reverse order of the start: nothing new comes in, then what is under way ends, then the tunnels.
-        self._draining = self._gate.draining = True
-        for listener in self._listeners:
-            listener.close()
         message = GoAway(reason="the server is shutting down", grace_ms=int(grace_s * 1000))
         go_away = TunnelMessage(protocol_type=CONTROL, go_away=message).SerializeToString()
         for link in list(self._links):
-            link.drain()
             link.send_control(go_away)
+        if self._config.reuse_port and grace_s > 0:
+            begun_s = asyncio.get_running_loop().time()
+            await self._hand_over(min(grace_s, limits.HANDOVER_S))
+            grace_s -= asyncio.get_running_loop().time() - begun_s
+        self._draining = True
+        self._gate.drain()
+        for listener in self._listeners.values():
+            listener.close()
+        for link in list(self._links):
+            link.drain()
         for conn in list(self._reactor.conns):
             conn.leave()
         self._check_idle()
@@ -130,10 +152,29 @@ class ServerEngine:
         for conn in list(self._reactor.conns):
             conn.leave()
         await settle(self._reactor)
-        for listener in self._listeners:
+        for listener in self._listeners.values():
             await listener.wait_closed()
         self._reactor.close()
         self._closed.set()
+
+    async def _hand_over(self, patience_s: float) -> None:
+        """To another process on the same ports. The clients go first; until they are there, all is served here."""
+        self._handing_over = True
+        self._steer("tunnel", NEXT)
+        self._listeners["tunnel"].close()
+        self._check_moved()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._moved.wait(), patience_s)
+        # Then the public: its next connections go there, and those that are open end with their next answer.
+        self._steer("public", NEXT)
+        self._gate.close()
+        for conn in list(self._reactor.conns):
+            conn.wind_down()
+        await asyncio.sleep(min(limits.HANDOVER_SETTLE_S, patience_s))
+
+    def _check_moved(self) -> None:
+        if self._handing_over and all(link.info.moved for link in self._links):
+            self._moved.set()
 
     async def wait_closed(self) -> None:
         await self._closed.wait()
@@ -142,6 +183,9 @@ class ServerEngine:
         return {
             "draining": self._draining,
             "connections": len(self._reactor.conns),
+            "timers": self._reactor.timers,
+            "buffered_bytes": self._reactor.buffered,
+            "queued_requests": self._gate.queued,
             "active_requests": sum(link.active for link in self._links),
             "requests": self._requests + sum(link.requests for link in self._links),
             "links": [
@@ -165,7 +209,7 @@ class ServerEngine:
 
     def authorize(self, link: Link, authorization: bytes | None) -> tuple[int, str] | None:
         """None to let the call in, or the status that refuses it."""
-        if self._draining:
+        if self._draining or self._handing_over:
             return GrpcStatus.UNAVAILABLE, "the server is shutting down"
         identity = self._authenticator.check(authorization)
         if identity is None:
@@ -201,8 +245,12 @@ class ServerEngine:
             link.end(GrpcStatus.INVALID_ARGUMENT, "the first message has to be Register")
         elif payload == "heartbeat" and session.heartbeat is not None:
             session.heartbeat.received(message.heartbeat)
+        elif payload == "go_away" and self._handing_over:
+            session.moved = True  # but it serves here as well, until we say goodbye
+            self._check_moved()
         elif payload == "go_away":
             self.routes.remove(link)
+            self._outages.begin(session.client_id, session.routes)
             link.drain()
 
     def _register(self, link: Link, session: Session, message: TunnelMessage) -> None:
@@ -242,7 +290,9 @@ class ServerEngine:
         link.start(window, self._config.initial_window, fragment, self._budget)
         link.send_control(self._registered(session).SerializeToString())
         session.heartbeat = HeartbeatTimer(link, self._config.heartbeat_interval_s)
+        self._outages.end(session.client_id)
         self._events.link_up(session.client_id, session.session_id, session.peer, routes)
+        self._gate.wake()
 
     def _registered(self, session: Session) -> TunnelMessage:
         host, port = self.public_addresses[0]
@@ -272,8 +322,10 @@ class ServerEngine:
         if session.timeout is not None:
             session.timeout.cancel()
         if session.registered:
+            self._outages.begin(session.client_id, session.routes)
             self._events.link_down(session.client_id, session.session_id, message)
         self._check_idle()
+        self._check_moved()
 
     def idle(self, link: Link) -> None:
         self._check_idle()

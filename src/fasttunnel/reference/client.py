@@ -21,7 +21,7 @@ from fasttunnel.reference.backend_http1 import Http1Backend
 from fasttunnel.reference.carrier import Tunnel, dial
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.messages import RequestReset, end_tasks
-from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, WEBSOCKET, Register, Registered, TunnelMessage
+from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, WEBSOCKET, GoAway, Register, Registered, TunnelMessage
 
 # Statuses that another attempt would only meet again.
 REFUSALS: dict[int, type[FasttunnelError]] = {
@@ -44,13 +44,17 @@ class ClientTunnel(Tunnel):
         super().__init__(engine.config.server, engine.events)
         self.engine = engine
         self.was_up = False
+        self.up_since_s = 0.0
+        self.told_to_go: asyncio.Future[GoAway] = asyncio.get_running_loop().create_future()
 
     def on_control(self, kind: str, message: TunnelMessage) -> None:
         if kind == "registered" and not self.was_up:
-            self.was_up = True
+            self.was_up, self.up_since_s = True, asyncio.get_running_loop().time()
             self.engine.welcome(self, message.registered)
         elif kind == "heartbeat":
             self.heard(message.heartbeat)
+        elif kind == "go_away" and not self.told_to_go.done():
+            self.told_to_go.set_result(message.go_away)
 
     def on_request(self, exchange: Exchange) -> None:
         self.engine.serve(exchange)
@@ -73,7 +77,7 @@ class ClientEngine:
         self._client_id = config.client_id
         self._routes: RouteTable[Backend[Any]] = RouteTable()
         self._backends: dict[settings.Backend, Backend[Any]] = {}
-        self._tunnel: ClientTunnel | None = None
+        self._tunnels: dict[ClientTunnel, asyncio.Task[tuple[int, str]]] = {}  # the newest last
         self._connections: WeakSet[asyncio.StreamWriter] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
         self._registered = asyncio.Event()
@@ -118,19 +122,22 @@ class ClientEngine:
         await asyncio.wait([self._stopping])
 
     async def _stop(self, grace_s: float) -> None:
-        tunnel = self._tunnel
         assert self._runner is not None
-        if tunnel is not None and tunnel.up:
+        tunnels = [tunnel for tunnel in self._tunnels if tunnel.up]
+        for tunnel in tunnels:
             tunnel.send_go_away("the client is shutting down", grace_s)
-            # Requests that were on their way when we said so are still taken: the server has not heard it yet.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace_s):
-                    while tunnel.requests:
-                        self.idle.clear()
-                        await self.idle.wait()
+        # Requests that were on their way when we said so are still taken: the server has not heard it yet.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while any(tunnel.requests for tunnel in tunnels):
+                    self.idle.clear()
+                    await self.idle.wait()
+        self._runner.cancel()
+        for tunnel in tunnels:
             tunnel.end(0, "the client was stopped")
-            await asyncio.wait([tunnel.over], timeout=2.0 if grace_s > 0 else LAST_WORDS_S)
-        await end_tasks(self._runner, *self._tasks)
+        if tunnels:
+            await asyncio.wait([tunnel.over for tunnel in tunnels], timeout=2.0 if grace_s > 0 else LAST_WORDS_S)
+        await end_tasks(self._runner, *self._tunnels.values(), *self._tasks)
         for backend in self._backends.values():
             backend.close()
         for writer in self._connections:
@@ -145,39 +152,57 @@ class ClientEngine:
         await self._closed.wait()
 
     def status(self) -> dict[str, Any]:
-        tunnel = self._tunnel
+        tunnels = list(self._tunnels)
         return {
-            "connected": tunnel is not None and tunnel.up,
+            "connected": any(tunnel.up for tunnel in tunnels),
             "server": self.config.server,
             "client_id": self._client_id,
             "urls": list(self.urls),
             "reconnects": self._reconnects,
-            "connections": sum(not writer.is_closing() for writer in self._connections) + (tunnel is not None),
-            "active_requests": len(tunnel.requests) if tunnel is not None else 0,
-            "requests": self._requests + (tunnel.opened if tunnel is not None else 0),
-            "round_trip_s": (tunnel.round_trip_s or None) if tunnel is not None else None,
+            "connections": sum(not writer.is_closing() for writer in self._connections) + len(tunnels),
+            "tasks": len(self._tasks),
+            "buffered_bytes": sum(tunnel.buffered for tunnel in tunnels)
+            + sum(writer.transport.get_write_buffer_size() for writer in self._connections if not writer.is_closing()),
+            "active_requests": sum(len(tunnel.requests) for tunnel in tunnels),
+            "requests": self._requests + sum(tunnel.opened for tunnel in tunnels),
+            "round_trip_s": next((tunnel.round_trip_s or None for tunnel in reversed(tunnels) if tunnel.up), None),
         }
 
     # -- the tunnel
 
     async def _run(self) -> None:
-        """Be connected; when the tunnel is lost, come back."""
+        """Be connected; when the tunnel is lost, or the server is about to leave, connect anew."""
         backoff = Backoff(self.config.backoff_min_s, self.config.backoff_max_s)
         while True:
-            tunnel = self._tunnel = ClientTunnel(self)
-            status, reason = await self._carry(tunnel)
+            tunnel = ClientTunnel(self)
+            task = self._tunnels[tunnel] = asyncio.create_task(self._carry(tunnel))
+            endings: list[asyncio.Future[Any]] = [task, tunnel.told_to_go]
+            await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+            status, reason = task.result() if task.done() else (0, "")
             if status in REFUSALS:
-                hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
-                self._failure = REFUSALS[status](f"{self.config.server} refused the tunnel", detail=reason, hint=hint)
-                self.events.disconnected(self.config.server, reason, None)
-                self._closed.set()
-                return
-            if tunnel.was_up:
+                return await self._give_up(status, reason)
+            self._reconnects += tunnel.was_up
+            delay = 0.0
+            if tunnel.told_to_go.done():
+                # In order, so at once. The old tunnel lives on beside the new one until the server ends it.
+                go_away = tunnel.told_to_go.result()
+                reason, delay = go_away.reason or "the server is leaving", go_away.retry_ms / 1000
+            settled = asyncio.get_running_loop().time() - tunnel.up_since_s >= limits.SETTLED_S
+            if tunnel.was_up and (settled or not tunnel.told_to_go.done()):
                 backoff.reset()
-                self._reconnects += 1
-            delay = backoff.next()
+            if not (settled and tunnel.told_to_go.done()):
+                delay = max(delay, backoff.next())
             self.events.disconnected(self.config.server, reason, delay)
             await asyncio.sleep(delay)
+
+    async def _give_up(self, status: int, reason: str) -> None:
+        """The server does not want us; what is under way on a tunnel of before may finish."""
+        hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
+        self._failure = REFUSALS[status](f"{self.config.server} refused the tunnel", detail=reason, hint=hint)
+        self.events.disconnected(self.config.server, reason, None)
+        if self._tunnels:
+            await asyncio.wait(list(self._tunnels.values()))
+        self._closed.set()
 
     async def _carry(self, tunnel: ClientTunnel) -> tuple[int, str]:
         """One life of a tunnel: the status that it ended with."""
@@ -200,7 +225,7 @@ class ClientEngine:
             timeout.cancel()
             await end_tasks(dialling)
             self._requests += tunnel.opened
-            self._tunnel = None
+            del self._tunnels[tunnel]
             self.idle.set()
         status, reason = tunnel.ended.result()
         return status, reason or "the server closed the tunnel"
@@ -218,6 +243,9 @@ class ClientEngine:
         # The name that the server gave is kept: it makes us the same client when we come back.
         self._client_id = registered.client_id or self._client_id
         self.urls = list(registered.urls)
+        for older in self._tunnels:
+            if older is not tunnel and older.up:
+                older.send_go_away("connected anew", 0)  # so the server that leaves need not wait for us
         self._registered.set()
         self.events.connected(self.config.server, self.urls)
 

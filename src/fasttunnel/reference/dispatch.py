@@ -70,6 +70,11 @@ class Dispatcher:
         self.max_fragment = min(max_fragment, limits.FRAGMENT_BYTES)
         self.up = True
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait: for the tunnel, and for whoever reads what its requests have received."""
+        return self._queued_bytes + sum(exchange.buffered for exchange in self.requests.values())
+
     def open(self, protocol: int) -> Exchange:
         """A new request of this end; its id is made here."""
         return self._add(f"{PREFIXES[protocol]}-{next(_numbers):x}", protocol, pb.CLIENT_TO_SERVER)
@@ -129,6 +134,12 @@ class Dispatcher:
         self.grpc_streams.close(exchange.request_id)
         self._remember(exchange.request_id)
         self.on_end(exchange)
+
+    def drain(self) -> None:
+        """No new requests; those under way go on, but WebSockets, which might for ever, are closed in order."""
+        self.draining = True
+        for exchange in self.requests.values():
+            exchange.leaving.set()
 
     def fail_all(self, code: ResetCode, text: str) -> None:
         """The tunnel is gone: every request on it fails, once."""

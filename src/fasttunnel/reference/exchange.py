@@ -129,6 +129,7 @@ class Exchange:
         self.direction = direction  # of what is sent
         self.sending, self.receiving = stream.sending, stream.receiving
         self.grpc_stream_id = 0
+        self.leaving = asyncio.Event()  # the server or the client is going: what might last for ever is to end
         self.failure: RequestReset | None = None
         self._tunnel = tunnel
         self._open = True
@@ -149,6 +150,11 @@ class Exchange:
     @property
     def duration_s(self) -> float:
         return time.monotonic() - self._started_s
+
+    @property
+    def buffered(self) -> int:
+        """Payload bytes that have come and were not received yet."""
+        return sum(facts_of(KINDS[type(message)], message).cost for message, _ in self._inbox)
 
     async def _change(self) -> None:
         self._changed.clear()

@@ -73,13 +73,7 @@ def from_http2(headers: Iterable[Field]) -> Head:
     ours = pseudo.get(b":scheme") in (b"http", b"https") and authority  # 8.3.1: both schemes have one
     target = pseudo.get(b":path", b"") if ours else b""
     status = int(pseudo[b":status"]) if pseudo.get(b":status", b"").isdigit() else 0
-    return Head(
-        others,
-        pseudo.get(b":method", b""),
-        target,
-        authority,
-        int(status) if (status := pseudo.get(b":status", b"0")).isdigit() else 0,
-    )
+    return Head(others, pseudo.get(b":method", b""), target, authority, status)
 
 
 def to_http2(head: Head) -> list[Field]:

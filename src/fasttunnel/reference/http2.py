@@ -173,8 +173,12 @@ class Http2Stream(HttpStream):
 class _StateMachine(h2.connection.H2ConnectionStateMachine):
     """That of h2 takes no frame behind a GOAWAY, but the streams that are open go on (6.8)."""
 
+    winding_down = False
+
     def process_input(self, input_: h2.connection.ConnectionInputs) -> list[Any]:
-        return [] if input_ is h2.connection.ConnectionInputs.RECV_GOAWAY else super().process_input(input_)
+        inputs = h2.connection.ConnectionInputs
+        passed = input_ is inputs.RECV_GOAWAY or (input_ is inputs.SEND_GOAWAY and self.winding_down)
+        return [] if passed else super().process_input(input_)
 
 
 class Http2Connection:
@@ -200,7 +204,7 @@ class Http2Connection:
         self.h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=not self.public, header_encoding=None)
         )
-        self.h2.state_machine = _StateMachine()
+        self._machine = self.h2.state_machine = _StateMachine()
         # Larger lists than allowed are still read, so that the stream can be answered 431 and its neighbours live on.
         self.h2.local_settings = Settings(
             client=not self.public,
@@ -286,6 +290,13 @@ class Http2Connection:
             self.h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
             self.flush()
             self.writer.close()
+
+    def announce_go_away(self) -> None:
+        """A first GOAWAY, which turns no stream away (6.8)."""
+        self._machine.winding_down = True
+        self.h2.close_connection(last_stream_id=2**31 - 1)
+        self._machine.winding_down = False
+        self.flush()
 
     @property
     def capacity(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from fasttunnel import limits
 from fasttunnel.control.config import ServerConfig
+from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import RouteTable
 from fasttunnel.errors import GrpcStatus, ResetCode
 from fasttunnel.reference import fields
@@ -51,19 +52,49 @@ A client that serves everything is started with:
 class Gate:
     """What the public's connections share: it finds the tunnel of a request."""
 
-    def __init__(self, routes: RouteTable[Dispatcher], config: ServerConfig) -> None:
+    def __init__(self, routes: RouteTable[Dispatcher], outages: Outages, config: ServerConfig) -> None:
         self.routes = routes
+        self.outages = outages
         self.config = config
-        self.draining = False
+        self.closing = False  # each connection ends with its next answer
+        self.draining = False  # and nothing new is taken
+        self.queued = 0  # requests that wait for a client to come back
+        self._arrival = asyncio.Event()
 
-    def open(self, protocol: int, head: Head) -> Exchange:
-        """A request on the tunnel that it goes to. Raises RequestReset when there is none."""
+    def wake(self) -> None:
+        """A client has come, or there is nothing to wait for any more: whoever waits looks again."""
+        self._arrival.set()
+        self._arrival = asyncio.Event()
+
+    def drain(self) -> None:
+        self.closing = self.draining = True
+        self.wake()
+
+    async def wait(self, protocol: int, head: Head) -> Exchange:
+        """For a request that open() has nothing for: wait for its client, if that is only away. Raises RequestReset."""
+        host, until = head.authority.decode("latin-1"), asyncio.get_running_loop().time() + self.config.queue_timeout_s
+        if not self.draining and not self.outages.covers(protocol, host, head.path):
+            raise RequestReset(ResetCode.NO_ROUTE, f"no tunnel serves {host}{head.path}{_HINT}")
+        if self.queued < self.config.queued_requests:
+            self.queued += 1
+            try:
+                async with asyncio.timeout_at(until):
+                    while not self.draining:
+                        await self._arrival.wait()
+                        if (exchange := self.open(protocol, head)) is not None:
+                            return exchange
+            except TimeoutError:
+                pass
+            finally:
+                self.queued -= 1
+        away = "the server is shutting down" if self.draining else f"the client that serves {host}{head.path} is away"
+        raise RequestReset(ResetCode.OVERLOADED, away)
+
+    def open(self, protocol: int, head: Head) -> Exchange | None:
+        """A request on the tunnel that it goes to, or None when there is none."""
         found = self.routes.match(protocol, head.authority.decode("latin-1"), head.path)
         if found is None or not found[1].up or found[1].draining:
-            if self.draining:
-                raise RequestReset(ResetCode.OVERLOADED, "the server is shutting down")
-            where = head.authority.decode("latin-1") + head.path
-            raise RequestReset(ResetCode.NO_ROUTE, f"no tunnel serves {where}{_HINT}")
+            return None
         exchange = found[1].open(protocol)
         exchange.label = (head.method.decode("latin-1"), head.authority.decode("latin-1"), head.path)
         exchange.trace_id = fields.trace_id(head.fields)
@@ -77,7 +108,13 @@ class PublicConnection:
         self.gate = gate
         self.reader, self.writer = reader, writer
         self.busy = 0  # requests under way
+        self._http2: Http2Connection | None = None
         self._address = str((writer.get_extra_info("peername") or ("unknown",))[0])
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait for the socket."""
+        return self.writer.transport.get_write_buffer_size()
 
     async def serve(self) -> None:
         """Until either side closes."""
@@ -105,9 +142,13 @@ class PublicConnection:
                     self.busy += 1
                     group.create_task(self._serve_stream(stream, head))
 
-                await Http2Connection(self.reader, self.writer, config.header_list_bytes, on_request=on_request).run(
-                    received
-                )
+                self._http2 = Http2Connection(self.reader, self.writer, config.header_list_bytes, on_request=on_request)
+                await self._http2.run(received)
+
+    def wind_down(self) -> None:
+        """The server will stop soon: have the peer use another connection where it can."""
+        if self._http2 is not None:
+            self._http2.announce_go_away()
 
     async def _serve_stream(self, stream: Http2Stream, head: Head) -> None:
         grpc = head.method == b"POST" and is_grpc(head)
@@ -128,7 +169,7 @@ class PublicConnection:
             self.writer,
             self.gate.config.header_list_bytes,
             public=True,
-            closing=lambda: self.gate.draining,
+            closing=lambda: self.gate.closing,
         )
         stream.feed(received)
         while True:
@@ -142,7 +183,7 @@ class PublicConnection:
                 return
             self.busy = 1
             await self._serve(stream, head, HttpTranslation())
-            if self.gate.draining or not stream.next_cycle():
+            if self.gate.draining or not stream.next_cycle():  # while it is closing, each answer has said so
                 break
         if not stream.ended and not self.writer.is_closing():
             await linger(self.reader, self.writer)
@@ -177,7 +218,10 @@ class PublicConnection:
             timeout_s = decode_timeout(timeout) if timeout is not None else None
             if isinstance(stream, Http1Stream) and _is_handshake(stream, head):
                 return await self._serve_websocket(stream, head)
-            exchange = self.gate.open(translation.protocol, head)
+            begun_s = asyncio.get_running_loop().time()
+            exchange = await self._open(translation.protocol, stream, head, timeout_s)
+            if timeout_s is not None:
+                timeout_s -= asyncio.get_running_loop().time() - begun_s
             exchange.grpc_stream_id = stream.id if isinstance(stream, Http2Stream) else 0
             await while_running(
                 out_of_tunnel(exchange, _recorded(exchange, translation), stream),
@@ -197,6 +241,17 @@ class PublicConnection:
         finally:
             if exchange is not None:
                 exchange.reset(ResetCode.CANCELLED, "the public side closed the connection")  # unless it has ended
+
+    async def _open(self, protocol: int, stream: HttpStream, head: Head, timeout_s: float | None = None) -> Exchange:
+        """A request on a tunnel, perhaps after a while. Raises RequestReset."""
+        if (exchange := self.gate.open(protocol, head)) is not None:
+            return exchange
+        watched = stream.ended or isinstance(stream, Http2Stream)  # otherwise what comes is the body, and has to wait
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await while_running(self.gate.wait(protocol, head), *([stream.gone()] if watched else []))
+        except TimeoutError:
+            raise RequestReset(ResetCode.BACKEND_TIMEOUT, "deadline exceeded") from None
 
     def _check(self, stream: HttpStream, head: Head) -> None:
         config = self.gate.config
@@ -240,7 +295,7 @@ class PublicConnection:
             text = "bad Sec-WebSocket-Key or -Protocol, or a handshake with a body"
             raise BadMessage(text, status=400, final=not stream.ended)
         ours = (b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol")
-        exchange = self.gate.open(WEBSOCKET, head)
+        exchange = await self._open(WEBSOCKET, stream, head)
         exchange.send(
             WebSocketRequest(
                 url=head.target.decode(),

@@ -14,7 +14,9 @@ import grpc
 from fasttunnel import limits
 from fasttunnel.control.auth import Authenticator
 from fasttunnel.control.config import ServerConfig, parse_address
+from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord
+from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, RouteTaken, describe
 from fasttunnel.reference.carrier import SERVER_OPTIONS, STATUS, Tunnel, service
@@ -41,6 +43,7 @@ class Session(Tunnel):
         self.connection = 0  # which one of several of the instance
         self.routes: list[Route] = []
         self.registered = False
+        self.moved = False  # while the server hands over: the client is connected to the next process
 
     def on_control(self, kind: str, message: TunnelMessage) -> None:
         if kind == "register" and not self.registered:
@@ -51,8 +54,7 @@ class Session(Tunnel):
         elif kind == "heartbeat":
             self.heard(message.heartbeat)
         elif kind == "go_away":
-            self.engine.routes.remove(self)
-            self.draining = True
+            self.engine.client_leaves(self)
 
     def on_end(self, exchange: Exchange) -> None:
         self.engine.record(exchange)
@@ -93,12 +95,15 @@ class ServerEngine:
         self.public_addresses: Sequence[tuple[str, int]] = []
         self.tunnel_addresses: Sequence[tuple[str, int]] = []
         self._authenticator = authenticator
-        self._gate = Gate(self.routes, config)
+        self._outages = Outages(config.queue_timeout_s)
+        self._gate = Gate(self.routes, self._outages, config)
         self._sessions: set[Session] = set()
         self._connections: dict[asyncio.Task[None], PublicConnection] = {}
         self._listener: asyncio.Server | None = None
         self._grpc: grpc.aio.Server | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._handing_over = False
+        self._moved = asyncio.Event()
         self._idle = asyncio.Event()
         self._closed = asyncio.Event()
         self._requests = 0  # of tunnels that are gone
@@ -107,11 +112,12 @@ class ServerEngine:
 
     async def start(self) -> None:
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
-        self._grpc = grpc.aio.server(options=SERVER_OPTIONS)
+        reuse_port = self.config.reuse_port
+        self._grpc = grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(reuse_port))])
         self._grpc.add_generic_rpc_handlers((service(self._connect),))
         host, port = parse_address(self.config.tunnel)
         try:
-            _check_free(host, port)
+            _check_free(host, port, reuse_port)
             self.tunnel_addresses = [(host, self._grpc.add_insecure_port(format_address(host, port)))]
         except (OSError, RuntimeError) as error:
             detail = describe(error) if isinstance(error, OSError) else str(error)
@@ -119,14 +125,24 @@ class ServerEngine:
         await self._grpc.start()
         host, port = parse_address(self.config.listen)
         try:
-            self._listener = await asyncio.start_server(self._accept, host, port, backlog=BACKLOG)
+            self._listener = await asyncio.start_server(
+                self._accept, host, port, backlog=BACKLOG, reuse_port=reuse_port
+            )
         except OSError as error:
             await self._grpc.stop(0)
             raise ListenError(f"cannot listen on {self.config.listen}", detail=describe(error)) from error
+        self._steer(OLDEST)
         self.public_addresses = [sock.getsockname()[:2] for sock in self._listener.sockets]
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
             for host, port in addresses:
                 self.events.listening(kind, format_address(host, port))
+
+    def _steer(self, to: int) -> None:
+        """Which process gets new connections, when another one listens as well."""
+        assert self._listener is not None
+        if self.config.reuse_port:
+            for sock in self._listener.sockets:
+                steer(sock.fileno(), to)
 
     async def stop(self, grace_s: float | None = None) -> None:
         """A second call with a shorter grace overtakes the first."""
@@ -141,11 +157,16 @@ class ServerEngine:
         # Reverse order of the start: nothing new comes in, then what is under way ends, then the tunnels.
         assert self._listener is not None
         assert self._grpc is not None
-        self._gate.draining = True
+        for session in list(self._sessions):
+            session.send_go_away("the server is shutting down", grace_s)
+        if self.config.reuse_port and grace_s > 0:
+            begun_s = asyncio.get_running_loop().time()
+            await self._hand_over(min(grace_s, limits.HANDOVER_S), grace_s)
+            grace_s -= asyncio.get_running_loop().time() - begun_s
+        self._gate.drain()
         self._listener.close()
         for session in list(self._sessions):
-            session.draining = True
-            session.send_go_away("the server is shutting down", grace_s)
+            session.drain()
         for task, connection in list(self._connections.items()):
             if not connection.busy:
                 task.cancel()
@@ -164,6 +185,34 @@ class ServerEngine:
             await asyncio.wait(list(self._connections))
         self._closed.set()
 
+    async def _hand_over(self, patience_s: float, grace_s: float) -> None:
+        """To another process on the same ports. The clients go first; until they are there, all is served here."""
+        assert self._grpc is not None
+        self._handing_over = True
+        self._no_new_tunnels = asyncio.create_task(self._grpc.stop(grace_s + 1.0))  # _stop() calls it again
+        self._check_moved()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._moved.wait(), patience_s)
+        # Then the public: its next connections go there, and those that are open end with their next answer.
+        self._steer(NEXT)
+        self._gate.closing = True
+        for connection in list(self._connections.values()):
+            connection.wind_down()
+        await asyncio.sleep(min(limits.HANDOVER_SETTLE_S, patience_s))
+
+    def _check_moved(self) -> None:
+        if self._handing_over and all(session.moved for session in self._sessions):
+            self._moved.set()
+
+    def client_leaves(self, session: Session) -> None:
+        """It has said so. While this server hands over it serves here as well, until we say goodbye."""
+        if self._handing_over:
+            session.moved = True
+            return self._check_moved()
+        self.routes.remove(session)
+        self._outages.begin(session.client_id, session.routes)
+        session.drain()
+
     async def wait_closed(self) -> None:
         await self._closed.wait()
 
@@ -175,6 +224,10 @@ class ServerEngine:
         return {
             "draining": self._gate.draining,
             "connections": len(self._connections) + len(self._sessions),
+            "tasks": len(self._connections) + len(self._sessions),
+            "buffered_bytes": sum(session.buffered for session in self._sessions)
+            + sum(connection.buffered for connection in self._connections.values()),
+            "queued_requests": self._gate.queued,
             "active_requests": sum(len(session.requests) for session in self._sessions),
             "requests": self._requests + sum(session.opened for session in self._sessions),
             "links": [session.status() for session in self._sessions if session.up],
@@ -200,7 +253,7 @@ class ServerEngine:
         authorization = dict(context.invocation_metadata() or ()).get("authorization")
         token = authorization.encode() if isinstance(authorization, str) else authorization
         identity = self._authenticator.check(token)
-        if self._gate.draining:
+        if self._gate.draining or self._handing_over:
             return await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
         if identity is None:
             text = "a token is required" if token is None else "the token is not valid"
@@ -226,10 +279,12 @@ class ServerEngine:
             self._requests += session.opened
             self.routes.remove(session)
             if session.registered:
+                self._outages.begin(session.client_id, session.routes)
                 self.events.link_down(session.client_id, session.session_id, text)
             if status == GrpcStatus.INTERNAL:
                 self.events.warning(f"tunnel with {session.peer} ended: {text}")
             self.check_idle()
+            self._check_moved()
         return status, text
 
     def register(self, session: Session, client_id: str, register: Register) -> None:
@@ -260,7 +315,9 @@ class ServerEngine:
         session.start(register.initial_window, self.config.initial_window, fragment, self.budget)
         session.send(self._registered(session))
         session.start_heartbeat(self.config.heartbeat_interval_s)
+        self._outages.end(session.client_id)
         self.events.link_up(session.client_id, session.session_id, session.peer, routes)
+        self._gate.wake()
 
     def _registered(self, session: Session) -> TunnelMessage:
         host, port = self.public_addresses[0]
@@ -299,7 +356,13 @@ class ServerEngine:
         )
 
 
-def _check_free(host: str, port: int) -> None:
+def _check_free(host: str, port: int, reuse_port: bool) -> None:
     """Ask the system whether the port can be listened on: grpc does not pass on what it says. Raises OSError."""
     if port:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind((host, port))
+            if not reuse_port:  # with it, connections that come meanwhile would be lost
+                sock.listen()

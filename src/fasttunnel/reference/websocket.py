@@ -12,6 +12,7 @@ from fasttunnel.reference.websocket_frames import CLOSE, WebSocketFrameDecoder, 
 from fasttunnel.wire.tunnel_pb2 import WebSocketFrame, WebSocketResponse
 
 CLOSE_ANSWER_S = 30.0  # for a peer to answer a Close frame, before it is taken for dead
+GOING_AWAY = 1001
 CLOSE_WAIT_S = 5.0  # for the server of a connection to close the TCP connection (RFC 6455 7.1.1)
 
 
@@ -31,12 +32,14 @@ class WebSocketRelay:
         )
         self._encoder = WebSocketFrameEncoder(to_server=not stream.public)
         self._close_sent = self._violated = self._stuck = False
+        self._dismissed = False  # our own Close frame has been sent: what the far side still says is dropped
         self._close_received = asyncio.Event()
 
     async def run(self) -> None:
         reader, writer = self._stream.reader, self._stream.writer
         try:
-            await while_running(self._tunnel_to_socket(), self._socket_to_tunnel(), self._exchange.overdue())
+            directions = self._tunnel_to_socket(), self._socket_to_tunnel()
+            await while_running(*directions, self._dismissal(), self._exchange.overdue())
             self._exchange.finish()
             if not self._public:
                 await read_out(reader, CLOSE_WAIT_S)
@@ -76,9 +79,13 @@ class WebSocketRelay:
 
     async def _tunnel_to_socket(self) -> None:
         """Up to the Close frame, and then until one has come back."""
-        while not self._close_sent:
+        far_closed = False
+        while not far_closed:
             frame: WebSocketFrame = await self._exchange.receive()
-            await self._write(frame)
+            far_closed = frame.opcode == CLOSE
+            if not self._dismissed:
+                await self._write(frame)
+                self._dismiss()
             self._exchange.consumed(frame)
             self._exchange.status = self._exchange.status or close_code(frame)
         try:
@@ -87,6 +94,27 @@ class WebSocketRelay:
         except TimeoutError:
             self._stuck = True
             raise self._vanished() from None
+
+    async def _dismissal(self) -> None:
+        """The server or the client is going: the public is asked to close. Its answer closes the backend's side."""
+        await self._exchange.leaving.wait()
+        self._dismiss()
+        try:
+            async with asyncio.timeout(CLOSE_ANSWER_S):
+                await self._close_received.wait()
+        except TimeoutError:
+            raise self._vanished() from None
+
+    def _dismiss(self) -> None:
+        over = self._close_sent or self._close_received.is_set()
+        if self._exchange.leaving.is_set() and not over and not self._encoder.inside_frame:
+            self._dismissed = self._close_sent = True
+            self._exchange.status = self._exchange.status or GOING_AWAY
+            self._write_close(GOING_AWAY, b"the tunnel is shutting down")
+
+    def _write_close(self, code: int, reason: bytes) -> None:
+        payload = code.to_bytes(2, "big") + reason
+        self._stream.writer.write(self._encoder.encode(WebSocketFrame(fin=True, opcode=CLOSE, payload=payload)))
 
     async def _write(self, frame: WebSocketFrame) -> None:
         self._stream.writer.write(self._encoder.encode(frame))
@@ -115,7 +143,6 @@ class WebSocketRelay:
         if polite and not writer.is_closing():
             code = ANSWERS[reset.code].ws_close or 1011
             reason = reset.explanation.encode()[:123].decode("utf-8", "ignore").encode()
-            payload = code.to_bytes(2, "big") + reason
-            writer.write(self._encoder.encode(WebSocketFrame(fin=True, opcode=CLOSE, payload=payload)))
+            self._write_close(code, reason)
             await linger(reader, writer)
         writer.close()
