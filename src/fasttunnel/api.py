@@ -30,7 +30,7 @@ from fasttunnel.control.config import (
     parse_address,
     server_config,
 )
-from fasttunnel.control.log import Events
+from fasttunnel.control.log import Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
 
@@ -71,6 +71,7 @@ class ClientLimits(TypedDict, total=False):
     header_list_bytes: int
     ws_message_bytes: int
     grpc_message_bytes: int
+    connections: int
     connect_timeout_s: float
     backoff_min_s: float
     backoff_max_s: float
@@ -99,7 +100,7 @@ class Server:
         **limits: Unpack[ServerLimits],
     ) -> None:
         self.config = server_config({"listen": listen, "tunnel": tunnel, "token": token, **limits})
-        self._events = events or Events()
+        self._events = guard(events or Events())
         _check_name(engine)
         self._engine_choice = engine
         self._engine: abc.ServerEngine | None = None
@@ -206,7 +207,7 @@ class Client:
         self.config = client_config(
             {"server": server, "routes": routes, "token": token, "client_id": client_id, **limits}
         )
-        self._events = events or Events()
+        self._events = guard(events or Events())
         _check_name(engine)
         self._engine_choice = engine
         self._engine: abc.ClientEngine | None = None

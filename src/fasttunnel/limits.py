@@ -103,6 +103,9 @@ HOST_BYTES: Final = 255
 ROUTES_PER_CLIENT: Final = 1_000
 """Routes in one Register."""
 
+CONNECTIONS: Final = 64
+"""Tunnel connections of one client, at most."""
+
 OUTAGE_S: Final = 60.0
 """The routes of a client that has gone are remembered for this long (503 instead of 404): twice BACKOFF_MAX_S."""
 

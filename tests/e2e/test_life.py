@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from fasttunnel import AuthError, Client, ListenError, RegisterError, Server
+from fasttunnel.control.log import RequestRecord
 from tests.e2e.conftest import Ends
 from tests.support.frames import BINARY, CLOSE, MASK, accept_upgrade, ask_upgrade, expect_upgrade, frame, read_frame
 from tests.support.leaks import connections, exchanges, links
@@ -375,3 +376,32 @@ async def test_a_port_that_is_none_of_ours(stack: AsyncExitStack, greeting: byte
     await port.accept()
     starting.cancel()
     await asyncio.wait([starting])
+
+
+class Faulty(Recorder):
+    """What a user's own Events may be like."""
+
+    def _take(self, line: str) -> None:
+        super()._take(line)
+        raise ValueError("a fault of the user's")
+
+    def _request_done(self, record: RequestRecord) -> None:
+        super()._request_done(record)
+        raise ValueError("a fault of the user's")
+
+
+async def test_faults_of_the_users_events_never_reach_the_traffic(
+    stack: AsyncExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = await start_raw(stack)
+    events, client_events = Faulty(records=True), Faulty()
+    server = await start_server(stack, events)
+    client = await start_client(stack, server.tunnel, [backend.url], client_events)
+    for number in range(3):
+        assert (await ask(stack, server, backend)).body == b"up"
+        assert (await events.record(number)).status == 200
+    await client.stop()
+    await events.until_line("link down")
+    said = [record.getMessage() for record in caplog.records if record.name == "fasttunnel"]
+    for name in ("listening", "link_up", "connected", "request_done", "link_down"):
+        assert f"Events.{name} failed" in said

@@ -39,12 +39,12 @@ class Relay:
         """From now on all packets of the open connections vanish, both ways. New connections are carried."""
         self._lost += self._open
 
-    def cut(self) -> None:
-        """Break all connections off, on both sides."""
-        for pair in self._open:
+    def cut(self, which: int | None = None) -> None:
+        """Break one connection off, by its place among the open ones, or all, on both sides."""
+        for pair in self._open if which is None else [self._open[which]]:
             for peer in pair:
                 peer.drop()
-        self._open.clear()
+        self._open = [] if which is None else self._open[:which] + self._open[which + 1 :]
 
     def forget(self) -> None:
         """Break off towards the clients, while the target sees nothing but silence: as by a NAT that forgets."""

@@ -60,6 +60,7 @@ FORMS = {
     },
     "client": {
         "--server": "HOST:PORT",
+        "--connections": "N",
         "--token-file": "F",
         "--config": "F",
         "--engine": None,

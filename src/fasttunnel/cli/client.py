@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--server", metavar="HOST:PORT", help="The tunnel port of the server.")
+@click.option(
+    "--connections",
+    type=int,
+    metavar="N",
+    help="Tunnel connections side by side: requests spread over them, and one lost costs only its own. Default: 1",
+)
 @options.token_file
 @options.config_file
 @options.engine
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
 @click.argument("routes", nargs=-1, metavar="[ROUTE=]BACKEND ...")
 def client(
     server: str | None,
+    connections: int | None,
     token_file: Path | None,
     config: Path | None,
     token: str | None,
@@ -59,7 +66,11 @@ def client(
     under way finish, a second one stops at once.
     """
     try:
-        settings = client_config(options.gather(config, token_file, server=server, routes=routes, token=token or None))
+        settings = client_config(
+            options.gather(
+                config, token_file, server=server, connections=connections, routes=routes, token=token or None
+            )
+        )
     except FasttunnelError as error:
         running.fail(error)
 

@@ -121,6 +121,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     grpc_message_bytes: Size = limits.GRPC_MESSAGE_BYTES
     max_window: Window = limits.TUNED_WINDOW_BYTES
     window_budget: Size = limits.WINDOW_BUDGET_BYTES
+    connections: Annotated[int, msgspec.Meta(ge=1, le=limits.CONNECTIONS)] = 1  # tunnels side by side
     connect_timeout_s: Positive = limits.CONNECT_TIMEOUT_S
     backoff_min_s: Positive = limits.BACKOFF_MIN_S
     backoff_max_s: Positive = limits.BACKOFF_MAX_S

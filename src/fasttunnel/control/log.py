@@ -1,8 +1,9 @@
 """What an engine tells about itself: events, one readable line each."""
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from fasttunnel.control.routes import Route
 
@@ -67,3 +68,24 @@ class Events:
     def warning(self, text: str) -> None:
         """Something to know that is no reason to stop."""
         self._write(f"warning    {text}")
+
+
+class _Guard:
+    def __init__(self, events: Events) -> None:
+        self._events = events
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._events, name)
+        return functools.partial(self._call, name, member) if callable(member) else member
+
+    @staticmethod
+    def _call(name: str, member: Callable[..., None], *values: Any) -> None:
+        try:
+            member(*values)
+        except Exception:
+            _logger.exception("Events.%s failed", name)
+
+
+def guard(events: Events) -> Events:
+    """The same events; what fails in them goes to the logger "fasttunnel" and never reaches the traffic."""
+    return cast(Events, _Guard(events))

@@ -175,11 +175,11 @@ class RouteTable(Generic[T]):
         # Per protocol: host as sent -> the levels that may hold its route, best first. Hosts come from strangers, so it
         # is emptied when it is full, and whenever a route comes or goes.
         self._candidates: dict[int, dict[str, tuple[_Level[T], ...]]] = {number: {} for number in PROTOCOLS}
-        self._routes: dict[int, tuple[T, list[Route]]] = {}  # by id of the target
+        self._routes: dict[int, tuple[T, str, list[Route]]] = {}  # by id of the target; with its owner
 
     def routes(self) -> list[tuple[Route, T]]:
         """What is up, in the order of arrival."""
-        return [(route, target) for target, routes in self._routes.values() for route in routes]
+        return [(route, target) for target, _, routes in self._routes.values() for route in routes]
 
     def match(self, protocol: int, host: str, path: str) -> tuple[Route, T] | None:
         """The route and target of a request, or None when nothing fits.
@@ -224,14 +224,15 @@ class RouteTable(Generic[T]):
             known[host] = levels
         return levels
 
-    def add(self, target: T, routes: Iterable[Route]) -> None:
+    def add(self, target: T, routes: Iterable[Route], owner: str = "") -> None:
         """Route to `target` from now on: all of `routes`, or none of them.
 
-        Raises RouteTaken when one of them is held exclusively, or wanted exclusively and held.
+        Raises RouteTaken when one of them is held exclusively, or wanted exclusively and held, by a target of another
+        owner; targets without an owner are of different ones.
         """
         wanted = list(dict.fromkeys(routes))
         for route in wanted:
-            self._check_exclusive(target, route)
+            self._check_exclusive(target, route, owner)
         for route in wanted:
             for protocol, rank in _places(route):
                 level = self._levels.setdefault((protocol, route.host), _Level())
@@ -242,13 +243,13 @@ class RouteTable(Generic[T]):
                     row.append(bucket)
                     row.sort(key=lambda bucket: (len(bucket.prefix), *bucket.rank[1:]), reverse=True)
                 bucket.members.append((route, target))
-        _, held = self._routes.setdefault(id(target), (target, []))
+        _, _, held = self._routes.setdefault(id(target), (target, owner, []))
         held += wanted
         self._forget_hosts()
 
     def remove(self, target: T) -> None:
         """Route nothing to `target` any more. No error when nothing was."""
-        _, routes = self._routes.pop(id(target), (target, []))
+        _, _, routes = self._routes.pop(id(target), (target, "", []))
         for route in routes:
             for protocol, rank in _places(route):
                 level = self._levels.get((protocol, route.host))
@@ -266,7 +267,7 @@ class RouteTable(Generic[T]):
                     del self._levels[protocol, route.host]
         self._forget_hosts()
 
-    def _check_exclusive(self, target: T, route: Route) -> None:
+    def _check_exclusive(self, target: T, route: Route, owner: str) -> None:
         for protocol, rank in _places(route):
             level = self._levels.get((protocol, route.host))
             if level is None:
@@ -276,7 +277,8 @@ class RouteTable(Generic[T]):
                 if bucket.prefix != rank[0]:
                     continue
                 for other, holder in bucket.members:
-                    if holder is not target and (other.exclusive or route.exclusive):
+                    same = holder is target or (owner and owner == self._routes[id(holder)][1])
+                    if not same and (other.exclusive or route.exclusive):
                         raise RouteTaken(f"route {route} ({PROTOCOLS[protocol]}) is taken by another client")
 
     def _forget_hosts(self) -> None:

@@ -38,7 +38,8 @@ REFUSALS: dict[int, type[FasttunnelError]] = {
 class Tunnel:
     """One life of the tunnel: a connection to the server, and how it ends."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
+        self.number = number  # which one of several at the same time
         self.link: Link | None = None
         self.conn: LinkConn | None = None
         self.lost: asyncio.Future[tuple[int, str]] = loop.create_future()
@@ -86,7 +87,7 @@ class ClientEngine:
             self._routes.add(target, [spec.route])
         self._acceptor = Backends(self._routes)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
-        self._runner = asyncio.ensure_future(self._run())
+        self._runner = asyncio.ensure_future(self._run_all())
         waiter = asyncio.ensure_future(self._registered.wait())
         try:
             await asyncio.wait([waiter, self._runner], return_when=asyncio.FIRST_COMPLETED)
@@ -157,6 +158,7 @@ class ClientEngine:
             "server": self._config.server,
             "client_id": self._client_id,
             "urls": list(self.urls),
+            "tunnels": len(links),
             "reconnects": self._reconnects,
             "connections": len(self._reactor.conns),
             "timers": self._reactor.timers,
@@ -168,12 +170,20 @@ class ClientEngine:
 
     # -- the tunnel
 
-    async def _run(self) -> None:
+    async def _run_all(self) -> None:
+        """The first connection makes us known to the server; the others join it under the name that it got."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run(0))
+            await self._registered.wait()
+            for number in range(1, self._config.connections):
+                group.create_task(self._run(number))
+
+    async def _run(self, number: int) -> None:
         """Be connected; when the tunnel is lost, or the server is about to leave, connect anew."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(self._config.backoff_min_s, self._config.backoff_max_s)
-        while True:
-            tunnel = Tunnel(loop)
+        while self._failure is None:
+            tunnel = Tunnel(loop, number)
             task = self._tunnels[tunnel] = loop.create_task(self._carry(tunnel))
             task.add_done_callback(functools.partial(self._forget, tunnel))
             endings: list[asyncio.Future[Any]] = [task, tunnel.told_to_go]
@@ -202,6 +212,7 @@ class ClientEngine:
     async def _give_up(self, reason: str, refusal: FasttunnelError) -> None:
         """The server does not want us; what is under way on a tunnel of before may finish."""
         self._failure = refusal
+        self._registered.set()
         self._events.disconnected(self._config.server, reason, None)
         if self._tunnels:
             await asyncio.wait(list(self._tunnels.values()))
@@ -221,7 +232,6 @@ class ClientEngine:
             self._config.server.encode(),
             token.reveal().encode() if token is not None else None,
         )
-        self._newest = tunnel
         try:
             if failure := await self._dial(conn):
                 return failure, None
@@ -260,8 +270,7 @@ class ClientEngine:
         raise NotImplementedError("a client accepts no tunnels")
 
     def opened(self, link: Link) -> None:
-        # Only one is dialled at a time.
-        tunnel = link.info = self._newest
+        tunnel = link.info = next(tunnel for tunnel in self._tunnels if tunnel.conn is link.conn)
         tunnel.link = link
         link.attach_tap(self._events.tap, self._config.server)
         register = Register(
@@ -271,6 +280,7 @@ class ClientEngine:
             max_fragment=self._config.max_fragment,
             weight=1,
             instance_id=self._instance_id,
+            connection=tunnel.number,
         )
         message = TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register)
         link.send_control(message.SerializeToString())
@@ -301,7 +311,7 @@ class ClientEngine:
         self.urls = list(registered.urls)
         tunnel.was_up, tunnel.up_since_s = True, asyncio.get_running_loop().time()
         for older in self._links():
-            if older is not link:
+            if older is not link and older.info.number == tunnel.number:
                 _send_go_away(older, "connected anew", 0)  # so the server that leaves need not wait for us
         self._registered.set()
         self._events.connected(self._config.server, self.urls)

@@ -273,13 +273,13 @@ class ServerEngine:
                     return
                 if session.replaces(other.info):
                     other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
+        session.client_id = message.client_id or f"client-{session.session_id}"
         try:
-            self.routes.add(link, routes)
+            self.routes.add(link, routes, session.client_id)
         except RouteTaken as error:
             link.end(GrpcStatus.ALREADY_EXISTS, str(error))
             return
         session.registered = True
-        session.client_id = message.client_id or f"client-{session.session_id}"
         session.routes = routes
         if session.timeout is not None:
             session.timeout.cancel()

@@ -40,9 +40,10 @@ class ClientTunnel(Tunnel):
 
     accepts_requests = True
 
-    def __init__(self, engine: ClientEngine) -> None:
+    def __init__(self, engine: ClientEngine, number: int) -> None:
         super().__init__(engine.config.server, engine.events)
         self.engine = engine
+        self.number = number  # which one of several at the same time
         self.was_up = False
         self.up_since_s = 0.0
         self.told_to_go: asyncio.Future[GoAway] = asyncio.get_running_loop().create_future()
@@ -94,7 +95,7 @@ class ClientEngine:
             if spec.backend not in self._backends:
                 self._backends[spec.backend] = self._new_backend(spec.backend)
             self._routes.add(self._backends[spec.backend], [spec.route])
-        self._runner = asyncio.create_task(self._run())
+        self._runner = asyncio.create_task(self._run_all())
         waiter = asyncio.create_task(self._registered.wait())
         try:
             await asyncio.wait([waiter, self._runner], return_when=asyncio.FIRST_COMPLETED)
@@ -158,6 +159,7 @@ class ClientEngine:
             "server": self.config.server,
             "client_id": self._client_id,
             "urls": list(self.urls),
+            "tunnels": sum(tunnel.up for tunnel in tunnels),
             "reconnects": self._reconnects,
             "connections": sum(not writer.is_closing() for writer in self._connections) + len(tunnels),
             "tasks": len(self._tasks),
@@ -170,11 +172,19 @@ class ClientEngine:
 
     # -- the tunnel
 
-    async def _run(self) -> None:
+    async def _run_all(self) -> None:
+        """The first connection makes us known to the server; the others join it under the name that it got."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run(0))
+            await self._registered.wait()
+            for number in range(1, self.config.connections):
+                group.create_task(self._run(number))
+
+    async def _run(self, number: int) -> None:
         """Be connected; when the tunnel is lost, or the server is about to leave, connect anew."""
         backoff = Backoff(self.config.backoff_min_s, self.config.backoff_max_s)
-        while True:
-            tunnel = ClientTunnel(self)
+        while self._failure is None:
+            tunnel = ClientTunnel(self, number)
             task = self._tunnels[tunnel] = asyncio.create_task(self._carry(tunnel))
             endings: list[asyncio.Future[Any]] = [task, tunnel.told_to_go]
             await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
@@ -199,6 +209,7 @@ class ClientEngine:
         """The server does not want us; what is under way on a tunnel of before may finish."""
         hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
         self._failure = REFUSALS[status](f"{self.config.server} refused the tunnel", detail=reason, hint=hint)
+        self._registered.set()
         self.events.disconnected(self.config.server, reason, None)
         if self._tunnels:
             await asyncio.wait(list(self._tunnels.values()))
@@ -213,6 +224,7 @@ class ClientEngine:
             max_fragment=self.config.max_fragment,
             weight=1,
             instance_id=self._instance_id,
+            connection=tunnel.number,
         )
         tunnel.send(TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register))
         waiting_s = max(REGISTERED_TIMEOUT_S, self.config.connect_timeout_s)
@@ -244,7 +256,7 @@ class ClientEngine:
         self._client_id = registered.client_id or self._client_id
         self.urls = list(registered.urls)
         for older in self._tunnels:
-            if older is not tunnel and older.up:
+            if older is not tunnel and older.number == tunnel.number and older.up:
                 older.send_go_away("connected anew", 0)  # so the server that leaves need not wait for us
         self._registered.set()
         self.events.connected(self.config.server, self.urls)

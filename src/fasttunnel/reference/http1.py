@@ -257,6 +257,8 @@ class Http1Stream(HttpStream):
             data = b"".join(self._h11.send(event) or b"" for event in events)
         except h11.LocalProtocolError as error:
             raise BadMessage(f"cannot be written as HTTP/1.1: {error}") from None
+        if self.writer.is_closing():  # of a transport that is, uvloop says so with a RuntimeError
+            raise self._lost()
         self._writing = True
         try:
             self.writer.write(data)
@@ -307,6 +309,8 @@ class Http1Stream(HttpStream):
 
 async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Let a peer that still sends finish: a reset of the connection would cost it our last words (RFC 9112 9.6)."""
+    if writer.is_closing():  # it has gone
+        return
     with contextlib.suppress(OSError):
         writer.write_eof()
         await read_out(reader, LINGER_S)

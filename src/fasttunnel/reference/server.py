@@ -304,12 +304,12 @@ class ServerEngine:
             if session.replaces(other):
                 self.routes.remove(other)
                 other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
+        session.client_id = client_id or f"client-{session.session_id}"
         try:
-            self.routes.add(session, routes)
+            self.routes.add(session, routes, session.client_id)
         except RouteTaken as error:
             return session.end(GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
-        session.client_id = client_id or f"client-{session.session_id}"
         session.routes = routes
         fragment = min(self.config.max_fragment, register.max_fragment or limits.FRAGMENT_BYTES)
         session.start(register.initial_window, self.config.initial_window, fragment, self.budget)

@@ -106,7 +106,7 @@ class WebSocketRelay:
             raise self._vanished() from None
 
     def _dismiss(self) -> None:
-        over = self._close_sent or self._close_received.is_set()
+        over = self._close_sent or self._close_received.is_set() or self._stream.writer.is_closing()
         if self._exchange.leaving.is_set() and not over and not self._encoder.inside_frame:
             self._dismissed = self._close_sent = True
             self._exchange.status = self._exchange.status or GOING_AWAY
@@ -117,6 +117,8 @@ class WebSocketRelay:
         self._stream.writer.write(self._encoder.encode(WebSocketFrame(fin=True, opcode=CLOSE, payload=payload)))
 
     async def _write(self, frame: WebSocketFrame) -> None:
+        if self._stream.writer.is_closing():
+            raise self._vanished()
         self._stream.writer.write(self._encoder.encode(frame))
         self._close_sent = frame.opcode == CLOSE
         self._stuck = True
