@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.differential.conftest import examples, unsettled
+from tests.differential.conftest import examples
 from tests.support.cells import MIXED, Cells, Stage
 from tests.support.conversation import Conversation, Reply, start_conversation
 from tests.support.frames import CLOSE, PONG, TEXT, UPGRADE, Frame
@@ -171,7 +171,6 @@ def test_cuts(
     cells.compare(play, *mixed)
 
 
-@unsettled
 @examples(120)
 @given(
     handshakes(),

@@ -70,19 +70,25 @@ class Http1Stream(HttpStream):
         self._writing = False  # stays True when a write is given up
         self._has_body = self._chunked = True  # what we send
         self._before_chunk = False  # of the body that is read, when it is chunked
+        self._first_chunk = True
         self._bad: BadMessage | None = None  # what comes behind the body that could be read
         self._silence: asyncio.Timeout | None = None
 
     def next_cycle(self) -> bool:
         """Whether another request may follow; then everything is as in the beginning."""
         states = self._h11.states
-        over = states[h11.CLIENT] is not h11.DONE or states[h11.SERVER] is not h11.DONE or self._half_closed
+        over = states[h11.CLIENT] is not h11.DONE or states[h11.SERVER] is not h11.DONE or self._is_last
         if over or (not self.public and self._h11.trailing_data != (b"", False)):
             return False
         self._h11.start_next_cycle()
         self.begun = self._complete = self._heard = False
         self.trailers, self.reused = [], True
         return True
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether the peer sends nothing more, and has sent nothing behind this message."""
+        return self._half_closed and not self.waiting_bytes
 
     # -- reading
 
@@ -121,6 +127,7 @@ class Http1Stream(HttpStream):
             head = Head(of_message, status=event.status_code)
         if not isinstance(event, h11.InformationalResponse):
             self._before_chunk = coded and (self.public or self.has_body(head))
+            self._first_chunk = True
             self._read_body()
         return head
 
@@ -148,13 +155,15 @@ class Http1Stream(HttpStream):
     def _read_body(self) -> None:
         try:
             while True:
-                if self._before_chunk and not chunk_has_come(self.waiting_bytes, self._head_bytes):
+                if self._before_chunk and not chunk_has_come(
+                    self.waiting_bytes, self._head_bytes, first=self._first_chunk
+                ):
                     return
                 event = self._next_event()
                 if not isinstance(event, h11.Data):
                     break
                 self._body += event.data
-                self._before_chunk = event.chunk_end
+                self._before_chunk, self._first_chunk = event.chunk_end, False
             if isinstance(event, h11.EndOfMessage):
                 self.trailers = [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()]
                 fields.check(self.trailers, status=400)
@@ -291,7 +300,7 @@ class Http1Stream(HttpStream):
         whole = part.last and (self.http10 or not part.trailers)
         if whole and self.has_body(head) and fields.get(framed, b"content-length") is None:
             framed.append((b"Content-Length", b"%d" % len(part.data)))
-        if not self.ended or self.final or self._half_closed or self._closing():
+        if not self.ended or self.final or self._is_last or self._closing():
             framed.append((b"Connection", b"close"))
         return h11.Response(status_code=head.status, headers=framed, reason=reason)
 

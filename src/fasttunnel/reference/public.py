@@ -185,7 +185,7 @@ class PublicConnection:
             await self._serve(stream, head, HttpTranslation())
             if self.gate.draining or not stream.next_cycle():  # while it is closing, each answer has said so
                 break
-        if not stream.ended and not self.writer.is_closing():
+        if not stream.ended or stream.waiting_bytes:
             await linger(self.reader, self.writer)
 
     async def _next_head(self, stream: Http1Stream) -> Head | None:

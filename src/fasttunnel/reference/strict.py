@@ -16,15 +16,15 @@ _CODING = re.compile(rb"(?i:\r\ntransfer-encoding):(.*?)(?=\r\n)")
 def check_head(data: bytes, limit: int) -> None:
     """The head of a message, as far as it has come."""
     head = _lines(data, b"\r\n\r\n", limit, 431)
-    if codings := _CODING.findall(head):  # 6.3: the last has to be chunked; 6.1: and the only one
-        names = [name.strip().lower() for name in b",".join(codings).split(b",")]
-        if names[-1] != b"chunked" or names.count(b"chunked") > 1:
+    if codings := _CODING.findall(head):  # 6.3: the last has to be chunked; 6.1: and only that
+        names = [name.strip().lower() for name in codings[0].split(b",")]
+        if len(codings) > 1 or names[-1] != b"chunked" or names.count(b"chunked") > 1:
             raise BadMessage("bad Transfer-Encoding", status=400)
 
 
-def chunk_has_come(data: bytes, limit: int) -> bool:
+def chunk_has_come(data: bytes, limit: int, *, first: bool) -> bool:
     """Whether the line before a chunk and a byte of it are there, or behind the last one all trailers (7.1)."""
-    data = data.removeprefix(b"\r\n")  # of the chunk before
+    data = data if first else data.removeprefix(b"\r\n")  # of the chunk before
     line, ended, rest = data.partition(b"\r\n")
     match = _CHUNK.fullmatch(line)
     if ended and not match:
