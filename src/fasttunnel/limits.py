@@ -31,6 +31,9 @@ MAX_WINDOW_BYTES: Final = 2**31 - 1
 TUNNEL_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Largest TunnelMessage: the default limit of stock gRPC peers."""
 
+BACKLOG_BYTES: Final = 16 * 1024 * 1024
+"""What may wait for a peer that sends without reading: answers to what it sends, which no window bounds."""
+
 REQUEST_ID_BYTES: Final = 16
 """Longest request_id of the wire contract."""
 

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from fasttunnel.limits import MAX_FRAGMENT_BYTES
+from tests.support import http2
 from tests.support.grpc_peers import UNLIMITED, Context, Note, Notes, Nothing, open_channel, start_grpc
 from tests.support.tunnel import WAIT_S, Tunnel, start_tunnel
 
@@ -437,6 +438,16 @@ async def test_no_route_is_unimplemented(stack: AsyncExitStack) -> None:
         await stub.Unary(Note())
     assert failure.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert "/fasttunnel.test.Echo/Unary" in failure.value.details()
+
+
+async def test_a_path_that_names_no_method_is_unimplemented(stack: AsyncExitStack) -> None:
+    """PROTOCOL-HTTP2.md, Path: it would have reached the backend as //name."""
+    tunnel = await start_tunnel(stack, "grpc://127.0.0.1:1")
+    public = await http2.connect_http2(stack, tunnel.host, tunnel.port)
+    call = await public.open("POST", "/name", ("content-type", "application/grpc"), ("te", "trailers"))
+    await call.done()
+    status = dict(call.trailers or call.fields)
+    assert (status["grpc-status"], status["grpc-message"]) == ("12", "a call has the path /SERVICE/METHOD")
 
 
 async def test_a_backend_that_goes_down_and_comes_back(stack: AsyncExitStack) -> None:

@@ -184,11 +184,19 @@ async def test_a_token_that_is_no_longer_right_ends_the_client(stack: AsyncExitS
     server = await start_server(stack, token="old")
     client = await start_client(stack, server.tunnel, [backend.url], token="old", **QUICK)
     address = server.tunnel
+    public = await connect(stack, *server.address)
+    await public.send(request("GET", "/"))
+    kept = await backend.accept()
+    await kept.head()
+    await kept.send(answer("200 OK", body=b"x"))
+    await public.answer()
     await server.stop(0)
     await start_server(stack, tunnel=address, token="new")
     with pytest.raises(AuthError):
         async with asyncio.timeout(WAIT_S):
             await client.wait_closed()
+    assert client.status()["connections"] == 0
+    await kept.ended()  # the connection to the backend that was kept for the next request
 
 
 async def test_the_same_client_id_takes_over(stack: AsyncExitStack) -> None:

@@ -528,9 +528,8 @@ async def test_a_call_that_cannot_be_sent_ends_by_itself(client_scene: ClientSce
     await client_scene.lives()
 
 
-async def test_what_costs_no_credit_waits_for_a_slow_tunnel_too(stack: AsyncExitStack) -> None:
-    """Empty messages are never blocked by a window; a tunnel that takes nothing stops their source all the same."""
-    server = await start_server(stack)
+async def dial_deaf(stack: AsyncExitStack, server: fasttunnel.Server) -> http2.Stream:
+    """A client that registers and then reads nothing any more."""
     host, _, port = server.tunnel.rpartition(":")
     tunnel = http2.Connection(await connect(stack, host, int(port)))
     await tunnel.start(stack, window=65_535)
@@ -541,10 +540,21 @@ async def test_what_costs_no_credit_waits_for_a_slow_tunnel_too(stack: AsyncExit
         ("content-type", "application/grpc"),
         end=False,
     )
-    register = wire.TunnelMessage(register=wire.Register(version=1, routes=[wire.Route(protocols=[wire.GRPC])]))
-    await call.send(b"\0" + register.ByteSize().to_bytes(4, "big") + register.SerializeToString())
+    register = wire.Register(version=1, routes=[wire.Route(protocols=[wire.GRPC])])
+    await call.send(prefixed(wire.TunnelMessage(register=register)))
     await call.received(1)
     call.acknowledge = False
+    return call
+
+
+def prefixed(message: wire.TunnelMessage) -> bytes:
+    return b"\0" + message.ByteSize().to_bytes(4, "big") + message.SerializeToString()
+
+
+async def test_what_costs_no_credit_waits_for_a_slow_tunnel_too(stack: AsyncExitStack) -> None:
+    """Empty messages are never blocked by a window; a tunnel that takes nothing stops their source all the same."""
+    server = await start_server(stack)
+    tunnel = await dial_deaf(stack, server)
     public = http2.Connection(await connect(stack, *server.address))
     await public.start(stack)
     fields = (("te", "trailers"), ("content-type", "application/grpc"))
@@ -557,6 +567,28 @@ async def test_what_costs_no_credit_waits_for_a_slow_tunnel_too(stack: AsyncExit
     assert not public.protocol.local_flow_control_window(stream.number)
     (link,) = server.status()["links"]
     assert link["messages_sent"] < 200_000
-    tunnel.peer.drop()
+    tunnel.connection.peer.drop()
     await eventually(lambda: server.status()["active_requests"] == 0)
     assert dict((await stream.done()).trailers or stream.fields)["grpc-status"] == "14"
+
+
+async def test_a_flood_whose_answers_nobody_reads_ends_its_tunnel(
+    stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasttunnel.limits.BACKLOG_BYTES", 100_000)
+    events = Recorder()
+    server = await start_server(stack, events)
+    neighbour, _ = await dial_and_register(stack, server.tunnel)
+    tunnel = await dial_deaf(stack, server)
+    window = wire.WebSocketFrame(fin=True, opcode=BINARY, payload=b"x")
+    flood = b"".join(
+        prefixed(wire.TunnelMessage(request_id=f"out-of-blue-{number:04x}", ws_frame=window)) for number in range(9_000)
+    )
+    sending = asyncio.ensure_future(tunnel.send(flood))
+    stack.callback(sending.cancel)
+    await events.until(lambda: any("it sends, and does not read" in line for line in events.warnings))
+    await events.until_line("link down")
+    assert len(server.status()["links"]) == 1
+    public = await connect(stack, *server.address)
+    await public.send(request("GET", "/"))
+    assert (await neighbour.next("http_request")).http_request.url == "/"

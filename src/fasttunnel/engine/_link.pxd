@@ -71,6 +71,7 @@ cdef class Link(Carrier):
     # output
     cdef Out batch                      # prefixed messages behind 9 bytes of headroom for the DATA frame's header
     cdef size_t batch_pos               # sent of it
+    cdef size_t backlog_bytes           # more than this is not kept for a peer that does not read
     # input
     cdef GrpcSplitter splitter
     # counters
@@ -91,5 +92,6 @@ cdef class Link(Carrier):
     cdef int give_up(self, Exchange exchange, object error) except -1
     cdef int unknown(self, const Msg *m) except -1
     cdef int malformed(self, str text) except -1
+    cdef int break_off(self, int grpc_status, str text) except -1
     cdef Exchange new_exchange(self, Endpoint endpoint, int protocol, int direction)
     cdef int lose(self, int grpc_status, str message) except -1

@@ -41,6 +41,7 @@ cdef enum:
     LINK_WINDOW = 0x7fffffff
     LINK_FRAME = 16777215               # RFC 9113 4.2: the largest that can be announced
 
+    GRPC_RESOURCE_EXHAUSTED = 8
     GRPC_UNIMPLEMENTED = 12
     GRPC_INTERNAL = 13
     GRPC_UNAVAILABLE = 14
@@ -350,6 +351,7 @@ cdef class Link(Carrier):
         self.light = deque()
         self.ring = deque()
         self.splitter.max_message_bytes = MESSAGE_LIMIT
+        self.backlog_bytes = limits.BACKLOG_BYTES
 
     def __dealloc__(self):
         global links_alive
@@ -607,6 +609,8 @@ cdef class Link(Carrier):
         self.messages_received += 1
         if self.tap is not None:
             self.show(False, data, n)
+        if self.batch.len - self.batch_pos > self.backlog_bytes:
+            return self.break_off(GRPC_RESOURCE_EXHAUSTED, "it sends, and does not read what it is answered")
         if code < 0:
             return self.malformed(f"malformed TunnelMessage ({decode_error(code)}) at byte {where} of {n}")
         if m.kind == MSG_NONE or m.kind == MSG_TCP_DATA:
@@ -678,15 +682,19 @@ cdef class Link(Carrier):
         return self.send(&reset)
 
     cdef int malformed(self, str text) except -1:
-        """The peer does not speak the protocol: the tunnel ends with INTERNAL; other tunnels live on."""
+        """The peer does not speak the protocol."""
+        return self.break_off(GRPC_INTERNAL, text)
+
+    cdef int break_off(self, int grpc_status, str text) except -1:
+        """By the peer's fault the tunnel ends, with a warning; other tunnels live on."""
         if self.conn is None:
             return 0
         self.handler.warning(f"tunnel with {self.peer} ended: {text}")
         if self.stream.server:
-            self.stream.refuse(GRPC_INTERNAL, text)
+            self.stream.refuse(grpc_status, text)
         else:
             self.stream.rst(2)
-        return self.lose(GRPC_INTERNAL, text)
+        return self.lose(grpc_status, text)
 
     cdef int lose(self, int grpc_status, str message) except -1:
         """The tunnel is gone: every request on it fails, once."""

@@ -158,6 +158,8 @@ cdef class PublicStream(H2Stream):
             return self.answer_error(400, b"bad scheme, path, host or method")
         if self.is_grpc and self.timeout_s < 0:
             return self.answer_error(400, b"bad grpc-timeout")
+        if self.is_grpc and self.path.rfind(b"/") == 0:
+            return self.answer_error(404, b"a call has the path /SERVICE/METHOD")
         link = gate.find(protocol, self.authority, self.path)
         if link is None:
             return self.no_link(protocol)

@@ -124,19 +124,22 @@ class ClientEngine:
             link.end(0, "the client was stopped")
         for task in (*self._dials, *self._tunnels.values()):
             task.cancel()
-        for conn in list(self._reactor.conns):
-            conn.leave()
         if grace_s <= 0:
             # Otherwise it is left to the server to end the connection: a gRPC server drops what its application has not
             # read yet when the connection goes.
             for tunnel in self._tunnels:
                 if tunnel.conn is not None:
                     tunnel.conn.hang_up()
-        await settle(self._reactor)
-        self._reactor.close()
+        await self._close()
         for tunnel in self._tunnels:
             tunnel.conn = None
         self._tunnels.clear()
+
+    async def _close(self) -> None:
+        for conn in list(self._reactor.conns):
+            conn.leave()
+        await settle(self._reactor)
+        self._reactor.close()
         self._closed.set()
 
     def _links(self) -> list[Link]:
@@ -177,6 +180,7 @@ class ClientEngine:
             await self._registered.wait()
             for number in range(1, self._config.connections):
                 group.create_task(self._run(number))
+        await self._close()  # the server does not want us
 
     async def _run(self, number: int) -> None:
         """Be connected; when the tunnel is lost, or the server is about to leave, connect anew."""
@@ -216,7 +220,6 @@ class ClientEngine:
         self._events.disconnected(self._config.server, reason, None)
         if self._tunnels:
             await asyncio.wait(list(self._tunnels.values()))
-        self._closed.set()
 
     def _forget(self, tunnel: Tunnel, task: asyncio.Task[tuple[str, FasttunnelError | None]]) -> None:
         if not self._draining:  # _stop() clears it: the connections are still closing

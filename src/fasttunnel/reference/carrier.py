@@ -98,6 +98,9 @@ class Tunnel(Dispatcher):
             async for encoded in messages:
                 if self.tap is not None:
                     self.tap(False, encoded)
+                if self.queued_bytes > limits.BACKLOG_BYTES:
+                    text = "it sends, and does not read what it is answered"
+                    return self.end(GrpcStatus.RESOURCE_EXHAUSTED, text)
                 message = TunnelMessage.FromString(encoded)
                 if len(message.request_id.encode()) > limits.REQUEST_ID_BYTES:
                     text = f"request_id of {len(message.request_id)} bytes"

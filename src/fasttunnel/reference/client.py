@@ -138,7 +138,11 @@ class ClientEngine:
             tunnel.end(0, "the client was stopped")
         if tunnels:
             await asyncio.wait([tunnel.over for tunnel in tunnels], timeout=2.0 if grace_s > 0 else LAST_WORDS_S)
-        await end_tasks(self._runner, *self._tunnels.values(), *self._tasks)
+        await end_tasks(self._runner, *self._tunnels.values())
+        await self._close()
+
+    async def _close(self) -> None:
+        await end_tasks(*self._tasks)
         for backend in self._backends.values():
             backend.close()
         for writer in self._connections:
@@ -179,6 +183,7 @@ class ClientEngine:
             await self._registered.wait()
             for number in range(1, self.config.connections):
                 group.create_task(self._run(number))
+        await self._close()  # the server does not want us
 
     async def _run(self, number: int) -> None:
         """Be connected; when the tunnel is lost, or the server is about to leave, connect anew."""
@@ -213,7 +218,6 @@ class ClientEngine:
         self.events.disconnected(self.config.server, reason, None)
         if self._tunnels:
             await asyncio.wait(list(self._tunnels.values()))
-        self._closed.set()
 
     async def _carry(self, tunnel: ClientTunnel) -> tuple[int, str]:
         """One life of a tunnel: the status that it ended with."""

@@ -46,7 +46,7 @@ class Dispatcher:
         self.round_trip_s = 0.0  # not known yet
         self.opened = self.messages_sent = self.messages_received = 0
         self.tap = tap  # is shown every message: tap(sent, encoded)
-        self._queued_bytes = 0
+        self.queued_bytes = 0
         self._ended: OrderedDict[str, None] = OrderedDict()
 
     # -- what an end of the tunnel makes of it
@@ -67,13 +67,13 @@ class Dispatcher:
         self.budget = budget or self.budget
         self.peer_window = min(peer_window or limits.INITIAL_WINDOW_BYTES, limits.MAX_WINDOW_BYTES)
         self.local_window = local_window
-        self.max_fragment = min(max_fragment, limits.FRAGMENT_BYTES)
+        self.max_fragment = min(max_fragment, limits.MAX_FRAGMENT_BYTES)
         self.up = True
 
     @property
     def buffered(self) -> int:
         """Bytes that wait: for the tunnel, and for whoever reads what its requests have received."""
-        return self._queued_bytes + sum(exchange.buffered for exchange in self.requests.values())
+        return self.queued_bytes + sum(exchange.buffered for exchange in self.requests.values())
 
     def open(self, protocol: int) -> Exchange:
         """A new request of this end; its id is made here."""
@@ -155,15 +155,15 @@ class Dispatcher:
         if self.tap is not None:
             self.tap(True, encoded)
         self.messages_sent += 1
-        self._queued_bytes += len(encoded)
-        if self._queued_bytes > OUTGOING_BYTES and self.up:
+        self.queued_bytes += len(encoded)
+        if self.queued_bytes > OUTGOING_BYTES and self.up:
             self.writable.clear()
         self.outgoing.put_nowait(encoded)
 
     async def next_outgoing(self) -> bytes:
         """For the carrier: what is to be written next."""
         encoded = await self.outgoing.get()
-        self._queued_bytes -= len(encoded)
-        if self._queued_bytes <= OUTGOING_BYTES // 2:  # not at each message: thousands may be waiting
+        self.queued_bytes -= len(encoded)
+        if self.queued_bytes <= OUTGOING_BYTES // 2:  # not at each message: thousands may be waiting
             self.writable.set()
         return encoded

@@ -71,6 +71,7 @@ class Http1Stream(HttpStream):
         self._has_body = self._chunked = True  # what we send
         self._before_chunk = False  # of the body that is read, when it is chunked
         self._first_chunk = True
+        self._checked = 0  # of the bytes that wait
         self._bad: BadMessage | None = None  # what comes behind the body that could be read
         self._silence: asyncio.Timeout | None = None
 
@@ -108,8 +109,9 @@ class Http1Stream(HttpStream):
 
     def ready_head(self) -> Head | None:
         """The next head, if all of it is there; its body is read then as far as it is there. Raises BadMessage."""
-        check_head(self.waiting_bytes, self._head_bytes)
+        check_head(self.waiting_bytes, self._head_bytes, self._checked)
         event = self._next_event()
+        self._checked = len(self.waiting_bytes) if event is None else 0
         if event is None or isinstance(event, h11.ConnectionClosed):
             return None
         self.http10 = event.http_version == b"1.0"
@@ -155,10 +157,13 @@ class Http1Stream(HttpStream):
     def _read_body(self) -> None:
         try:
             while True:
+                waiting = self.waiting_bytes if self._before_chunk else b""
                 if self._before_chunk and not chunk_has_come(
-                    self.waiting_bytes, self._head_bytes, first=self._first_chunk
+                    waiting, self._head_bytes, self._checked, first=self._first_chunk
                 ):
+                    self._checked = len(waiting)
                     return
+                self._checked = 0
                 event = self._next_event()
                 if not isinstance(event, h11.Data):
                     break

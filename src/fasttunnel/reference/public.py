@@ -214,8 +214,7 @@ class PublicConnection:
         exchange: Exchange | None = None
         try:
             self._check(stream, head)
-            timeout = fields.get(head.fields, b"grpc-timeout") if isinstance(translation, GrpcTranslation) else None
-            timeout_s = decode_timeout(timeout) if timeout is not None else None
+            timeout_s = _check_call(head) if isinstance(translation, GrpcTranslation) else None
             if isinstance(stream, Http1Stream) and _is_handshake(stream, head):
                 return await self._serve_websocket(stream, head)
             begun_s = asyncio.get_running_loop().time()
@@ -349,6 +348,15 @@ def _recorded(exchange: Exchange, translation: Translation) -> Callable[[Chunk],
         return part
 
     return to_part
+
+
+def _check_call(head: Head) -> float | None:
+    """The deadline of a call, in seconds. Raises RequestReset."""
+    timeout = fields.get(head.fields, b"grpc-timeout")
+    timeout_s = decode_timeout(timeout) if timeout is not None else None
+    if head.target.rfind(b"/") == 0:
+        raise RequestReset(ResetCode.NO_ROUTE, "a call has the path /SERVICE/METHOD")
+    return timeout_s
 
 
 async def _deadline(exchange: Exchange, timeout_s: float | None) -> None:

@@ -281,7 +281,7 @@ class ServerEngine:
             if session.registered:
                 self._outages.begin(session.client_id, session.routes)
                 self.events.link_down(session.client_id, session.session_id, text)
-            if status == GrpcStatus.INTERNAL:
+            if status in (GrpcStatus.INTERNAL, GrpcStatus.RESOURCE_EXHAUSTED):
                 self.events.warning(f"tunnel with {session.peer} ended: {text}")
             self.check_idle()
             self._check_moved()

@@ -1,6 +1,6 @@
 """What RFC 9112 leaves parsers room to differ in, and h11 takes: refused, for two that differ can be played off.
 
-All look at the bytes that h11 is about to parse, and raise BadMessage.
+All look at the bytes that h11 is about to parse, and raise BadMessage. `checked` of them were looked at before.
 """
 
 import re
@@ -13,16 +13,19 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(;.*)?")
 _CODING = re.compile(rb"(?i:\r\ntransfer-encoding):(.*?)(?=\r\n)")
 
 
-def check_head(data: bytes, limit: int) -> None:
+def check_head(data: bytes, limit: int, checked: int = 0) -> None:
     """The head of a message, as far as it has come."""
-    head = _lines(data, b"\r\n\r\n", limit, 431)
+    end = b"\r\n\r\n"
+    head = _lines(data, end, limit, 431, checked)
+    if not head.endswith(end):
+        return
     if codings := _CODING.findall(head):  # 6.3: the last has to be chunked; 6.1: and only that
         names = [name.strip().lower() for name in codings[0].split(b",")]
         if len(codings) > 1 or names[-1] != b"chunked" or names.count(b"chunked") > 1:
             raise BadMessage("bad Transfer-Encoding", status=400)
 
 
-def chunk_has_come(data: bytes, limit: int, *, first: bool) -> bool:
+def chunk_has_come(data: bytes, limit: int, checked: int = 0, *, first: bool) -> bool:
     """Whether the line before a chunk and a byte of it are there, or behind the last one all trailers (7.1)."""
     data = data if first else data.removeprefix(b"\r\n")  # of the chunk before
     line, ended, rest = data.partition(b"\r\n")
@@ -31,15 +34,15 @@ def chunk_has_come(data: bytes, limit: int, *, first: bool) -> bool:
         raise BadMessage("bad chunk", status=400)
     last = bool(ended and match and not match[1].strip(b"0"))
     end = b"\r\n\r\n" if last else b"\r\n"
-    return end in _lines(data, end, limit, 400) and bool(rest)
+    return end in _lines(data, end, limit, 400, checked - 2) and bool(rest)
 
 
-def _lines(data: bytes, end: bytes, limit: int, status: int) -> bytes:
+def _lines(data: bytes, end: bytes, limit: int, status: int, checked: int) -> bytes:
     """The data up to `end`, all of it if that has not come."""
     at = data.find(end)
     lines = data[: at + len(end)] if at >= 0 else data
     if len(lines) > limit:
         raise BadMessage(f"head above {limit} bytes", status=status)
-    if _SLOPPY.search(lines):
+    if _SLOPPY.search(lines, max(0, checked - 2)):  # what has come byte by byte is not looked at again and again
         raise BadMessage("bare CR or LF, NUL or a folded line", status=400)
     return lines
