@@ -67,7 +67,7 @@ annotate: $(VENV)/created ## annotated HTML of every .pyx under build/cython
 
 # -- running ----------------------------------------------------------------------------------------------------------
 
-.PHONY: demo test test-fast asan lint types
+.PHONY: demo test test-fast chaos asan lint types
 demo: $(VENV)/with-demo build ## server, client and three backends, with real traffic (ARGS=--keep: stay up)
 	@echo "running the demo"
 	@$(BIN)/fasttunnel demo $(ARGS)
@@ -77,6 +77,12 @@ test: $(VENV)/with-test build $(VENV)/peers $(VENV)/node ## the whole suite (ARG
 
 test-fast: $(VENV)/with-test build ## unit tests only
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+CHAOS_SECONDS := 120
+chaos: $(VENV)/with-test build ## a mixed load while networks and processes fail, in all pairs of engines (ARGS: --seed N)
+	@for server in cython asyncio; do for client in cython asyncio; do \
+		$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) --server $$server --client $$client $(ARGS) || exit 1; \
+	done; done
 
 # Python itself is not built with the sanitizers, so their library is loaded first, and what Python leaks is its affair.
 asan: $(VENV)/with-test ## unit and differential tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -115,7 +115,12 @@ class Talk:
 @st.composite
 def turns(draw: st.DrawFn) -> list[tuple[Asked, Reply]]:
     requests = draw(st.lists(asked(), min_size=1, max_size=3))
-    return [(request, draw(replies(request.method))) for request in requests]
+    # h2 joins Cookie fields of an answer, where they mean nothing, and calls the spaces between empty ones an error.
+    answers = [
+        draw(replies(request.method).filter(lambda reply: b"\nCookie:" not in b"".join(reply.parts)))
+        for request in requests
+    ]
+    return list(zip(requests, answers, strict=True))
 
 
 @examples(120)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.differential.conftest import examples
 from tests.support.cells import MIXED, Cells, Stage
 from tests.support.conversation import Conversation, Reply, start_conversation
-from tests.support.frames import CLOSE, PONG, TEXT, UPGRADE, Frame
+from tests.support.frames import CLOSE, CONTINUATION, PONG, TEXT, UPGRADE, Frame
 from tests.support.http1_strategies import cut, interims, places
 from tests.support.raw import request
 from tests.support.websocket_strategies import (
@@ -144,7 +144,9 @@ def test_cuts(
 ) -> None:
     """Either side vanishes, at any byte of what it sends."""
     script = data.draw(steps(extensions))
-    last = data.draw(st.sampled_from([wire(Frame(TEXT, b"x" * size), public=public) for size in (0, 5, 200, 70_000)]))
+    sent = [frame for step in script if step.public == public for frame in step.frames if frame.opcode < CLOSE]
+    opcode = CONTINUATION if sent and not sent[-1].fin else TEXT
+    last = data.draw(st.sampled_from([wire(Frame(opcode, b"x" * size), public=public) for size in (0, 5, 200, 70_000)]))
 
     async def play(stage: Stage) -> Any:
         conversation = await open_websocket(stage, extensions)

@@ -34,7 +34,8 @@ _COMMON: list[tuple[str, Any]] = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.max_ping_strikes", 0),  # the other engine pings once an interval
 ]
-SERVER_OPTIONS = _COMMON
+# A client whose tunnel has ended closes the connection; one that is a ghost never will.
+SERVER_OPTIONS = [*_COMMON, ("grpc.max_connection_idle_ms", 10_000)]
 # Each attempt to connect is a fresh one, with nobody's backoff but our own.
 CLIENT_OPTIONS = [*_COMMON, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
 
