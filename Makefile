@@ -67,7 +67,7 @@ annotate: $(VENV)/created ## annotated HTML of every .pyx under build/cython
 
 # -- running ----------------------------------------------------------------------------------------------------------
 
-.PHONY: demo test test-fast chaos asan lint types
+.PHONY: demo test test-fast chaos soak asan lint types
 demo: $(VENV)/with-demo build ## server, client and three backends, with real traffic (ARGS=--keep: stay up)
 	@echo "running the demo"
 	@$(BIN)/fasttunnel demo $(ARGS)
@@ -83,6 +83,12 @@ chaos: $(VENV)/with-test build ## a mixed load while networks and processes fail
 	@for server in cython asyncio; do for client in cython asyncio; do \
 		$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) --server $$server --client $$client $(ARGS) || exit 1; \
 	done; done
+
+SOAK_SECONDS := 1200
+soak: $(VENV)/with-test build ## a steady load for 20 minutes on each engine: nothing may grow
+	@for engine in cython asyncio; do \
+		$(BIN)/python -m tests.chaos.soak --seconds $(SOAK_SECONDS) --server $$engine --client $$engine || exit 1; \
+	done
 
 # Python itself is not built with the sanitizers, so their library is loaded first, and what Python leaks is its affair.
 asan: $(VENV)/with-test ## unit and differential tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -17,32 +17,38 @@ LEAVE_S = 20.0  # drain_timeout_s and what comes behind it
 class End:
     """`fasttunnel server` or `fasttunnel client`, again and again with the same options."""
 
-    def __init__(self, name: str, arguments: list[str], up: str) -> None:
+    def __init__(self, name: str, arguments: list[str], up: str, module: str = "fasttunnel") -> None:
         self.name = name
         self.lines: list[str] = []  # of the process that runs
         self.starts = 0
-        self._arguments = arguments
-        self._up = re.compile(up)
+        self._command = [sys.executable, "-m", module, *arguments]
+        self._up = up
         self._process: Child | None = None
         self._reading: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
 
-    async def start(self) -> None:
+    async def start(self) -> re.Match[str]:
         """Returns when it says that it is up."""
         self.lines.clear()
         self.starts += 1
-        command = [sys.executable, "-m", "fasttunnel", *self._arguments]
-        self._process = await start_child(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._process = await start_child(self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._reading = asyncio.create_task(self._read())
+        return await self.until(self._up)
+
+    async def until(self, pattern: str, behind: int = 0) -> re.Match[str]:
+        """Wait for a line in which `pattern` is found, not one of the first `behind`."""
+        assert self._process is not None
         try:
             async with asyncio.timeout(START_S):
-                while not any(self._up.search(line) for line in self.lines):
+                while True:
+                    if found := [match for line in self.lines[behind:] if (match := re.search(pattern, line))]:
+                        return found[0]
                     if self._process.returncode is not None:
                         raise Wrong(f"{self.name} has ended by itself:\n" + "\n".join(self.lines))
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
-            raise Wrong(f"{self.name} does not come up:\n" + "\n".join(self.lines)) from None
+            raise Wrong(f"{self.name} does not say {pattern!r}:\n" + "\n".join(self.lines)) from None
 
     async def _read(self) -> None:
         assert self._process is not None
