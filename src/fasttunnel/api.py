@@ -54,7 +54,14 @@ class ServerLimits(TypedDict, total=False):
     reuse_port: bool
     ws_message_bytes: int
     grpc_message_bytes: int
+    body_bytes: int
+    max_connections: int
+    max_requests: int
+    max_requests_per_tunnel: int
     head_timeout_s: float
+    keep_alive_timeout_s: float
+    idle_timeout_s: float
+    ws_ping_interval_s: float
     queue_timeout_s: float
     queued_requests: int
     heartbeat_interval_s: float
@@ -73,6 +80,7 @@ class ClientLimits(TypedDict, total=False):
     grpc_message_bytes: int
     connections: int
     connect_timeout_s: float
+    keep_alive_timeout_s: float
     backoff_min_s: float
     backoff_max_s: float
     drain_timeout_s: float

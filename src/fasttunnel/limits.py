@@ -61,7 +61,31 @@ HEAD_TIMEOUT_S: Final = 30.0
 """A public connection must complete each head it has begun in this time."""
 
 KEEP_ALIVE_TIMEOUT_S: Final = 75.0
-"""A public HTTP/1.1 connection without a request is closed after this."""
+"""A public connection between two requests is closed after this."""
+
+BACKEND_KEEP_ALIVE_TIMEOUT_S: Final = 60.0
+"""The same for a connection to an HTTP backend: before most servers close it from their side."""
+
+IDLE_TIMEOUT_S: Final = 0.0
+"""A request on which nothing passes, either way, for so long is ended; 0: never, streams and slow answers may wait."""
+
+WS_PING_INTERVAL_S: Final = 0.0
+"""WebSockets of the public that are silent for so long are asked by a Ping whether they live; 0: never."""
+
+REFUSED_S: Final = 2.0
+"""How long a connection beyond max_connections has for the request that is refused."""
+
+MAX_REQUESTS: Final = 0
+"""Requests under way on a server at once; 0: no limit."""
+
+MAX_REQUESTS_PER_TUNNEL: Final = 0
+"""The same on one tunnel."""
+
+MAX_CONNECTIONS: Final = 0
+"""Connections of the public at once; 0: no limit but that of the system."""
+
+BODY_BYTES: Final = 0
+"""Largest body of an HTTP request; 0: no limit, for bodies are streamed and never gathered."""
 
 HALF_CLOSED_S: Final = 5.0
 """A public HTTP/1.1 peer that has closed its side is taken for gone when its answer is silent for this long."""

@@ -55,6 +55,7 @@ FORMS = {
         "--queue-timeout": "S",
         "--token-file": "F",
         "--config": "F",
+        "--set": "NAME=VALUE",
         "--engine": None,
         "--trace-messages": None,
     },
@@ -63,6 +64,7 @@ FORMS = {
         "--connections": "N",
         "--token-file": "F",
         "--config": "F",
+        "--set": "NAME=VALUE",
         "--engine": None,
         "--trace-messages": None,
     },
@@ -89,6 +91,10 @@ def test_forms(command: str) -> None:
         (["server", "--listen", "8080"], "write HOST:PORT"),
         (["server", "--config", "/does/not/exist"], "cannot read /does/not/exist"),
         (["server", "--token-file", "/does/not/exist"], "cannot read the token file"),
+        (["server", "--set", "head_timeout_s"], "'head_timeout_s' is not NAME=VALUE"),
+        (["server", "--set", "head_timeout_s=soon"], "Expected `float`, got `str` - at `$.head_timeout_s`"),
+        (["server", "--set", "no_such=1"], "unknown field `no_such`"),
+        (["server", "--set", "token=s3cret"], "use --token-file"),
         (["client", "http://127.0.0.1:3000"], "--server HOST:PORT"),
         (["client", "--server", "127.0.0.1:7000"], "nothing to serve"),
         (["client", "--server", "127.0.0.1:7000", "3000"], "write http://127.0.0.1:3000"),
@@ -114,20 +120,24 @@ def test_the_more_explicit_option_wins(tmp_path: Path) -> None:
     config.write_text('listen = "127.0.0.1:1"\ntunnel = "127.0.0.1:2"\ntoken = "of-the-file"\n')
     (tmp_path / "token").write_text("of-the-token-file\n")
 
-    gathered = options.gather(config, None, listen="127.0.0.1:3", tunnel=None, token=None)
+    assigned = ('listen="127.0.0.1:4"', "tunnel=127.0.0.1:5", "max_requests = 7")
+    gathered = options.gather(config, assigned, None, listen="127.0.0.1:3")
+    assert gathered.pop("max_requests") == 7
+    assert gathered == {"listen": "127.0.0.1:3", "tunnel": "127.0.0.1:5", "token": "of-the-file"}
+    gathered = options.gather(config, (), None, listen="127.0.0.1:3", tunnel=None, token=None)
     assert gathered == {"listen": "127.0.0.1:3", "tunnel": "127.0.0.1:2", "token": "of-the-file"}
-    assert options.gather(config, None, token="of-the-environment")["token"] == "of-the-environment"
-    token = options.gather(config, tmp_path / "token", token="of-the-environment")["token"]
+    assert options.gather(config, (), None, token="of-the-environment")["token"] == "of-the-environment"
+    token = options.gather(config, (), tmp_path / "token", token="of-the-environment")["token"]
     assert isinstance(token, Secret)
     assert token.reveal() == "of-the-token-file"
     with pytest.raises(ConfigError):
-        options.gather(tmp_path / "other.toml", None)
+        options.gather(tmp_path / "other.toml", (), None)
 
 
 def test_a_token_file_is_found_beside_the_file_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     (tmp_path / "server.toml").write_text('token_file = "token"\n')
-    assert options.gather(tmp_path / "server.toml", None)["token_file"] == str(tmp_path / "token")
+    assert options.gather(tmp_path / "server.toml", (), None)["token_file"] == str(tmp_path / "token")
 
 
 def test_an_unknown_server_is_one_line_and_exit_code_4() -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 )
 @options.token_file
 @options.config_file
+@options.settings
 @options.engine
 @options.trace_messages
 @options.token_variable
@@ -32,6 +33,7 @@ def client(
     connections: int | None,
     token_file: Path | None,
     config: Path | None,
+    assignments: tuple[str, ...],
     token: str | None,
     routes: tuple[str, ...],
     engine: "EngineName | None",
@@ -68,7 +70,13 @@ def client(
     try:
         settings = client_config(
             options.gather(
-                config, token_file, server=server, connections=connections, routes=routes, token=token or None
+                config,
+                assignments,
+                token_file,
+                server=server,
+                connections=connections,
+                routes=routes,
+                token=token or None,
             )
         )
     except FasttunnelError as error:

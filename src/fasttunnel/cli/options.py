@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fasttunnel.control.config import read_file, read_token
+from fasttunnel.control.config import read_file, read_setting, read_token
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -14,6 +14,13 @@ token_file = click.option(
     "--token-file", type=_FILE, metavar="F", help="File that holds the token. Default: the variable FASTTUNNEL_TOKEN."
 )
 config_file = click.option("--config", type=_FILE, metavar="F", help="TOML file with these and further options.")
+settings = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any option that a file for --config may hold, written as there; may be given several times.",
+)
 engine = click.option(
     "--engine",
     type=click.Choice(["cython", "asyncio"]),
@@ -36,9 +43,10 @@ def tap(trace_messages: bool) -> Callable[[str, bool, bytes], None] | None:
     return Trace()
 
 
-def gather(config: Path | None, token_file: Path | None, **given: Any) -> dict[str, Any]:
-    """All options by name: the file's, over them the environment's and those of the command line."""
+def gather(config: Path | None, assignments: tuple[str, ...], token_file: Path | None, **given: Any) -> dict[str, Any]:
+    """All options by name: the file's, over them --set, the environment's and those of the command line."""
     options = read_file(config) if config is not None else {}
+    options |= dict(read_setting(text) for text in assignments)
     options |= {name: value for name, value in given.items() if value is not None and value != ()}
     if token_file is not None:
         options["token"] = read_token(token_file)

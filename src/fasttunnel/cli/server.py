@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 )
 @options.token_file
 @options.config_file
+@options.settings
 @options.engine
 @options.trace_messages
 @options.token_variable
@@ -45,6 +46,7 @@ def server(
     queue_timeout_s: float | None,
     token_file: Path | None,
     config: Path | None,
+    assignments: tuple[str, ...],
     token: str | None,
     engine: "EngineName | None",
     trace_messages: bool,
@@ -73,6 +75,7 @@ def server(
         settings = server_config(
             options.gather(
                 config,
+                assignments,
                 token_file,
                 listen=listen,
                 tunnel=tunnel,

@@ -76,7 +76,7 @@ class RouteSpec(msgspec.Struct, frozen=True):
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Options of the server. Times are in seconds, sizes in bytes, 0 for a message size means no limit."""
+    """Options of the server. Times are in seconds, sizes in bytes; 0 means no limit, or never, where it is allowed."""
 
     listen: str = DEFAULT_LISTEN
     tunnel: str = DEFAULT_TUNNEL
@@ -90,7 +90,14 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     target_bytes: HeaderList = limits.TARGET_BYTES
     ws_message_bytes: Size = limits.WS_MESSAGE_BYTES
     grpc_message_bytes: Size = limits.GRPC_MESSAGE_BYTES
+    body_bytes: Size = limits.BODY_BYTES
+    max_connections: Size = limits.MAX_CONNECTIONS
+    max_requests: Size = limits.MAX_REQUESTS
+    max_requests_per_tunnel: Size = limits.MAX_REQUESTS_PER_TUNNEL
     head_timeout_s: Positive = limits.HEAD_TIMEOUT_S
+    keep_alive_timeout_s: Positive = limits.KEEP_ALIVE_TIMEOUT_S
+    idle_timeout_s: NotNegative = limits.IDLE_TIMEOUT_S
+    ws_ping_interval_s: NotNegative = limits.WS_PING_INTERVAL_S
     queue_timeout_s: NotNegative = limits.QUEUE_TIMEOUT_S
     queued_requests: Size = limits.QUEUED_REQUESTS
     heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
@@ -108,7 +115,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Options of the client. Times are in seconds, sizes in bytes, 0 for a message size means no limit."""
+    """Options of the client. Times are in seconds, sizes in bytes; 0 means no limit where it is allowed."""
 
     server: str
     token: Secret | None = None
@@ -123,6 +130,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     window_budget: Size = limits.WINDOW_BUDGET_BYTES
     connections: Annotated[int, msgspec.Meta(ge=1, le=limits.CONNECTIONS)] = 1  # tunnels side by side
     connect_timeout_s: Positive = limits.CONNECT_TIMEOUT_S
+    keep_alive_timeout_s: Positive = limits.BACKEND_KEEP_ALIVE_TIMEOUT_S
     backoff_min_s: Positive = limits.BACKOFF_MIN_S
     backoff_max_s: Positive = limits.BACKOFF_MAX_S
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
@@ -173,6 +181,19 @@ def read_file(path: Path) -> dict[str, Any]:
     if isinstance(options.get("token_file"), str):
         options["token_file"] = str(path.parent / options["token_file"])
     return options
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value as in TOML; a text may stand without its quotation marks. Raises ConfigError."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip().isidentifier():
+        raise ConfigError(f"{text!r} is not NAME=VALUE", hint="it looks like --set head_timeout_s=10")
+    if name.strip() == "token":
+        raise ConfigError("other users of this machine can see a token on the command line", hint="use --token-file")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()
 
 
 def read_token(path: Path) -> Secret:

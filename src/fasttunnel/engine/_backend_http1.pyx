@@ -25,8 +25,6 @@ cdef enum:
     PROTOCOL_ERROR = 5
     IDLE_MAX = 64                       # kept connections to one backend
 
-cdef double IDLE_S = 60.0               # a kept connection is closed after this
-
 cdef frozenset REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))      # safe methods, RFC 9110 9.2.1
 cdef frozenset BODY_EXPECTED = frozenset((b"POST", b"PUT", b"PATCH"))
 
@@ -274,7 +272,7 @@ cdef class BackendHttp1(Conn):
         if not self.keep_alive or self.peer_eof or self.closing or len(self.target.idle) >= IDLE_MAX:
             return self.close()
         self.target.idle.append(self)
-        return self.arm(IDLE_S)
+        return self.arm(self.target.keep_alive_timeout_s)
 
     cdef int fail_request(self, uint32_t code, bytes text) except -1:
         if self.exchange is not None:

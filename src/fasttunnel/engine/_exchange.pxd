@@ -69,6 +69,8 @@ cdef class Exchange:
     cdef int64_t ungranted              # received and handed on, not yet granted again
     cdef int64_t window                 # what the peer may have under way: local_window, and what it has grown by
     cdef double granted_s               # time of the last grant
+    cdef uint64_t passed                # messages and bytes, both ways, when Link.end_idle() looked last
+    cdef int idle                       # its looks since anything has passed
     # for the record; messages are chunks of HTTP, messages of gRPC, frames of WebSocket
     cdef uint64_t messages_sent
     cdef uint64_t messages_received

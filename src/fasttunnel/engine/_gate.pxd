@@ -17,13 +17,22 @@ cdef class Gate:
     cdef size_t head_bytes
     cdef size_t target_bytes
     cdef double head_timeout_s
+    cdef double keep_alive_timeout_s
+    cdef double ws_ping_interval_s
+    cdef long max_connections           # of each of these 0: no limit
+    cdef long max_requests
+    cdef size_t max_requests_per_tunnel
+    cdef uint64_t body_bytes
     cdef uint64_t ws_message_bytes
     cdef uint64_t grpc_message_bytes
     cdef public bint recording          # requests carry a label for the record
     cdef readonly bint closing          # each public connection ends with its next answer
     cdef readonly bint draining         # and nothing new is taken
 
+    cdef bytes full                     # why the last find() had nothing although there is a tunnel; or None
+
     cdef Link find(self, int protocol, bytes host, bytes target)
+    cdef bint crowded(self) noexcept                        # more connections of the public than there may be
     cdef bint away(self, int protocol, bytes host, bytes target) except -1
     cdef bint queue(self, Endpoint waiter, Conn conn) except -1
     cdef int unqueue(self, Endpoint waiter) except -1

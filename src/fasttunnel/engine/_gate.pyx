@@ -6,6 +6,7 @@ from fasttunnel.errors import ANSWERS, ResetCode
 
 cdef enum:
     CODES = 10
+    SHARERS_ASKED = 64                  # tunnels of one route that are asked whether they have room
 
 cdef int HTTP_STATUS[CODES]
 cdef int GRPC_STATUS[CODES]
@@ -48,19 +49,42 @@ cdef class Gate:
         self.head_bytes = config.header_list_bytes
         self.target_bytes = config.target_bytes
         self.head_timeout_s = config.head_timeout_s
+        self.keep_alive_timeout_s = config.keep_alive_timeout_s
+        self.ws_ping_interval_s = config.ws_ping_interval_s
+        self.max_connections = config.max_connections
+        self.max_requests = config.max_requests
+        self.max_requests_per_tunnel = config.max_requests_per_tunnel
+        self.body_bytes = config.body_bytes
         self.ws_message_bytes = config.ws_message_bytes
         self.grpc_message_bytes = config.grpc_message_bytes
         self.recording = recording
 
     cdef Link find(self, int protocol, bytes host, bytes target):
         """The tunnel for a request, or None. One look-up per request, never per message."""
-        cdef object found = self.routes.match(
-            protocol, host.decode("latin-1"), target.partition(b"?")[0].decode("latin-1"))
+        cdef str name = host.decode("latin-1"), path = target.partition(b"?")[0].decode("latin-1")
+        cdef object found
         cdef Link link
-        if found is None:
+        cdef int attempt
+        self.full = None
+        if 0 < self.max_requests <= self.reactor.requests:
+            self.full = b"the server has as many requests under way as it may"
             return None
-        link = found[1]
-        return link if link.up and not link.draining else None
+        for attempt in range(SHARERS_ASKED):
+            found = self.routes.match(protocol, name, path)
+            if found is None:
+                return None
+            link = found[1]
+            if not link.up or link.draining:
+                return None
+            if self.max_requests_per_tunnel == 0 or link.table.count < self.max_requests_per_tunnel:
+                self.full = None
+                return link
+            # Those who share a route take turns: the next one may have room.
+            self.full = b"the tunnel has as many requests under way as it may"
+        return None
+
+    cdef bint crowded(self) noexcept:
+        return 0 < self.max_connections < len(self.reactor.conns) - self.reactor.links
 
     cdef bint away(self, int protocol, bytes host, bytes target) except -1:
         """Of a request for which find() has nothing: whether its client is only away."""

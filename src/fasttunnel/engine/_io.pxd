@@ -57,6 +57,8 @@ cdef class Reactor:
     cdef object tick_handle
     cdef int64_t tick_due_ms
     cdef readonly set conns             # every open connection
+    cdef readonly long links            # those of tunnels among them
+    cdef long requests                  # under way on all of these
 
     cdef int mark_dirty(self, Conn conn) except -1
     cdef int _schedule_flush(self) except -1

@@ -9,6 +9,7 @@ class Reactor:
     on_empty: Callable[[], None] | None
     on_error: Callable[[str], None] | None
     conns: set[Conn]
+    links: int
     timers: int
     buffered: int
     def __new__(cls, loop: asyncio.AbstractEventLoop) -> Reactor: ...

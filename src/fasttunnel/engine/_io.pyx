@@ -322,6 +322,7 @@ cdef class Conn(Endpoint, BufferedProtocol):
     def connection_made(self, transport):
         self.transport = transport
         self.reactor.conns.add(self)
+        self.reactor.links += self.is_link
         try:
             if self.connecting:
                 self.connecting = False
@@ -338,6 +339,7 @@ cdef class Conn(Endpoint, BufferedProtocol):
             return
         self.transport = None
         self.reactor.conns.discard(self)
+        self.reactor.links -= self.is_link
         if not self.reactor.conns and self.reactor.on_empty is not None:
             self.reactor.on_empty()
         self._drop_timer()

@@ -47,9 +47,11 @@ cdef enum:
     GRPC_UNAVAILABLE = 14
 
     NO_ROUTE = 2
+    BACKEND_TIMEOUT = 4
     PROTOCOL_ERROR = 5
     TUNNEL_LOST = 9
 
+cdef bytes IDLE_TEXT = b"nothing has passed for too long"
 cdef double GOODBYE_S = 10.0            # for a client to take the end of its tunnel and close the connection
 cdef bytes CONNECT_PATH = b"/fasttunnel.v1.TunnelService/Connect"
 cdef double time_monotonic() except? -1:
@@ -405,6 +407,26 @@ cdef class Link(Carrier):
         if self.table.count == 0:
             self.handler.idle(self)
 
+    def end_idle(self):
+        """End the requests on which nothing has passed since the last call but one."""
+        cdef Exchange exchange
+        cdef Endpoint endpoint
+        cdef uint64_t passed
+        for exchange in self.exchanges():
+            passed = (exchange.messages_sent + exchange.messages_received + exchange.bytes_sent
+                      + exchange.bytes_received)
+            if passed != exchange.passed:
+                exchange.passed = passed
+                exchange.idle = 0
+                continue
+            exchange.idle += 1
+            if exchange.idle < 2:
+                continue
+            endpoint = exchange.endpoint
+            exchange.reset(BACKEND_TIMEOUT, IDLE_TEXT)
+            if endpoint is not None:
+                endpoint.on_reset(BACKEND_TIMEOUT, IDLE_TEXT)
+
     def end(self, int grpc_status, str message):
         """End the tunnel in order: a server gives its status, a client closes its side."""
         cdef LinkStream stream = self.stream
@@ -450,6 +472,7 @@ cdef class Link(Carrier):
         if endpoint is not None:
             endpoint.exchange = exchange
         self.requests += 1
+        self.reactor.requests += 1
         return exchange
 
     cdef Exchange open(self, Endpoint endpoint, int protocol):
@@ -483,6 +506,7 @@ cdef class Link(Carrier):
         cdef object record = self.on_record
         if tbl_pop(&self.table, exchange.id, exchange.id_len) == NULL:
             return 0
+        self.reactor.requests -= 1
         if abnormal:
             self.recent[id_hash(exchange.id, exchange.id_len) % RECENT] = id_hash(exchange.id, exchange.id_len)
         if self.turn is exchange:

@@ -12,6 +12,7 @@ from fasttunnel.engine._public_websocket cimport PublicWebSocket
 cdef class PublicConn(Conn):
     """A new public connection: the first bytes tell HTTP/2 with prior knowledge from HTTP/1.1."""
     cdef Gate gate
+    cdef bint refused                   # there are too many: its first request is answered 503
 
 
 cdef enum Phase:
@@ -40,9 +41,12 @@ cdef class PublicHttp1(Conn):
     cdef bint answer_begun
     cdef bint no_body                   # the answer has none (HEAD, 204, 304)
     cdef uint64_t unconsumed            # body bytes written since the last written()
+    cdef uint64_t body_bytes            # of the request so far, or by its Content-Length
     cdef bytes ws_key
+    cdef bint refused                   # see PublicConn
     cdef bint half_close                # end our side after the next write
 
+    cdef int count_body(self, uint64_t n) except -1
     cdef int no_link(self, int protocol) except -1
     cdef int give_up_waiting(self, bytes text) except -1
     cdef Py_ssize_t begin_exchange(self, Link link, const uint8_t *data, size_t n) except -1

@@ -38,7 +38,7 @@ cdef enum:
     NO_ROUTE = 2
     PROTOCOL_ERROR = 5
 
-cdef double KEEP_ALIVE_TIMEOUT_S = limits.KEEP_ALIVE_TIMEOUT_S
+cdef double REFUSED_S = limits.REFUSED_S
 cdef double LINGER_S = 2.0              # to read what a peer still sends before its connection is closed
 cdef double HALF_CLOSED_S = limits.HALF_CLOSED_S
 
@@ -62,7 +62,8 @@ cdef class PublicConn(Conn):
         self.reactor = gate.reactor
 
     cdef int on_connected(self) except -1:
-        return self.arm(self.gate.head_timeout_s)
+        self.refused = self.gate.crowded()
+        return self.arm(REFUSED_S if self.refused else self.gate.head_timeout_s)
 
     cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
         cdef Conn successor
@@ -70,10 +71,12 @@ cdef class PublicConn(Conn):
             return 0
         if memcmp(data, PREFACE, min(n, <size_t>PREFACE_BYTES)) != 0:
             successor = PublicHttp1(self.gate)
+            (<PublicHttp1>successor).refused = self.refused
         elif n < PREFACE_BYTES:
             return 0
         else:
             successor = PublicHttp2(self.gate)
+            (<PublicHttp2>successor).refused = self.refused
         self.hand_over(successor, data, n)
         return <Py_ssize_t>n
 
@@ -85,7 +88,7 @@ cdef class PublicHttp1(Conn):
 
     cdef int on_connected(self) except -1:
         self.visitor = Visitor(self.transport)
-        return self.arm(self.gate.head_timeout_s)
+        return self.arm(REFUSED_S if self.refused else self.gate.head_timeout_s)
 
     def leave(self):
         if self.exchange is None and self.phase != PHASE_BODY:
@@ -109,7 +112,7 @@ cdef class PublicHttp1(Conn):
                         return <Py_ssize_t>pos
                     used = self.head.parse(data + pos, n - pos, self.gate.head_bytes, TAG_HTTP_REQUEST_HEADERS)
                     if used == 0:
-                        if self.idle or self.timer is None or self.timer.slot < 0:
+                        if (self.idle or self.timer is None or self.timer.slot < 0) and not self.refused:
                             self.idle = False
                             self.arm(self.gate.head_timeout_s)
                         return <Py_ssize_t>pos
@@ -130,7 +133,7 @@ cdef class PublicHttp1(Conn):
                     return <Py_ssize_t>pos
         except BadMessage as error:
             if self.exchange is not None:
-                self.exchange.reset(CANCELLED, b"the request was malformed")
+                self.exchange.reset(CANCELLED, b"the request was malformed or too large")
             if self.answer_begun:
                 self.abort()
             else:
@@ -148,12 +151,17 @@ cdef class PublicHttp1(Conn):
         self.keep_alive = head.keep_alive and not self.gate.closing
         self.is_head = head.method == b"HEAD"
         self.answer_begun = False
+        if self.refused:
+            raise BadMessage(503, "the server has as many connections as it may")
         if <size_t>len(head.target) > self.gate.target_bytes:
             raise BadMessage(414, f"request target above {self.gate.target_bytes} bytes")
         if head.websocket:
             self.begin_handshake()
             return 0
         head.start_body(&self.reader)
+        self.body_bytes = 0
+        if self.reader.mode == BODY_LENGTH:
+            self.count_body(self.reader.remaining)
         self.phase = PHASE_ANSWER if self.reader.mode == BODY_NONE else PHASE_BODY
         link = self.gate.find(PROTO_HTTP, head.host, head.target)
         if link is None:
@@ -192,6 +200,8 @@ cdef class PublicHttp1(Conn):
                 raise BadMessage(400, "bad chunk in the body")
             if result == BODY_PIECE:
                 m.body = piece
+                if self.reader.mode == BODY_CHUNKED:
+                    self.count_body(piece.len)
         m.last = self.phase == PHASE_ANSWER or self.reader.mode == BODY_LENGTH and self.reader.remaining == 0
         if m.last:
             self.phase = PHASE_ANSWER
@@ -214,6 +224,8 @@ cdef class PublicHttp1(Conn):
             memset(&m, 0, sizeof(m))
             m.kind = MSG_HTTP_REQUEST
             if result == BODY_PIECE:
+                if self.reader.mode == BODY_CHUNKED:
+                    self.count_body(piece.len)
                 m.body = piece
                 m.last = self.reader.mode == BODY_LENGTH and self.reader.remaining == 0
                 if m.last:
@@ -246,6 +258,12 @@ cdef class PublicHttp1(Conn):
                 return <Py_ssize_t>pos
         return <Py_ssize_t>n
 
+    cdef int count_body(self, uint64_t n) except -1:
+        self.body_bytes += n
+        if 0 < self.gate.body_bytes < self.body_bytes:
+            raise BadMessage(413, f"request body above {self.gate.body_bytes} bytes")
+        return 0
+
     cdef int on_credit(self) except -1:
         if self.blocked:
             self.blocked = False
@@ -261,6 +279,8 @@ cdef class PublicHttp1(Conn):
         cdef bytes where = self.head.host + self.head.target.partition(b"?")[0]
         if self.gate.draining:
             self.write_error(503, b"the server is shutting down")
+        elif self.gate.full is not None:
+            self.write_error(503, self.gate.full)
         elif self.gate.away(protocol, self.head.host, self.head.target):
             if self.gate.queue(self, self):
                 self.queued_phase = self.phase
@@ -278,8 +298,8 @@ cdef class PublicHttp1(Conn):
         cdef int protocol = PROTO_WEBSOCKET if self.head.websocket else PROTO_HTTP
         cdef Link link = self.gate.find(protocol, self.head.host, self.head.target)
         if link is None:
-            if self.gate.draining:
-                self.give_up_waiting(b"the server is shutting down")
+            if self.gate.draining or self.gate.full is not None:
+                self.give_up_waiting(self.gate.full or b"the server is shutting down")
             return
         self.gate.unqueue(self)
         self.disarm()
@@ -389,6 +409,7 @@ cdef class PublicHttp1(Conn):
         successor.exchange = exchange
         exchange.status = 0
         self.take_over(successor)
+        successor.watch(self.gate.ws_ping_interval_s)
         if self.gate.draining or (<Link>exchange.carrier).draining:
             successor.leave()
         return 0
@@ -483,7 +504,7 @@ cdef class PublicHttp1(Conn):
             return self.discard()
         self.phase = PHASE_HEAD
         self.idle = True
-        self.arm(KEEP_ALIVE_TIMEOUT_S)
+        self.arm(self.gate.keep_alive_timeout_s)
         self.unhold()
         if self.rest.len or self.feeding:
             self.refeed()

@@ -11,6 +11,8 @@ from fasttunnel.engine._link cimport Link
 cdef class PublicHttp2(Http2Conn):
     cdef Gate gate
     cdef Visitor visitor
+    cdef bint refused                   # there are too many connections: what comes on this one is answered 503
+    cdef bint idle                      # between two requests; the timer is that of keep-alive
 
 
 cdef class PublicStream(H2Stream):
@@ -26,6 +28,7 @@ cdef class PublicStream(H2Stream):
     cdef Buf trailing                   # trailer fields of the request
     cdef size_t field_bytes
     cdef int64_t body_bytes             # of the request, still to come by its Content-Length; below 0: it has none
+    cdef int64_t announced              # that length
     cdef GrpcSplitter splitter
     cdef bint is_grpc
     cdef bint is_head
@@ -42,6 +45,7 @@ cdef class PublicStream(H2Stream):
     cdef uint64_t writing               # bytes of the gRPC message being written that are still to come
 
     cdef int begin(self) except -1
+    cdef int body_too_large(self) except -1
     cdef int no_link(self, int protocol) except -1
     cdef int leave_queue(self) except -1
     cdef int begin_exchange(self, Link link, double timeout_s) except -1

@@ -22,6 +22,8 @@ from fasttunnel.engine._http1 cimport has_fields, host_ok
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
 from fasttunnel.engine._link cimport Link
 
+from fasttunnel import limits
+
 cdef enum:
     STREAM_WINDOW = 262144
     CONNECTION_WINDOW = 16777216
@@ -57,7 +59,7 @@ cdef class PublicHttp2(Http2Conn):
 
     cdef int on_connected(self) except -1:
         self.visitor = Visitor(self.transport)
-        self.arm(self.gate.head_timeout_s)
+        self.arm(limits.REFUSED_S if self.refused else self.gate.head_timeout_s)
         return self.start_session(True, False, STREAM_WINDOW, CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS,
                                   <uint32_t>self.gate.head_bytes)
 
@@ -66,12 +68,24 @@ cdef class PublicHttp2(Http2Conn):
 
     cdef H2Stream new_stream(self):
         self.disarm()
+        self.idle = False
         return PublicStream()
+
+    cdef int on_stream_gone(self, H2Stream stream) except -1:
+        if self.refused:
+            self.go_away()
+        elif not self.streams:
+            self.idle = True
+            self.arm(self.gate.keep_alive_timeout_s)
+        return 0
 
     cdef int on_timer(self, object stream) except -1:
         if stream is not None:
             return (<PublicStream>stream).expire()
-        return self.abort()
+        if not self.idle:
+            return self.abort()
+        self.go_away()
+        return self.close()
 
 
 cdef class PublicStream(H2Stream):
@@ -114,7 +128,7 @@ cdef class PublicStream(H2Stream):
             self.cookie = value[:value_len] if self.cookie is None else self.cookie + b"; " + value[:value_len]
             return 0
         if name_len == 14 and hdr_is(name, name_len, "content-length"):
-            self.body_bytes = int(value[:value_len])        # the library has checked that it is a number
+            self.body_bytes = self.announced = int(value[:value_len])   # the library has checked that it is a number
         if name_len == 11 and hdr_is(name, name_len, "traceparent"):
             self.trace_id = trace_id_of(value[:value_len])
         if name_len == 12:
@@ -145,6 +159,8 @@ cdef class PublicStream(H2Stream):
         cdef Gate gate = (<PublicHttp2>self.conn).gate
         cdef Link link
         cdef int protocol = PROTO_GRPC if self.is_grpc else PROTO_HTTP
+        if (<PublicHttp2>self.conn).refused:
+            return self.answer_error(503, b"the server has as many connections as it may")
         if self.too_large:
             return self.answer_error(431, b"header list above the limit")
         if self.path is None:
@@ -160,10 +176,19 @@ cdef class PublicStream(H2Stream):
             return self.answer_error(400, b"bad grpc-timeout")
         if self.is_grpc and self.path.rfind(b"/") == 0:
             return self.answer_error(404, b"a call has the path /SERVICE/METHOD")
+        if not self.is_grpc and 0 < gate.body_bytes < <uint64_t>max(self.announced, 0):
+            return self.body_too_large()
         link = gate.find(protocol, self.authority, self.path)
         if link is None:
             return self.no_link(protocol)
         return self.begin_exchange(link, self.timeout_s)
+
+    cdef int body_too_large(self) except -1:
+        if self.exchange is not None:
+            self.exchange.reset(CANCELLED, b"the request was too large")
+        if self.answer_begun:
+            return self.on_reset(TOO_LARGE, b"request body above the limit")
+        return self.answer_error(413, b"request body above %d bytes" % (<PublicHttp2>self.conn).gate.body_bytes)
 
     cdef int no_link(self, int protocol) except -1:
         """Nobody serves the request: the client may be away, then wait for it, or say so."""
@@ -172,6 +197,8 @@ cdef class PublicStream(H2Stream):
         cdef double wait_s = gate.queue_timeout_s
         if gate.draining:
             return self.answer_error(503, b"the server is shutting down")
+        if gate.full is not None:
+            return self.answer_error(503, gate.full)
         if not gate.away(protocol, self.authority, self.path):
             return self.answer_error(404, b"no tunnel serves " + where)
         if not gate.queue(self, self.conn):
@@ -188,11 +215,11 @@ cdef class PublicStream(H2Stream):
         cdef Gate gate = (<PublicHttp2>self.conn).gate
         cdef Link link = gate.find(PROTO_GRPC if self.is_grpc else PROTO_HTTP, self.authority, self.path)
         cdef double waited_s
-        if link is None and not gate.draining:
+        if link is None and not gate.draining and gate.full is None:
             return
         self.leave_queue()
         if link is None:
-            self.answer_error(503, b"the server is shutting down")
+            self.answer_error(503, gate.full or b"the server is shutting down")
             return
         waited_s = <double>(self.conn.reactor.now_ms() - self.queued_ms) / 1000.0
         self.begin_exchange(link, max(self.timeout_s - waited_s, 0.001) if self.timeout_s > 0 else 0.0)
@@ -325,7 +352,11 @@ cdef class PublicStream(H2Stream):
     cdef int pump_http(self) except -1:
         cdef Msg m
         cdef size_t pos = 0, n
+        cdef uint64_t limit = (<PublicHttp2>self.conn).gate.body_bytes
         while self.exchange is not None and not self.last_sent:
+            if 0 < limit < self.exchange.bytes_sent + (self.rest.len - pos):
+                self.body_too_large()
+                break
             n = min(self.rest.len - pos, self.exchange.carrier.max_fragment)
             if n:
                 n = min(n, self.exchange.sendable())

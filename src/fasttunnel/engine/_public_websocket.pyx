@@ -1,8 +1,10 @@
 """A WebSocket connection of the public, after its handshake."""
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcmp
 
-from fasttunnel._core cimport MSG_WS_FRAME, Msg
+from fasttunnel._core cimport MSG_WS_FRAME, Msg, WsFrame, ws_build_head, ws_mask
 from fasttunnel.engine._gate cimport close_code_of, explain
+from fasttunnel.engine._io cimport out_append, out_reserve
 
 cdef enum:
     CANCELLED = 1
@@ -11,7 +13,54 @@ cdef enum:
 cdef double CLOSE_ANSWER_S = 30.0
 
 
+cdef bytes PING = b"fasttunnel"         # payload of our Pings, by which their Pongs are known
+
+
 cdef class PublicWebSocket(WebSocketConn):
+    cdef int watch(self, double ping_interval_s) except -1:
+        """Ask the public by a Ping whether it lives when it has been silent for so long (RFC 6455 5.5.2)."""
+        self.ping_interval_s = ping_interval_s
+        if ping_interval_s > 0 and not self.closing:
+            self.arm(ping_interval_s)
+        return 0
+
+    cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
+        self.heard = True
+        return self.feed_frames(data, n)
+
+    cdef int send_up(self, const WsFrame *frame) except -1:
+        """The answer to a Ping of ours is nobody else's."""
+        cdef uint8_t payload[10]
+        if frame.opcode == 10 and self.pinged and frame.payload_len == 10:
+            ws_mask(payload, frame.payload, 10, frame.key)
+            if memcmp(payload, <const char *>PING, 10) == 0:
+                self.pinged = False
+                return 0
+        return self.exchange.send_frame(frame)
+
+    cdef int tick(self) except -1:
+        cdef uint8_t *p
+        if self.reading_paused or self.writing:
+            pass                        # it may wait for us; or no Ping can be sent now
+        elif self.heard:
+            self.pinged = False
+        elif self.pinged:
+            self.exchange.reset(CANCELLED, b"the public side does not answer pings")
+            return self.abort()
+        else:
+            self.pinged = True
+            p = out_reserve(&self.out, 24)
+            self.out.len += ws_build_head(p, True, 0, 9, 10, NULL)
+            out_append(&self.out, <const char *>PING, 10)
+            self.touch()
+        self.heard = False
+        return self.arm(self.ping_interval_s)
+
+    cdef int on_timer(self, object stream) except -1:
+        if self.ping_interval_s > 0 and self.exchange is not None and not self.close_sent and not self.close_received:
+            return self.tick()
+        return WebSocketConn.on_timer(self, stream)
+
     def leave(self):
         """The server or the client is going: the connection is closed in order. The public's answer closes the backend's."""
         if self.exchange is None:

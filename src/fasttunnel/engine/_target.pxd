@@ -12,6 +12,7 @@ cdef class Target:
     cdef bytes authority                # HOST:PORT as it is sent where the request names no host
     cdef Reactor reactor
     cdef object dialler                 # callable(conn, target): connects in the background, then made or connect_failed()
+    cdef double keep_alive_timeout_s
     cdef size_t head_bytes
     cdef uint64_t ws_message_bytes
     cdef uint64_t grpc_message_bytes

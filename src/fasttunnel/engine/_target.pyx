@@ -14,6 +14,7 @@ cdef class Target:
         self.grpc = grpc
         self.authority = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
         self.dialler = dialler
+        self.keep_alive_timeout_s = config.keep_alive_timeout_s
         self.head_bytes = config.header_list_bytes
         self.ws_message_bytes = config.ws_message_bytes
         self.grpc_message_bytes = config.grpc_message_bytes

@@ -1,7 +1,7 @@
 """A WebSocket connection (RFC 6455) as the end of an exchange; the public and the backend side differ by little."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fasttunnel._core cimport Msg, WsParser
+from fasttunnel._core cimport Msg, WsFrame, WsParser
 from fasttunnel.engine._io cimport Conn
 
 
@@ -20,6 +20,7 @@ cdef class WebSocketConn(Conn):
 
     cdef int start_frames(self, bint extensions, uint64_t max_fragment, uint64_t max_message_bytes) except -1
     cdef Py_ssize_t feed_frames(self, const uint8_t *data, size_t n) except -1
+    cdef int send_up(self, const WsFrame *frame) except -1       # a control frame, into the tunnel
     cdef int write_frame(self, const Msg *m) except -1
     cdef int write_close(self, int code, bytes reason) except -1
     cdef int on_violation(self, uint32_t reset_code, int close_code, bytes text) except -1

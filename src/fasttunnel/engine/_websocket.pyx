@@ -73,7 +73,10 @@ cdef class WebSocketConn(Conn):
                     # The first Close frame, whoever sent it, says why the connection ended.
                     ws_mask(reason, frame.payload, 2, frame.key)
                     self.exchange.status = reason[0] << 8 | reason[1]
-                self.exchange.send_frame(&frame)
+                if frame.opcode < 8:
+                    self.exchange.send_frame(&frame)
+                else:
+                    self.send_up(&frame)
                 if frame.opcode == 8:
                     self.close_received = True
                     if self.far_closed:
@@ -88,6 +91,9 @@ cdef class WebSocketConn(Conn):
                 self.on_violation(TOO_LARGE if ws_error_close_code(code) == 1009 else PROTOCOL_ERROR,
                                   ws_error_close_code(code), ws_error_text(code))
                 return <Py_ssize_t>n
+
+    cdef int send_up(self, const WsFrame *frame) except -1:
+        return self.exchange.send_frame(frame)
 
     cdef int on_credit(self) except -1:
         if self.blocked:

@@ -71,6 +71,7 @@ class ServerEngine:
         self._stopping: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._closed = asyncio.Event()
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._requests = 0  # of tunnels that are gone
 
     # -- starting and stopping
@@ -95,6 +96,14 @@ class ServerEngine:
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
             for host, port in addresses:
                 self._events.listening(kind, format_address(host, port))
+        if self._config.idle_timeout_s > 0:
+            self._end_idle()
+
+    def _end_idle(self) -> None:
+        """Requests on which nothing passes: twice in the time that they have, each is looked at."""
+        for link in list(self._links):
+            link.end_idle()
+        self._idle_timer = asyncio.get_running_loop().call_later(self._config.idle_timeout_s / 2, self._end_idle)
 
     async def _listen(self, kind: str, factory: Callable[[], Any]) -> list[tuple[str, int]]:
         address = self._config.tunnel if kind == "tunnel" else self._config.listen
@@ -154,6 +163,8 @@ class ServerEngine:
         await settle(self._reactor)
         for listener in self._listeners.values():
             await listener.wait_closed()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         self._reactor.close()
         self._closed.set()
 

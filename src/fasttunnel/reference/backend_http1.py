@@ -27,7 +27,6 @@ from fasttunnel.reference.websocket_frames import accept_key
 from fasttunnel.wire.tunnel_pb2 import WebSocketRequest, WebSocketResponse
 
 IDLE_MAX = 64  # kept HTTP/1.1 connections to one backend
-IDLE_S = 60.0  # a kept connection is closed after this
 HANDSHAKE_S = 30.0
 REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))  # safe methods, RFC 9110 9.2.1
 
@@ -66,7 +65,7 @@ class Http1Backend(Backend[Http1Stream]):
         watch.add_done_callback(self._drop)
 
     async def _watch(self, reader: asyncio.StreamReader) -> bytes:
-        async with asyncio.timeout(IDLE_S):
+        async with asyncio.timeout(self.config.keep_alive_timeout_s):
             return await reader.read(1)
 
     def _drop(self, watch: asyncio.Task[bytes]) -> None:

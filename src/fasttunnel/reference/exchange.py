@@ -138,6 +138,7 @@ class Exchange:
         self._send_credit, self._receive_credit = tunnel.peer_window, tunnel.local_window
         self._window, self._granted_s = tunnel.local_window, 0.0
         self._ungranted = self._unpaid = self._interim = 0
+        self._passed = self._idle = 0  # messages and bytes, and looks of end_idle() since any have passed
         self._inside = False  # a frame or message of which more fragments have to come
         # For the record of the request:
         self.trace_id = ""
@@ -280,6 +281,13 @@ class Exchange:
                 self._ungranted = 0
 
     # -- the end
+
+    def end_idle(self) -> None:
+        """End the request if nothing has passed since the last call but one."""
+        passed = self.messages_sent + self.messages_received + self.bytes_sent + self.bytes_received
+        self._passed, self._idle = passed, self._idle + 1 if passed == self._passed else 0
+        if self._idle == 2:
+            self.reset(ResetCode.BACKEND_TIMEOUT, "nothing has passed for too long")
 
     def reset(self, code: ResetCode, text: str = "") -> None:
         """This end gives up (or, with NO_ERROR, its answer is complete): tell the peer, and finish."""

@@ -42,6 +42,7 @@ from fasttunnel.wire.tunnel_pb2 import WEBSOCKET, WebSocketRequest, WebSocketRes
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 3.4
 LAST_WORDS_S = 2.0  # for an answer of our own to be taken
+SHARERS_ASKED = 64  # tunnels of one route that are asked whether they have room
 
 _HINT = """
 
@@ -52,7 +53,10 @@ A client that serves everything is started with:
 class Gate:
     """What the public's connections share: it finds the tunnel of a request."""
 
-    def __init__(self, routes: RouteTable[Dispatcher], outages: Outages, config: ServerConfig) -> None:
+    def __init__(
+        self, routes: RouteTable[Dispatcher], outages: Outages, config: ServerConfig, active: Callable[[], int]
+    ) -> None:
+        self.active = active  # requests under way
         self.routes = routes
         self.outages = outages
         self.config = config
@@ -93,10 +97,18 @@ class Gate:
         raise RequestReset(ResetCode.OVERLOADED, away)
 
     def open(self, protocol: int, head: Head) -> Exchange | None:
-        """A request on the tunnel that it goes to, or None when there is none."""
-        found = self.routes.match(protocol, head.authority.decode("latin-1"), head.path)
-        if found is None or not found[1].up or found[1].draining:
-            return None
+        """A request on the tunnel that it goes to, or None when there is none. Raises RequestReset when it is full."""
+        if 0 < self.config.max_requests <= self.active():
+            raise RequestReset(ResetCode.OVERLOADED, "the server has as many requests under way as it may")
+        limit = self.config.max_requests_per_tunnel
+        for _ in range(SHARERS_ASKED):
+            found = self.routes.match(protocol, head.authority.decode("latin-1"), head.path)
+            if found is None or not found[1].up or found[1].draining:
+                return None
+            if not limit or len(found[1].requests) < limit:  # else the next one that shares the route may have room
+                break
+        else:
+            raise RequestReset(ResetCode.OVERLOADED, "the tunnel has as many requests under way as it may")
         exchange = found[1].open(protocol)
         exchange.label = (head.method.decode("latin-1"), head.authority.decode("latin-1"), head.path)
         exchange.trace_id = fields.trace_id(head.fields)
@@ -106,8 +118,12 @@ class Gate:
 class PublicConnection:
     """A connection of the public. Its first bytes tell HTTP/2 with prior knowledge from HTTP/1.1."""
 
-    def __init__(self, gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, refused: bool = False
+    ) -> None:
         self.gate = gate
+        self._refused = refused  # there are too many: what it asks for is answered 503
+        self._head_timeout_s = limits.REFUSED_S if refused else gate.config.head_timeout_s
         self.reader, self.writer = reader, writer
         self.busy = 0  # requests under way
         self._http2: Http2Connection | None = None
@@ -121,7 +137,7 @@ class PublicConnection:
     async def serve(self) -> None:
         """Until either side closes."""
         try:
-            async with asyncio.timeout(self.gate.config.head_timeout_s):
+            async with asyncio.timeout(self._head_timeout_s):
                 received = await self.reader.read(len(PREFACE))
                 while received and received != PREFACE and PREFACE.startswith(received):
                     received += await self.reader.read(len(PREFACE) - len(received)) or b"\0"
@@ -135,14 +151,19 @@ class PublicConnection:
     # -- HTTP/2: each stream is a request
 
     async def _serve_http2(self, received: bytes) -> None:
-        config = self.gate.config
+        config, loop = self.gate.config, asyncio.get_running_loop()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(config.head_timeout_s) as first_request, asyncio.TaskGroup() as group:
+            async with asyncio.timeout(self._head_timeout_s) as idle, asyncio.TaskGroup() as group:
+
+                async def serve(stream: Http2Stream, head: Head) -> None:
+                    await self._serve_stream(stream, head)
+                    if not self.busy:
+                        idle.reschedule(loop.time() + config.keep_alive_timeout_s)
 
                 def on_request(stream: Http2Stream, head: Head) -> None:
-                    first_request.reschedule(None)
+                    idle.reschedule(None)
                     self.busy += 1
-                    group.create_task(self._serve_stream(stream, head))
+                    group.create_task(serve(stream, head))
 
                 self._http2 = Http2Connection(self.reader, self.writer, config.header_list_bytes, on_request=on_request)
                 await self._http2.run(received)
@@ -154,13 +175,14 @@ class PublicConnection:
 
     async def _serve_stream(self, stream: Http2Stream, head: Head) -> None:
         grpc = head.method == b"POST" and is_grpc(head)
-        translation = GrpcTranslation(self.gate.config.grpc_message_bytes) if grpc else HttpTranslation()
+        config = self.gate.config
+        translation = GrpcTranslation(config.grpc_message_bytes) if grpc else HttpTranslation(config.body_bytes)
         try:
             await self._serve(stream, head, translation)
         finally:
             stream.close()
             self.busy -= 1
-            if self.gate.draining and not self.busy:
+            if (self.gate.draining or self._refused) and not self.busy:
                 self.writer.close()
 
     # -- HTTP/1.1: one request after another
@@ -184,7 +206,7 @@ class PublicConnection:
             if head is None:
                 return
             self.busy = 1
-            await self._serve(stream, head, HttpTranslation())
+            await self._serve(stream, head, HttpTranslation(self.gate.config.body_bytes))
             if self.gate.draining or not stream.next_cycle():  # while it is closing, each answer has said so
                 break
         if not stream.ended or stream.waiting_bytes:
@@ -192,9 +214,10 @@ class PublicConnection:
 
     async def _next_head(self, stream: Http1Stream) -> Head | None:
         """None when the connection ends or stays silent for too long. Raises BadMessage."""
-        loop, head_timeout_s = asyncio.get_running_loop(), self.gate.config.head_timeout_s
+        loop, head_timeout_s = asyncio.get_running_loop(), self._head_timeout_s
+        keep_alive_timeout_s = self.gate.config.keep_alive_timeout_s
         try:
-            async with asyncio.timeout(limits.KEEP_ALIVE_TIMEOUT_S if stream.reused else head_timeout_s) as timeout:
+            async with asyncio.timeout(keep_alive_timeout_s if stream.reused else head_timeout_s) as timeout:
                 while (head := stream.ready_head()) is None:
                     if stream.waiting_bytes and not self.busy:  # it has begun
                         self.busy = 1
@@ -216,6 +239,8 @@ class PublicConnection:
         exchange: Exchange | None = None
         try:
             self._check(stream, head)
+            if isinstance(translation, HttpTranslation):
+                translation.check_length(head)
             timeout_s = _check_call(head) if isinstance(translation, GrpcTranslation) else None
             if isinstance(stream, Http1Stream) and _is_handshake(stream, head):
                 return await self._serve_websocket(stream, head)
@@ -256,6 +281,8 @@ class PublicConnection:
 
     def _check(self, stream: HttpStream, head: Head) -> None:
         config = self.gate.config
+        if self._refused:
+            raise BadMessage("the server has as many connections as it may", status=503, code=ResetCode.OVERLOADED)
         if isinstance(stream, Http2Stream) and head.size > config.header_list_bytes:
             raise BadMessage("header list above the limit", status=431, code=ResetCode.TOO_LARGE)
         if len(head.target) > config.target_bytes:
@@ -316,7 +343,8 @@ class PublicConnection:
         if not answer.accepted:
             return exchange.finish()
         exchange.status = 0
-        await WebSocketRelay(exchange, stream, answer, self.gate.config.ws_message_bytes).run()
+        config = self.gate.config
+        await WebSocketRelay(exchange, stream, answer, config.ws_message_bytes, config.ws_ping_interval_s).run()
 
     async def _answer_handshake(self, stream: Http1Stream, answer: WebSocketResponse, key: bytes) -> None:
         if answer.accepted:

@@ -96,7 +96,8 @@ class ServerEngine:
         self.tunnel_addresses: Sequence[tuple[str, int]] = []
         self._authenticator = authenticator
         self._outages = Outages(config.queue_timeout_s)
-        self._gate = Gate(self.routes, self._outages, config)
+        self._gate = Gate(self.routes, self._outages, config, self._active)
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._sessions: set[Session] = set()
         self._connections: dict[asyncio.Task[None], PublicConnection] = {}
         self._listener: asyncio.Server | None = None
@@ -136,6 +137,18 @@ class ServerEngine:
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
             for host, port in addresses:
                 self.events.listening(kind, format_address(host, port))
+        if self.config.idle_timeout_s > 0:
+            self._end_idle()
+
+    def _active(self) -> int:
+        return sum(len(session.requests) for session in self._sessions)
+
+    def _end_idle(self) -> None:
+        """Requests on which nothing passes: twice in the time that they have, each is looked at."""
+        for session in self._sessions:
+            for exchange in list(session.requests.values()):
+                exchange.end_idle()
+        self._idle_timer = asyncio.get_running_loop().call_later(self.config.idle_timeout_s / 2, self._end_idle)
 
     def _steer(self, to: int) -> None:
         """Which process gets new connections, when another one listens as well."""
@@ -183,6 +196,8 @@ class ServerEngine:
             task.cancel()
         if self._connections:
             await asyncio.wait(list(self._connections))
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         self._closed.set()
 
     async def _hand_over(self, patience_s: float, grace_s: float) -> None:
@@ -228,7 +243,7 @@ class ServerEngine:
             "buffered_bytes": sum(session.buffered for session in self._sessions)
             + sum(connection.buffered for connection in self._connections.values()),
             "queued_requests": self._gate.queued,
-            "active_requests": sum(len(session.requests) for session in self._sessions),
+            "active_requests": self._active(),
             "requests": self._requests + sum(session.opened for session in self._sessions),
             "links": [session.status() for session in self._sessions if session.up],
         }
@@ -238,7 +253,8 @@ class ServerEngine:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        connection = self._connections[task] = PublicConnection(self._gate, reader, writer)
+        refused = 0 < self.config.max_connections <= len(self._connections)
+        connection = self._connections[task] = PublicConnection(self._gate, reader, writer, refused=refused)
         try:
             await connection.serve()
         except asyncio.CancelledError:

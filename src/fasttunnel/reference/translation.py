@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from fasttunnel import limits
-from fasttunnel.errors import ANSWERS, GrpcStatus
+from fasttunnel.errors import ANSWERS, GrpcStatus, ResetCode
 from fasttunnel.reference import fields
 from fasttunnel.reference.grpc_streams import GrpcStreamAssembler, GrpcStreamSplitter, Piece, Splitter
 from fasttunnel.reference.messages import BadMessage, Field, Head, Part, RequestReset
@@ -66,7 +66,9 @@ class Translation(ABC):
 class ByteSplitter:
     """A Splitter for bodies that are just bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_body_bytes: int = 0) -> None:
+        self.max_body_bytes = max_body_bytes  # 0: no limit
+        self._body_bytes = 0  # so far
         self._buffer = bytearray()
 
     @property
@@ -77,11 +79,19 @@ class ByteSplitter:
 
     def feed(self, data: bytes) -> None:
         self._buffer += data
+        self._body_bytes += len(data)
 
     def next_piece(self, room: int) -> Piece | None:
+        self.check(self._body_bytes)
         body = bytes(self._buffer[:room])
         del self._buffer[:room]
         return Piece({"body": body}, len(body)) if body else None
+
+    def check(self, size: int) -> None:
+        """Raises BadMessage when a body of so many bytes is too large."""
+        if 0 < self.max_body_bytes < size:
+            text = f"request body above {self.max_body_bytes} bytes"
+            raise BadMessage(text, status=413, code=ResetCode.TOO_LARGE)
 
 
 class HttpTranslation(Translation):
@@ -89,9 +99,13 @@ class HttpTranslation(Translation):
 
     protocol = HTTP
 
-    def __init__(self) -> None:
-        self.splitter = ByteSplitter()
+    def __init__(self, max_body_bytes: int = 0) -> None:
+        self.splitter: ByteSplitter = ByteSplitter(max_body_bytes)
         self._begun = False
+
+    def check_length(self, head: Head) -> None:
+        """Of a request whose body is still to come. Raises BadMessage."""
+        self.splitter.check(fields.content_length(head.fields) if self.splitter.max_body_bytes else 0)
 
     def request_chunk(self, head: Head, address: str) -> HttpRequest:
         return HttpRequest(

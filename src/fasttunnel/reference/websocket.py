@@ -7,12 +7,14 @@ import asyncio
 from fasttunnel.errors import ANSWERS, ResetCode
 from fasttunnel.reference.exchange import Exchange
 from fasttunnel.reference.http1 import READ_BYTES, Http1Stream, linger, read_out
-from fasttunnel.reference.messages import BadMessage, RequestReset, while_running
+from fasttunnel.reference.messages import BadMessage, RequestReset, forever, while_running
 from fasttunnel.reference.websocket_frames import CLOSE, WebSocketFrameDecoder, WebSocketFrameEncoder, close_code
 from fasttunnel.wire.tunnel_pb2 import WebSocketFrame, WebSocketResponse
 
 CLOSE_ANSWER_S = 30.0  # for a peer to answer a Close frame, before it is taken for dead
 GOING_AWAY = 1001
+PING, PONG = 9, 10
+OUR_PING = b"fasttunnel"  # payload of our Pings, by which their Pongs are known
 CLOSE_WAIT_S = 5.0  # for the server of a connection to close the TCP connection (RFC 6455 7.1.1)
 
 
@@ -20,7 +22,12 @@ class WebSocketRelay:
     """Between a socket and the tunnel. The stream has made the handshake, and holds the first frames perhaps."""
 
     def __init__(
-        self, exchange: Exchange, stream: Http1Stream, answer: WebSocketResponse, max_message_bytes: int
+        self,
+        exchange: Exchange,
+        stream: Http1Stream,
+        answer: WebSocketResponse,
+        max_message_bytes: int,
+        ping_interval_s: float = 0,
     ) -> None:
         self._exchange = exchange
         self._stream = stream
@@ -34,12 +41,14 @@ class WebSocketRelay:
         self._close_sent = self._violated = self._stuck = False
         self._dismissed = False  # our own Close frame has been sent: what the far side still says is dropped
         self._close_received = asyncio.Event()
+        self._ping_interval_s = ping_interval_s  # 0: no pings of ours
+        self._heard = self._pinged = False  # since the last tick; and not answered yet
 
     async def run(self) -> None:
         reader, writer = self._stream.reader, self._stream.writer
         try:
             directions = self._tunnel_to_socket(), self._socket_to_tunnel()
-            await while_running(*directions, self._dismissal(), self._exchange.overdue())
+            await while_running(*directions, self._dismissal(), self._watch(), self._exchange.overdue())
             self._exchange.finish()
             if not self._public:
                 await read_out(reader, CLOSE_WAIT_S)
@@ -63,7 +72,10 @@ class WebSocketRelay:
                     data = await self._stream.reader.read(READ_BYTES)
                     if not data:
                         raise self._vanished()
+                    self._heard = True
                     self._decoder.feed(data)
+                elif self._pinged and (frame.opcode, frame.payload) == (PONG, OUR_PING):
+                    self._pinged = False  # the answer to a Ping of ours is nobody else's
                 else:
                     await self._exchange.ready(paid=False)
                     self._exchange.status = self._exchange.status or close_code(frame)
@@ -104,6 +116,23 @@ class WebSocketRelay:
                 await self._close_received.wait()
         except TimeoutError:
             raise self._vanished() from None
+
+    async def _watch(self) -> None:
+        """Ask the peer by a Ping whether it lives when it has been silent for a while (RFC 6455 5.5.2)."""
+        while True:
+            await (asyncio.sleep(self._ping_interval_s) if self._ping_interval_s else forever())
+            if self._close_sent or self._close_received.is_set():
+                return
+            if self._heard:
+                self._pinged = False
+            elif self._pinged:
+                self._stuck = True
+                raise RequestReset(ResetCode.CANCELLED, "the public side does not answer pings")
+            elif not self._encoder.inside_frame and not self._stuck and self._exchange.room:
+                self._pinged = True
+                ping = WebSocketFrame(fin=True, opcode=PING, payload=OUR_PING)
+                self._stream.writer.write(self._encoder.encode(ping))
+            self._heard = False
 
     def _dismiss(self) -> None:
         over = self._close_sent or self._close_received.is_set() or self._stream.writer.is_closing()
