@@ -3,14 +3,16 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import grpc
 import pytest
 
 from fasttunnel.wire.tunnel_pb2 import TunnelMessage
 from tests.support.frames import BINARY, accept_upgrade, ask_upgrade, expect_upgrade, frame, read_frame
+from tests.support.grpc_peers import Context, Note, Notes, open_channel, start_grpc
 from tests.support.raw import Peer, answer, connect, request, start_raw
 from tests.support.relay import start_relay
 from tests.support.tap import Tap
-from tests.support.tunnel import Recorder, Tunnel, eventually, start_client, start_server
+from tests.support.tunnel import Recorder, Tunnel, eventually, start_client, start_server, start_tunnel
 
 DELAY_S = 0.01
 WINDOW = 65_536
@@ -158,3 +160,44 @@ async def test_a_small_message_does_not_wait_for_bulk(stack: AsyncExitStack) -> 
     print(ahead)
     assert ahead[len(ahead) // 2] < 2**20, ahead
     await client.stop(0)
+
+
+async def test_calls_may_fill_a_large_window(stack: AsyncExitStack) -> None:
+    """What waits for a backend or a caller that does not read is as much as the window says, and no flood."""
+    window, block = 8 * 2**20, bytes(65_536)
+    blocks = 2 * window // len(block)
+    go_on = asyncio.Event()
+
+    async def up(requests: Notes, context: Context) -> Note:
+        await go_on.wait()
+        number = 0
+        async for _ in requests:
+            number += 1
+        return Note(number=number)
+
+    async def down(request: Note, context: Context) -> Notes:
+        for number in range(blocks):
+            yield Note(number=number, data=block)
+
+    small = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
+    options = {"initial_window": window}
+    url = await start_grpc(stack, options=small, Up=up, Down=down)
+    tunnel = await start_tunnel(stack, url, server=options, client=options)
+    stub = await open_channel(stack, tunnel.authority, small)
+
+    async def upload() -> int:
+        call = stub.Up()
+        for _ in range(blocks):
+            await call.write(Note(data=block))
+        await call.done_writing()
+        return int((await call).number)
+
+    uploading = asyncio.create_task(upload())
+    downloading = stub.Down(Note())
+    assert (await downloading.read()).number == 0
+    for end in (tunnel.server, tunnel.client):
+        await eventually(lambda end=end: end.status()["buffered_bytes"] > window * 3 // 4)
+    go_on.set()
+    assert await uploading == blocks
+    assert [(await downloading.read()).number for _ in range(1, blocks)] == list(range(1, blocks))
+    assert await downloading.read() is grpc.aio.EOF

@@ -64,12 +64,12 @@ cdef class Gate:
         cdef str name = host.decode("latin-1"), path = target.partition(b"?")[0].decode("latin-1")
         cdef object found
         cdef Link link
-        cdef int attempt
+        cdef int _attempt
         self.full = None
         if 0 < self.max_requests <= self.reactor.requests:
             self.full = b"the server has as many requests under way as it may"
             return None
-        for attempt in range(SHARERS_ASKED):
+        for _attempt in range(SHARERS_ASKED):
             found = self.routes.match(protocol, name, path)
             if found is None:
                 return None

@@ -14,7 +14,8 @@ from fasttunnel.engine._nghttp2 cimport *
 
 cdef enum:
     OUT_LIMIT = 524288                  # the library is asked for no more while this much waits for the socket
-    OVERFULL = 4194304                  # of one stream; small messages may need six bytes for one of credit
+    OVERFULL = 4194304                  # of one stream, beyond what its window lets come
+    PER_CREDIT = 6                      # bytes that a message of one byte needs
 
 
 class Http2Error(Exception):
@@ -328,7 +329,8 @@ cdef class H2Stream(Endpoint):
 
     cdef bint overfull(self) noexcept:
         """More waits than windows explain: empty messages, which cost no credit, faster than the peer reads."""
-        return self.out.len - self.out_pos > OVERFULL
+        cdef size_t explained = PER_CREDIT * <size_t>self.exchange.window if self.exchange is not None else 0
+        return self.out.len - self.out_pos > OVERFULL + explained
 
     cdef int write_end(self) except -1:
         self.out_end = True
