@@ -186,7 +186,7 @@ class Public:
         except Failed as error:
             outcome = str(error)
             if not failed:
-                raise Failed(f"{name}: {error}") from None
+                raise Failed(f"{name}: {error} ({error.__cause__!r})") from None
         except TimeoutError:
             raise Wrong(f"{name} hangs") from None
         self.outcomes[f"{name} {outcome}"] += 1
@@ -209,7 +209,7 @@ class Public:
                     raise Failed(str(answer.status))
                 body = await answer.read()
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-            raise Failed("broken off" if isinstance(error, aiohttp.ClientPayloadError) else "disconnected") from None
+            raise Failed("broken off" if isinstance(error, aiohttp.ClientPayloadError) else "disconnected") from error
         if answer.status != 200:
             raise Wrong(f"{method} {path}: {answer.status} {body[:200]!r}")
         return body

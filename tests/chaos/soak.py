@@ -57,6 +57,10 @@ class Soak:
                     if number % 6 == 5:
                         latest = ", ".join(f"{name} {what} {of[-1]:,.0f}" for (name, what), of in self.samples.items())
                         print(f"{(number + 1) * seconds / SAMPLES:6.0f} s  {latest}", flush=True)
+            except Failed:
+                for end in (server, client):
+                    print(f"{end.name} says:", *end.lines[-20:], sep="\n    ")
+                raise
             finally:
                 for visitor in visitors:
                     visitor.cancel()

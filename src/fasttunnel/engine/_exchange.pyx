@@ -248,15 +248,16 @@ cdef class Exchange:
     cdef int64_t _tuned(self) except? -1:
         """Bytes by which the window is to change with this grant.
 
-        A window that is used up within two round trips has kept the sender waiting, whatever the link could carry: it is
-        doubled. One that lasts for many is given back, for others may need it.
+        A window that is used up within three round trips may have kept the sender waiting, whatever the link could
+        carry: it is doubled. (As credit comes back by halves, a sender that waits takes two for it.) One that lasts for
+        many is given back, for others may need it.
         """
         cdef Carrier carrier = self.carrier
         cdef double now = monotonic()
         cdef double lasts = (now - self.granted_s) * <double>self.window / <double>self.ungranted
         cdef int64_t change = 0
         self.granted_s = now
-        if lasts < 2 * carrier.round_trip_s:
+        if lasts < 3 * carrier.round_trip_s:
             change = min(self.window, carrier.budget.max_window - self.window, carrier.budget.left)
             change = max(change, 0)
         elif lasts > 32 * carrier.round_trip_s and self.window > carrier.local_window:

@@ -94,11 +94,12 @@ class WindowBudget:
     def change(self, window: int, first: int, lasts_s: float, round_trip_s: float) -> int:
         """Bytes by which a window is to change that began as `first` and is used up within `lasts_s`.
 
-        Within two round trips: it has kept the sender waiting, whatever the tunnel could carry, and is doubled. One
-        that lasts for many is given back, for others may need it.
+        Within three round trips: it may have kept the sender waiting, whatever the tunnel could carry, and is doubled.
+        (As credit comes back by halves, a sender that waits takes two for it.) One that lasts for many is given back,
+        for others may need it.
         """
         change = 0
-        if lasts_s < 2 * round_trip_s:
+        if lasts_s < 3 * round_trip_s:
             change = max(0, min(window, self.max_window - window, self.left))
         elif lasts_s > 32 * round_trip_s:
             change = max(-(window // 2), first - window)
