@@ -300,7 +300,7 @@ ODD_FIELDS = [
 ]
 METHODS = ["POST", "POST", "GET", "PUT", "HEAD", "OPTIONS", "NONSENSE", "post"]
 ODD_METHODS = ["CONNECT", "b d", "", "P\u00e9ST"]
-ODD_PATHS = ["", "pkg.Service/Method", "*", "http://public.example/", "/a\0", "/a b", "/a\x7f"]
+ODD_PATHS = ["", "pkg.Service/Method", "*", "http://public.example/", "/a\0", "/a b", "/a\x7f", "/x", "/"]
 ODD_PATHS += ["/\u00e9", "/\u00c3\u00a9", "/#x", "/" + "x" * 17_000]
 ODD_HOSTS = ["", "a b", "a/b", "user@a", "a:b", "[x", "\u00e9", "a,b"]
 
