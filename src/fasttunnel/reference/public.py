@@ -77,9 +77,7 @@ class Gate:
     async def wait(self, protocol: int, head: Head) -> Exchange:
         """For a request that open() has nothing for: wait for its client, if that is only away. Raises RequestReset."""
         host, until = head.authority.decode("latin-1"), asyncio.get_running_loop().time() + self.config.queue_timeout_s
-        # A tunnel that has just been lost may still have its routes.
-        known = self.outages.covers(protocol, host, head.path) or self.routes.match(protocol, host, head.path)
-        if not self.draining and not known:
+        if not self.draining and not self.outages.covers(protocol, host, head.path):
             raise RequestReset(ResetCode.NO_ROUTE, f"no tunnel serves {host}{head.path}{_HINT}")
         if self.queued < self.config.queued_requests:
             self.queued += 1

@@ -18,7 +18,7 @@ from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import Route, RouteTable, format_address
-from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, RouteTaken, describe
+from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, ResetCode, RouteTaken, describe
 from fasttunnel.reference.carrier import SERVER_OPTIONS, STATUS, Tunnel, service
 from fasttunnel.reference.dispatch import Dispatcher
 from fasttunnel.reference.exchange import Exchange, WindowBudget
@@ -55,6 +55,10 @@ class Session(Tunnel):
             self.heard(message.heartbeat)
         elif kind == "go_away":
             self.engine.client_leaves(self)
+
+    def fail_all(self, code: ResetCode, text: str) -> None:
+        super().fail_all(code, text)
+        self.engine.lost(self)
 
     def on_end(self, exchange: Exchange) -> None:
         self.engine.record(exchange)
@@ -293,15 +297,19 @@ class ServerEngine:
             status, text = session.ended.result()
             self._sessions.discard(session)
             self._requests += session.opened
-            self.routes.remove(session)
             if session.registered:
-                self._outages.begin(session.client_id, session.routes)
                 self.events.link_down(session.client_id, session.session_id, text)
             if status in (GrpcStatus.INTERNAL, GrpcStatus.RESOURCE_EXHAUSTED):
                 self.events.warning(f"tunnel with {session.peer} ended: {text}")
             self.check_idle()
             self._check_moved()
         return status, text
+
+    def lost(self, session: Session) -> None:
+        """Its requests have failed: from now on others may have its routes."""
+        self.routes.remove(session)
+        if session.registered:
+            self._outages.begin(session.client_id, session.routes)
 
     def register(self, session: Session, client_id: str, register: Register) -> None:
         try:
