@@ -172,6 +172,8 @@ async def measure(
 
 
 def quantile(times: list[float], q: float) -> float:
+    if not times:
+        return float("inf")  # not one message has come back
     return sorted(times)[min(len(times) - 1, int(len(times) * q))] * 1000
 
 

@@ -114,6 +114,21 @@ async def test_a_client_that_came_back_drains_as_well(
     assert await client.end() == 0
 
 
+async def test_a_client_with_several_connections_says_so(stack: AsyncExitStack) -> None:
+    server, _, tunnel = await start_server(stack)
+    client = await stack.enter_async_context(
+        command("client", "--server", tunnel, "--connections", "2", "http://127.0.0.1:1")
+    )
+    await client.line("connected$")
+    await client.line("connected another time, of 2$")
+    server.signal(signal.SIGTERM)
+    assert await server.end() == 0
+    await client.line("away")
+    await start_server(stack, tunnel=tunnel)
+    await client.line("connected again$")
+    await client.line("connected")
+
+
 async def test_a_second_signal_ends_at_once(stack: AsyncExitStack, backend: Backend, http: ClientSession) -> None:
     server, url, tunnel = await start_server(stack)
     await start_client(stack, tunnel, backend.address)

@@ -69,13 +69,16 @@ class ClientScreen(Screen):
         self._config = config
         self._reason = ""
         self._was_connected = False
+        self._away = False
 
     def connected(self, server: str, urls: Sequence[str]) -> None:
         self._reason = ""
         if self._was_connected:
-            self.line("server", f"{server}  connected again", style="bold green")
+            what = "again" if self._away else f"another time, of {self._config.connections}"
+            self._away = False
+            self.line("server", f"{server}  connected {what}", style="bold green")
             return
-        self._was_connected = True
+        self._was_connected, self._away = True, False
         self.line("server", f"{server}  connected", style="bold green")
         routes = self._config.routes
         for index, spec in enumerate(routes):
@@ -87,6 +90,7 @@ class ClientScreen(Screen):
         self.line(label, (url, "bold green"), f"  ->  {spec.backend}  ({spec.route.kinds})")
 
     def disconnected(self, server: str, reason: str, retry_in_s: float | None) -> None:
+        self._away = True
         if retry_in_s is not None and reason != self._reason:  # the reason for giving up is the command's last line
             self._reason = reason
             self.line("away", f"{server}: {reason}; trying again until it answers", style="bold yellow")
