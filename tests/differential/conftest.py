@@ -36,7 +36,3 @@ def examples(count: int) -> Callable[[Any], Any]:
         return pytest.mark.timeout(0 if EXAMPLES else 120)(chosen(test))
 
     return decorate
-
-
-# Conversations in which the two engines still differ: no proof yet, and run only when FASTTUNNEL_EXAMPLES is set.
-unsettled = pytest.mark.skipif(not EXAMPLES, reason="the engines still differ here: FASTTUNNEL_EXAMPLES=N to see")

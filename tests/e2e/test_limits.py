@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.e2e.conftest import Ends
 from tests.support import http2
 from tests.support.frames import (
     CLOSE,
@@ -24,21 +25,13 @@ from tests.support.frames import (
     read_frame,
 )
 from tests.support.grpc_peers import Context, Note, open_channel, start_grpc
-from tests.support.raw import Head, Peer, RawBackend, answer, connect, request, start_raw
-from tests.support.tunnel import WAIT_S, Tunnel, eventually, start_client, start_tunnel
+from tests.support.raw import Head, Peer, answer, request, start_raw
+from tests.support.tunnel import WAIT_S, eventually, start_client, start_tunnel
 
 SMALL_S = 0.15
 
 
-class Scene:
-    def __init__(self, stack: AsyncExitStack, tunnel: Tunnel, backend: RawBackend) -> None:
-        self.stack = stack
-        self.tunnel = tunnel
-        self.backend = backend
-
-    async def public(self) -> Peer:
-        return await connect(self.stack, self.tunnel.host, self.tunnel.port)
-
+class Scene(Ends):
     async def http2(self) -> http2.Connection:
         return await http2.connect_http2(self.stack, self.tunnel.host, self.tunnel.port)
 
