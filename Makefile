@@ -67,7 +67,7 @@ annotate: $(VENV)/created ## annotated HTML of every .pyx under build/cython
 
 # -- running ----------------------------------------------------------------------------------------------------------
 
-.PHONY: demo test test-fast chaos soak asan lint types
+.PHONY: demo test test-fast chaos soak asan bench bench-micro lint types
 demo: $(VENV)/with-demo build ## server, client and three backends, with real traffic (ARGS=--keep: stay up)
 	@echo "running the demo"
 	@$(BIN)/fasttunnel demo $(ARGS)
@@ -97,6 +97,12 @@ asan: $(VENV)/with-test ## unit and differential tests under AddressSanitizer an
 	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 		$(BIN)/python -m pytest $(wildcard tests/unit tests/differential) $(ARGS)
+
+bench: $(VENV)/with-bench build ## every system at hand under the same loads, in ten minutes (python -m bench --help for more)
+	@$(BIN)/python -m bench run --quick $(ARGS)
+
+bench-micro: $(VENV)/with-bench build ## the kernels alone, against libraries that do the same
+	@$(BIN)/python -m pytest bench/micro.py --benchmark-group-by=group --benchmark-columns=median,iqr,ops $(ARGS)
 
 lint: $(VENV)/with-dev ## ruff and cython-lint
 	@$(BIN)/ruff check .

@@ -1,0 +1,199 @@
+"""The command line of the throughput suite."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from bench.build import ROOT, build
+
+sys.path.insert(0, str(ROOT / "src"))  # the program of this checkout is what is measured
+
+STANDARD = [
+    "direct",
+    "cython",
+    "asyncio",
+    "nginx stream",
+    "nginx http",
+    "haproxy",
+    "envoy",
+    "ssh -R",
+    "frp",
+    "rathole",
+    "chisel",
+]
+
+
+@click.group()
+def main() -> None:
+    """CPU, latency and memory of tunnels and proxies under the same loads, in one run.
+
+    The load and the backends run on the first CPU, the system under test on the second; every byte of every answer is
+    checked. Figures of different runs cannot be compared on a machine that others use: only ratios within one run are.
+    """
+
+
+def picked(names: list[str], patterns: str | None, standard: list[str], what: str) -> list[str]:
+    if patterns is None:
+        return standard
+    found = []
+    for pattern in (part.strip() for part in patterns.split(",")):
+        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not matches:
+            raise click.UsageError(f"no {what} is called {pattern!r}; there are: {'; '.join(names)}")
+        found += [name for name in matches if name not in found]
+    return [name for name in names if name in found]
+
+
+@main.command("run")
+@click.option("--quick", is_flag=True, help="the standard cells, two short rounds: less than ten minutes")
+@click.option("--rounds", type=click.IntRange(1), help="rounds; the systems take turns in each  [3; --quick: 2]")
+@click.option("--seconds", type=click.FloatRange(0.05), help="length of one measurement  [2; --quick: 0.5]")
+@click.option("--systems", help="which ones, by name or pattern, separated by commas")
+@click.option("--cells", help="which ones, by name or pattern, separated by commas")
+@click.option("--output", type=click.Path(path_type=Path), help="the JSON of the run  [build/bench/DATE-TIME.json]")
+def run_command(
+    quick: bool,
+    rounds: int | None,
+    seconds: float | None,
+    systems: str | None,
+    cells: str | None,
+    output: Path | None,
+) -> None:
+    """Measure. Systems whose programs are not here are skipped by name."""
+    if not sys.platform.startswith("linux") or (os.cpu_count() or 1) < 2:
+        raise click.ClickException("the suite needs Linux (schedstat, taskset) and two CPUs")
+    build()
+    from bench.cells import CELLS
+    from bench.report import write
+    from bench.run import figures, machine, raise_limits, ratio, run
+    from bench.systems import SYSTEMS
+
+    raise_limits()
+    rounds = rounds or (2 if quick else 3)
+    seconds = seconds or (0.5 if quick else 2.0)
+    names = picked(list(SYSTEMS), systems, STANDARD, "system")
+    cell_names = picked(
+        [cell.name for cell in CELLS], cells, [cell.name for cell in CELLS if cell.quick or not quick], "cell"
+    )
+    console = Console(soft_wrap=True)
+    chosen = []
+    for system in (SYSTEMS[name] for name in names):
+        if reason := system.missing():
+            console.print(f"skipped: {system.name} ({reason})")
+        else:
+            chosen.append(system)
+    taken = [cell for cell in CELLS if cell.name in cell_names]
+    runs: list[dict[str, Any]] = []
+    total, begun = rounds * len(taken) * len(chosen), time.monotonic()
+
+    def table() -> Table:
+        shown = Table(title="the lower the better", caption=progress(), expand=False)
+        shown.add_column("cell", no_wrap=True)
+        for column in (system.name for system in chosen):
+            shown.add_column(column, justify="right", no_wrap=True)
+        shown.add_column("cython : reference", justify="right", no_wrap=True)
+        for cell in taken:
+            row = []
+            for system in chosen:
+                values = figures(runs, cell, system.name).values()
+                failed = any(
+                    one["cell"] == cell.name and one["system"] == system.name and "error" in one for one in runs
+                )
+                row.append(f"{statistics.median(values):.3g}" if values else "failed" if failed else "")
+            found = ratio(runs, cell, "cython", cell.reference)
+            target = f"  (reach {cell.reach:g}, aim {cell.aim:g})" if cell.reach else ""
+            row.append(f"{found[0]:.2f} [{found[1]:.2f}-{found[2]:.2f}]{target}" if found else "")
+            shown.add_row(cell.name, *row)
+        return shown
+
+    def progress() -> str:
+        passed = time.monotonic() - begun
+        left = passed / len(runs) * (total - len(runs)) if runs else 0
+        unit = "CPU us of all processes of the system per message, but for cells that say otherwise"
+        return f"{unit}; {len(runs)} of {total} measured, {left / 60:.1f} minutes left"
+
+    live = Live(table(), console=console, refresh_per_second=2) if console.is_terminal else None
+
+    def told(round_: int, cell: Any, system: Any, result: dict[str, Any]) -> None:
+        runs.append({"round": round_, "cell": cell.name, "system": system.name, **result})
+        if live is not None:
+            live.update(table())
+        else:
+            value = f"{result[cell.figure]:.3g}" if cell.figure in result else result.get("error", "")
+            click.echo(f"{len(runs)}/{total} round {round_ + 1}  {cell.name}  {system.name}: {value}")
+
+    if live is not None:
+        with live:
+            run(chosen, taken, rounds, seconds, seconds / 3, told)
+    else:
+        run(chosen, taken, rounds, seconds, seconds / 3, told)
+        Console(soft_wrap=True, width=400).print(table())
+    result = {
+        "machine": machine(),
+        "systems": {system.name: system.version() for system in chosen},
+        "options": {"rounds": rounds, "seconds": seconds},
+        "runs": runs,
+    }
+    output = output or ROOT / "build/bench" / time.strftime("%Y%m%d-%H%M%S.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1))
+    page = write(result, output.with_suffix(".html"))
+    click.echo(f"raw runs: {output}\n{page}")
+
+
+@main.command("list")
+def list_command() -> None:
+    """Systems (and why one is skipped) and cells."""
+    build()
+    from bench.cells import CELLS
+    from bench.systems import SYSTEMS
+
+    for system in SYSTEMS.values():
+        click.echo(f"{system.name:14}" + (f" skipped: {reason}" if (reason := system.missing()) else ""))
+    click.echo()
+    for cell in CELLS:
+        click.echo(f"{cell.name:44} {cell.figure:8}" + (f" against {cell.reference}" if cell.reference else ""))
+
+
+@main.command("report")
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+def report_command(run: Path) -> None:
+    """Write the HTML page of a run again."""
+    build()
+    from bench.report import write
+
+    click.echo(write(json.loads(run.read_text()), run.with_suffix(".html")))
+
+
+@main.command("compare")
+@click.argument("before", type=click.Path(exists=True, path_type=Path))
+@click.argument("after", type=click.Path(exists=True, path_type=Path))
+@click.option("--system", default="cython", show_default=True, help="whose figures")
+def compare_command(before: Path, after: Path, system: str) -> None:
+    """What became slower or faster between two runs, beyond the noise. Exit code 1 when something became slower.
+
+    Compared are ratios to the reference of each cell, which ran beside it: what the machine did to both falls out.
+    """
+    build()
+    from bench.compare import compare
+
+    lines, slower = compare(json.loads(before.read_text()), json.loads(after.read_text()), system)
+    for line in lines:
+        click.echo(line)
+    sys.exit(1 if slower else 0)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m bench")

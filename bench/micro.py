@@ -1,0 +1,223 @@
+"""The kernels alone, against the libraries that do the same, by pytest-benchmark.
+
+    make bench-micro            (python -m pytest bench/micro.py --benchmark-group-by=group)
+
+What is called from Python pays for making its results Python objects, ours as theirs: the engine itself calls the
+kernels from C, without any. `make bench-instructions` counts the instructions of a file of these under callgrind.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from typing import Any
+
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived
+from websockets.frames import Frame as WebsocketsFrame
+from websockets.frames import Opcode as WebsocketsOpcode
+from websockets.speedups import apply_mask
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage
+
+from fasttunnel import _core
+from fasttunnel.wire import tunnel_pb2
+
+BATCH = 64  # frames or messages of one call
+SIZES = [16, 256, 4096, 65536]
+MASK = b"\x9d\x3a\x71\xc5"
+
+
+def frame(payload: bytes, masked: bool) -> bytes:
+    bit, size = (0x80 if masked else 0), len(payload)
+    head = struct.pack(">BB", 0x82, bit | size) if size < 126 else (
+        struct.pack(">BBH", 0x82, bit | 126, size) if size < 65536 else struct.pack(">BBQ", 0x82, bit | 127, size)
+    )  # fmt: skip
+    return head + MASK + apply_mask(payload, MASK) if masked else head + payload
+
+
+@pytest.mark.parametrize("size", SIZES)
+class TestFrames:
+    """64 masked frames, to their payloads."""
+
+    def data(self, size: int) -> bytes:
+        return frame(secrets.token_bytes(size), True) * BATCH
+
+    def test_ours(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"parse {BATCH} frames of {size} B"
+        data = self.data(size)
+
+        def parse() -> int:
+            return len(_core.WebSocketParser(True, max_fragment=1 << 20).feed(data))
+
+        assert benchmark(parse) == BATCH
+
+    def test_wsproto(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"parse {BATCH} frames of {size} B"
+        data = self.data(size)
+
+        def parse() -> int:
+            connection = Connection(ConnectionType.SERVER)
+            connection.receive_data(data)
+            return sum(isinstance(event, BytesMessage) for event in connection.events())
+
+        assert benchmark(parse) == BATCH
+
+    def test_websockets(self, benchmark: Any, size: int) -> None:
+        """Its parser is a generator over a reader of bytes, with the mask in C."""
+        benchmark.group = f"parse {BATCH} frames of {size} B"
+        data = self.data(size)
+
+        def parse() -> int:
+            at = 0
+
+            def read_exact(n: int) -> Any:
+                nonlocal at
+                at += n
+                return data[at - n : at]
+                yield
+
+            count = 0
+            while at < len(data):
+                parser = WebsocketsFrame.parse(read_exact, mask=True)
+                try:
+                    next(parser)
+                except StopIteration as stop:
+                    count += stop.value.opcode is WebsocketsOpcode.BINARY
+            return count
+
+        assert benchmark(parse) == BATCH
+
+
+@pytest.mark.parametrize("size", SIZES)
+class TestMask:
+    def test_ours(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"unmask {size} B"
+        data = secrets.token_bytes(size)
+        assert benchmark(_core.mask, data, MASK) == apply_mask(data, MASK)
+
+    def test_websockets(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"unmask {size} B"
+        data = secrets.token_bytes(size)
+        benchmark(apply_mask, data, MASK)
+
+
+@pytest.mark.parametrize("size", SIZES)
+class TestGrpc:
+    """64 messages of a DATA stream."""
+
+    def test_ours(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"split {BATCH} gRPC messages of {size} B"
+        data = (struct.pack(">BI", 0, size) + bytes(size)) * BATCH
+        assert len(benchmark(lambda: _core.GrpcMessages(0).feed(data))) == BATCH
+
+    def test_struct(self, benchmark: Any, size: int) -> None:
+        """As one writes it in Python."""
+        benchmark.group = f"split {BATCH} gRPC messages of {size} B"
+        data = (struct.pack(">BI", 0, size) + bytes(size)) * BATCH
+
+        def split() -> list[bytes]:
+            at, found = 0, []
+            while at < len(data):
+                (length,) = struct.unpack_from(">xI", data, at)
+                found.append(data[at + 5 : at + 5 + length])
+                at += 5 + length
+            return found
+
+        assert len(benchmark(split)) == BATCH
+
+    def test_h2_data_frames(self, benchmark: Any, size: int) -> None:
+        """What h2 takes to hand out as many DATA frames: the layer below."""
+        benchmark.group = f"split {BATCH} gRPC messages of {size} B"
+        if size > 4096:
+            pytest.skip("more than its window")
+        client, server = H2Connection(), H2Connection(H2Configuration(client_side=False))
+        client.initiate_connection()
+        server.initiate_connection()
+        server.receive_data(client.data_to_send())
+        client.receive_data(server.data_to_send())
+        head = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
+
+        def prepare() -> tuple[tuple[bytes], dict[str, Any]]:
+            stream = client.get_next_available_stream_id()
+            client.send_headers(stream, head)
+            server.receive_data(client.data_to_send())
+            for _ in range(8):
+                client.send_data(stream, bytes(size))
+            client.reset_stream(stream)
+            return (client.data_to_send(),), {}
+
+        def receive(data: bytes) -> int:
+            events = server.receive_data(data)
+            seen = sum(isinstance(event, DataReceived) for event in events)
+            server.increment_flow_control_window(seen * size) if seen else None
+            client.receive_data(server.data_to_send())
+            return seen
+
+        assert benchmark.pedantic(receive, setup=prepare, rounds=100) == 8
+
+
+def fields(size: int) -> dict[str, Any]:
+    """A WebSocket frame on its way, as decode_message gives it."""
+    frame = _core.Frame(secrets.token_bytes(size), 2, True, 0, True, True, False, size)
+    return _core.decode_message(_core.encode_ws_frame(b"0123456789abcdef", 1, frame)[5:])
+
+
+def encoded(size: int) -> bytes:
+    found = fields(size)
+    return _core.encode_message(found.pop("kind"), **found)
+
+
+@pytest.mark.parametrize("size", SIZES)
+class TestCodec:
+    def test_decode_ours(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"decode a TunnelMessage of {size} B"
+        data = encoded(size)
+        assert benchmark(_core.decode_message, data)
+
+    def test_decode_protobuf(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"decode a TunnelMessage of {size} B"
+        data = encoded(size)
+        assert benchmark(tunnel_pb2.TunnelMessage.FromString, data)
+
+    def test_encode_ours(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"encode a TunnelMessage of {size} B"
+        found = fields(size)
+        kind = found.pop("kind")
+        assert len(benchmark(lambda: _core.encode_message(kind, **found))) > size
+
+    def test_encode_protobuf(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"encode a TunnelMessage of {size} B"
+        message = tunnel_pb2.TunnelMessage.FromString(encoded(size))
+        assert benchmark(message.SerializeToString)
+
+
+@pytest.mark.parametrize("entries", [1, 1_000, 100_000])
+class TestTable:
+    def test_find(self, benchmark: Any, entries: int) -> None:
+        benchmark.group = "1,000 look-ups in the request table"
+        table = _core.RequestTable()
+        ids = [secrets.token_bytes(8) for _ in range(entries)]
+        for number, id_ in enumerate(ids):
+            table.put(id_, number + 1)
+        asked = [ids[n * 7919 % entries] for n in range(1000)]
+
+        def look() -> None:
+            for id_ in asked:
+                table.find(id_)
+
+        benchmark(look)
+
+    def test_dict(self, benchmark: Any, entries: int) -> None:
+        benchmark.group = "1,000 look-ups in the request table"
+        table = {secrets.token_bytes(8): number for number in range(entries)}
+        ids = list(table)
+        asked = [ids[n * 7919 % entries] for n in range(1000)]
+
+        def look() -> None:
+            for id_ in asked:
+                table.get(id_)
+
+        benchmark(look)

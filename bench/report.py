@@ -1,0 +1,118 @@
+"""The page of a run: one HTML file with everything in it."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import io
+import statistics
+from pathlib import Path
+from typing import Any
+
+from bench.cells import CELLS, Cell
+from bench.run import figures, ratio
+
+UNITS = {"cpu_us": "CPU us per message", "p50_us": "us, median", "p99_us": "us, 99th percentile", "idle_kb": "kB each"}
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1b1f24 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.5rem } .scroll { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+td, th { padding: .25rem .7rem; border-bottom: 1px solid #dde1e6; text-align: right; white-space: nowrap }
+td:first-child, th:first-child { text-align: left } .best { font-weight: 700 } .reached { color: #0a7d38 }
+.missed { color: #b3261e } .ours { background: #f0f6ff } small { color: #5b6470 } svg { max-width: 100%; height: auto }
+"""
+
+
+def _plot(runs: list[dict[str, Any]], cells: list[Cell], systems: list[str]) -> str:
+    """Bars of each cell as an SVG, relative to its reference; nothing without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return "<p><small>no plots: matplotlib is not installed</small></p>"
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    drawn = [cell for cell in cells if ratio(runs, cell, "cython", cell.reference)]
+    if not drawn:
+        return ""
+    columns = 2
+    rows = -(-len(drawn) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(13, 2.3 * rows), squeeze=False)
+    for axis in axes.flat[len(drawn) :]:
+        axis.remove()
+    for axis, cell in zip(axes.flat, drawn, strict=False):
+        shown = [(name, ratio(runs, cell, name, cell.reference)) for name in systems if name != "direct"]
+        bars = [(name, found) for name, found in shown if found]
+        values = [found[0] for _, found in bars]
+        errors = [[found[0] - found[1] for _, found in bars], [found[2] - found[0] for _, found in bars]]
+        colours = ["#1f6feb" if name.startswith("cython") else "#a9b4c0" for name, _ in bars]
+        axis.barh([name for name, _ in bars], values, xerr=errors, color=colours, ecolor="#5b6470", height=0.7)
+        axis.axvline(1, color="#5b6470", linewidth=0.8)
+        axis.set_xlim(0, max(3.0, 1.2 * min(max(values), 5)))
+        for row, value in enumerate(values):
+            at = min(value, axis.get_xlim()[1] * 0.9)
+            axis.text(at, row, f" {value:.2f}", va="center", fontsize=8)
+        axis.invert_yaxis()
+        axis.set_title(f"{cell.name} ({UNITS[cell.figure]}, {cell.reference} = 1)", fontsize=9, loc="left")
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    text = io.StringIO()
+    figure.savefig(text, format="svg")
+    plt.close(figure)
+    return text.getvalue().partition("<!DOCTYPE")[2].partition(">")[2]
+
+
+def write(result: dict[str, Any], path: Path) -> Path:
+    """Write the page; returns where."""
+    runs = result["runs"]
+    systems = list(result["systems"])
+    cells = [cell for cell in CELLS if any(run["cell"] == cell.name for run in runs)]
+    rows = []
+    for cell in cells:
+        medians = {
+            name: statistics.median(values.values()) for name in systems if (values := figures(runs, cell, name))
+        }
+        best = min((value for name, value in medians.items() if name != "direct"), default=0)
+        row = [f"<td>{html.escape(cell.name)}<br><small>{UNITS[cell.figure]}</small></td>"]
+        for name in systems:
+            classes = " ".join(
+                word
+                for word, true in (("best", medians.get(name) == best), ("ours", name.startswith("cython")))
+                if true
+            )
+            error = next((run["error"] for run in runs if run["cell"] == cell.name and run["system"] == name
+                          and "error" in run), "")  # fmt: skip
+            text = f"{medians[name]:.3g}" if name in medians else "failed" if error else ""
+            row.append(f'<td class="{classes}" title="{html.escape(error)}">{text}</td>')
+        found = ratio(runs, cell, "cython", cell.reference)
+        if found is None:
+            row.append("<td></td>")
+        else:
+            target = f"<br><small>reach {cell.reach:g}, aim {cell.aim:g}</small>" if cell.reach else ""
+            state = "" if not cell.reach else "reached" if found[0] <= cell.reach else "missed"
+            row.append(
+                f'<td><span class="{state}">{found[0]:.2f}</span> <small>[{found[1]:.2f}-{found[2]:.2f}] of '
+                f"{html.escape(cell.reference)}</small>{target}</td>"
+            )
+        rows.append("<tr>" + "".join(row) + "</tr>")
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *systems, "cython : reference"])
+    facts = ", ".join(f"{key} {html.escape(str(value))}" for key, value in result["machine"].items())
+    versions = "".join(
+        f"<li>{html.escape(name)}: {html.escape(version)}</li>"
+        for name, version in result["systems"].items()
+        if version
+    )
+    options = result["options"]
+    page = (
+        f"<!DOCTYPE html><html lang=en><meta charset=utf-8><title>fasttunnel: throughput</title><style>{STYLE}</style>"
+        "<h1>What a message costs</h1><p>CPU time of all processes of the system under test, user and kernel, per "
+        f"answered message; the lower the better. Median of {options['rounds']} rounds of {options['seconds']:g} s in "
+        "which the systems took turns; ratios are of the same round, with the least and the greatest. Every byte of "
+        "every answer was checked. <em>direct</em> is the load without any system.</p>"
+        f"<div class=scroll><table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<h2>Relative to the reference</h2>{_plot(runs, cells, systems)}"
+        f"<h2>Machine and versions</h2><p>{facts}</p><ul>{versions}</ul></html>"
+    )
+    path.write_text(page)
+    return path
