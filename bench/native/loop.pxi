@@ -318,7 +318,7 @@ cdef class Listener(Peer):
         for _ in range(64):
             try:
                 sock, _ = self.sock.accept()
-            except BlockingIOError:
+            except OSError:             # nobody is left, or there is no descriptor for him now
                 return 0
             peer = self.accepted()
             peer.begin(self.loop, sock, False)

@@ -60,14 +60,41 @@ def test_examples_of_rfc_6455_section_5_7(hexadecimal: str, frame: Frame) -> Non
 def test_lengths_and_fragments(length: int, key: bytes | None) -> None:
     payload = random.Random(length).randbytes(length)
     make = partial(WebSocketParser, key is not None, max_fragment=65536)
-    outcome = feed_every_way(make, wire(BINARY, payload, key=key), tail=b"\x81")
+    data = wire(BINARY, payload, key=key)
+    outcome = feed_every_way(make, data, tail=b"\x81", view=whole_frames)
+    assert outcome.items == [Frame(payload, BINARY, True, 0, key is not None, True, False, length)]
     assert not outcome.error
-    assert b"".join(frame.payload for frame in outcome.items) == payload
-    assert len(outcome.items) == max(1, -(-length // 65536))
-    for i, frame in enumerate(outcome.items):
+    frames = make().feed(data)  # by hand: how a frame is cut that lies there whole
+    assert len(frames) == max(1, -(-length // 65536))
+    for i, frame in enumerate(frames):
         assert frame.first == (i == 0)
-        assert frame.more == (i < len(outcome.items) - 1)
+        assert frame.more == (i < len(frames) - 1)
         assert (frame.opcode, frame.fin, frame.masked, frame.frame_bytes) == (BINARY, True, key is not None, length)
+
+
+def whole_frames(fragments: list[Frame]) -> list[Frame]:
+    """A large frame is passed on as it comes: how it is cut depends on the input, what it is does not."""
+    frames: list[Frame] = []
+    for fragment in fragments:
+        if fragment.first:
+            frames.append(fragment)
+        else:
+            assert frames[-1].more
+            frames[-1] = frames[-1]._replace(payload=frames[-1].payload + fragment.payload, more=fragment.more)
+    return frames
+
+
+def test_a_large_frame_does_not_wait_until_it_is_whole() -> None:
+    payload = random.Random(1).randbytes(60_000)
+    parser = WebSocketParser(True, max_fragment=65536)
+    data = wire(BINARY, payload, key=KEY)
+    first = parser.feed(data[:30_000])  # by hand: when a part comes out is what is looked at
+    assert [(frame.first, frame.more, frame.frame_bytes) for frame in first] == [(True, True, 60_000)]
+    assert not parser.rest
+    assert not parser.feed(data[30_000:30_100])  # by hand: too little to be worth a message
+    assert whole_frames(first + parser.feed(data[30_100:])) == [  # by hand: the rest of it
+        Frame(payload, BINARY, True, 0, True, True, False, 60_000)
+    ]
 
 
 @pytest.mark.parametrize("max_fragment", [1, 2, 3, 5, 7, 8, 64])

@@ -1,6 +1,12 @@
 # Growable bytes: doubles, frees itself when emptied (an idle connection holds no buffer).
 
 cdef enum:
+    # Of a large frame or message, what has come is passed on without waiting for the rest: to keep it until then would be
+    # two copies. Less than this is not worth a message of its own.
+    EARLY_BYTES = 8192
+
+
+cdef enum:
     BUF_FIRST_BYTES = 256
     BUF_MAX_BYTES = 1 << 30         # nothing that is buffered on purpose comes near it
 

@@ -1,7 +1,7 @@
 # Splitter of gRPC's length-prefixed messages: flag (1 byte), length (4 bytes, big-endian), message.
 #
 # Works as ws_parse does: the prefix is consumed when complete, the message given out in pieces of min(remaining,
-# max_fragment, credit) bytes, each once it lies in the input whole.
+# max_fragment, credit) bytes, each once it lies in the input whole, or EARLY_BYTES of it do.
 
 cdef enum:
     GRPC_PREFIX_BYTES = 5
@@ -37,7 +37,9 @@ cdef int grpc_split(GrpcSplitter *s, const uint8_t *data, size_t n, uint64_t cre
         if take > credit:
             take = credit
     if take > n - head:
-        return GRPC_NEED_MORE
+        if s.max_fragment == 0 or n - head < EARLY_BYTES:
+            return GRPC_NEED_MORE
+        take = n - head
     out.body = data + head
     out.body_len = <size_t>take
     out.message_bytes = s.message_bytes

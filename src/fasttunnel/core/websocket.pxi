@@ -1,8 +1,10 @@
 # WebSocket frames (RFC 6455 5): parser, mask, header builder.
 #
 # The parser keeps no bytes. Until a header is complete it consumes nothing; then it consumes the header and gives out
-# the payload in pieces of min(remaining, max_fragment, credit) bytes, each once it lies in the input whole. What it
-# says therefore depends on the bytes and the credit alone, not on how the input was cut.
+# the payload in pieces of min(remaining, max_fragment, credit) bytes, each once it lies in the input whole, or
+# EARLY_BYTES of it do. What
+# it says of a frame therefore depends on the bytes and the credit alone, not on how the input was cut; where it cuts a
+# large one depends on both.
 
 cdef enum:
     WS_CONTINUATION = 0x0
@@ -135,7 +137,9 @@ cdef int ws_parse(WsParser *p, const uint8_t *data, size_t n, uint64_t credit, s
         if take > credit:
             take = credit
     if take > n - head:
-        return WS_NEED_MORE
+        if p.opcode >= WS_CLOSE or n - head < EARLY_BYTES:
+            return WS_NEED_MORE
+        take = n - head
     out.payload = data + head
     memcpy(out.key, p.key, 4)                           # zero when the frame is not masked
     if p.opcode == WS_CLOSE and take and not _ws_close_ok(out.payload, out.key):
