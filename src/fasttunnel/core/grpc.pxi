@@ -11,7 +11,7 @@ cdef int grpc_split(GrpcSplitter *s, const uint8_t *data, size_t n, uint64_t cre
                     GrpcPiece *out) noexcept nogil:
     cdef:
         size_t head = 0
-        uint64_t take
+        uint64_t take, left
     consumed[0] = 0
     if not s.in_message:
         if n and data[0] > 1:
@@ -32,8 +32,10 @@ cdef int grpc_split(GrpcSplitter *s, const uint8_t *data, size_t n, uint64_t cre
     if take:
         if credit == 0:
             return GRPC_BLOCKED
-        if s.max_fragment and take > s.max_fragment:
-            take = s.max_fragment
+        if s.max_fragment:
+            left = s.max_fragment - (s.message_bytes - take) % s.max_fragment   # of this piece: a part may have gone
+            if take > left:
+                take = left
         if take > credit:
             take = credit
     if take > n - head:

@@ -120,7 +120,7 @@ cdef int ws_parse(WsParser *p, const uint8_t *data, size_t n, uint64_t credit, s
                   WsFrame *out) noexcept nogil:
     cdef:
         size_t head = 0
-        uint64_t take
+        uint64_t take, left
         int code
     consumed[0] = 0
     if not p.in_frame:
@@ -132,8 +132,9 @@ cdef int ws_parse(WsParser *p, const uint8_t *data, size_t n, uint64_t credit, s
     if p.opcode < WS_CLOSE and take:
         if credit == 0:
             return WS_BLOCKED
-        if take > p.max_fragment:
-            take = p.max_fragment
+        left = p.max_fragment - (p.frame_bytes - p.remaining) % p.max_fragment  # of this fragment: a part may have gone
+        if take > left:
+            take = left
         if take > credit:
             take = credit
     if take > n - head:

@@ -25,6 +25,7 @@ cdef extern from "Python.h":
 
 cdef double CLOSE_TIMEOUT_S = 10.0
 cdef enum:
+    LATE_BYTES = 65536                  # of one read when the turn is used up: less would cost more reads and writes than it saves time
     READ_SLACK = 16384                  # for framing, control frames and heads beside the payload that has credit
 
 
@@ -357,7 +358,7 @@ cdef class Conn(Endpoint, BufferedProtocol):
         cdef size_t room = self.read_room()
         cdef uint8_t *grown
         if reactor.read_now >= READ_TURN:
-            room = min(room, <size_t>READ_SLACK)
+            room = min(room, <size_t>LATE_BYTES)
         reactor.read_room = room
         if kept + room > reactor.read_cap:
             grown = <uint8_t *>realloc(reactor.read_buffer, kept + room)
