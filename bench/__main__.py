@@ -169,12 +169,14 @@ def list_command() -> None:
 
 @main.command("report")
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
-def report_command(run: Path) -> None:
+@click.option("--markdown", "as_markdown", is_flag=True, help="print the table for a document instead")
+def report_command(run: Path, as_markdown: bool) -> None:
     """Write the HTML page of a run again."""
     build()
-    from bench.report import write
+    from bench.report import markdown, write
 
-    click.echo(write(json.loads(run.read_text()), run.with_suffix(".html")))
+    result = json.loads(run.read_text())
+    click.echo(markdown(result) if as_markdown else write(result, run.with_suffix(".html")))
 
 
 @main.command("compare")

@@ -3,7 +3,7 @@
     make bench-micro            (python -m pytest bench/micro.py --benchmark-group-by=group)
 
 What is called from Python pays for making its results Python objects, ours as theirs: the engine itself calls the
-kernels from C, without any. `make bench-instructions` counts the instructions of a file of these under callgrind.
+kernels from C, without any.
 """
 
 from __future__ import annotations

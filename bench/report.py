@@ -63,6 +63,25 @@ def _plot(runs: list[dict[str, Any]], cells: list[Cell], systems: list[str]) -> 
     return text.getvalue().partition("<!DOCTYPE")[2].partition(">")[2]
 
 
+def markdown(result: dict[str, Any]) -> str:
+    """The table of a run for a document."""
+    runs, systems = result["runs"], list(result["systems"])
+    lines = [
+        "| load | " + " | ".join(systems) + " | cython : reference | reach, aim |",
+        "|---" * (len(systems) + 3) + "|",
+    ]
+    for cell in CELLS:
+        values = [figures(runs, cell, name).values() for name in systems]
+        if not any(values):
+            continue
+        found = ratio(runs, cell, "cython", cell.reference)
+        shown = [f"{statistics.median(one):.3g}" if one else "-" for one in values]
+        compared = f"{found[0]:.2f} ({found[1]:.2f} to {found[2]:.2f}) of {cell.reference}" if found else ""
+        target = f"{cell.reach:g}, {cell.aim:g}" if cell.reach else ""
+        lines.append(f"| {cell.name}, {UNITS[cell.figure]} | {' | '.join(shown)} | {compared} | {target} |")
+    return "\n".join(lines)
+
+
 def write(result: dict[str, Any], path: Path) -> Path:
     """Write the page; returns where."""
     runs = result["runs"]

@@ -1,0 +1,65 @@
+"""The throughput suite works: a short run of a few cells, its page, and a comparison with itself."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import programs
+
+ROOT = Path(__file__).parents[2]
+CELLS = ["WebSocket 64 x 1 x 256 B", "WebSocket 8 x 2 x 64 KiB down", "HTTP POST 64 x 64 KiB", "gRPC * 8 x 8*"]
+
+pytestmark = [
+    pytest.mark.cython_only("it starts the ends itself"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the suite needs Linux"),
+    pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="the suite needs two CPUs"),
+]
+
+
+async def bench(*arguments: str) -> str:
+    done = await programs.run("env", "-C", str(ROOT), sys.executable, "-m", "bench", *arguments)
+    assert done.code == 0, done.out.decode() + done.err
+    return done.out.decode()
+
+
+async def test_a_short_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    options = ["--rounds", "1", "--seconds", "0.1", "--systems", "direct,cython,asyncio", "--output", str(path)]
+    await bench("run", *options, "--cells", ",".join(CELLS))
+    result = json.loads(path.read_text())
+    runs = result["runs"]
+    assert len(runs) == 6 * 3
+    assert not [run for run in runs if "error" in run]
+    for run in runs:
+        assert run["answered"] > 0
+        assert (run["cpu_us"] > 0) == (run["system"] != "direct")
+    page = path.with_suffix(".html").read_text()
+    assert "gRPC bidi 8 x 8 x 16 x 256 B" in page
+    assert "nothing in common" not in page
+
+
+async def test_a_run_beside_itself_is_not_slower(tmp_path: Path) -> None:
+    runs = [
+        {"round": round_, "cell": "WebSocket 64 x 1 x 256 B", "system": system, "cpu_us": cpu_us * (1 + round_ / 100)}
+        for round_ in range(3)
+        for system, cpu_us in (("cython", 20.0), ("nginx stream", 30.0))
+    ]
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    before.write_text(json.dumps({"runs": runs}))
+    assert "same" in await bench("compare", str(before), str(before))
+    for run in runs:
+        if run["system"] == "cython":
+            run["cpu_us"] *= 1.5
+    after.write_text(json.dumps({"runs": runs}))
+    done = await programs.run("env", "-C", str(ROOT), sys.executable, "-m", "bench", "compare", str(before), str(after))
+    assert done.code == 1
+    assert b"SLOWER" in done.out
+
+
+async def test_a_name_that_is_not_known() -> None:
+    done = await programs.run("env", "-C", str(ROOT), sys.executable, "-m", "bench", "run", "--systems", "ngin")
+    assert done.code == 2
+    assert "no system is called 'ngin'" in done.err
