@@ -27,18 +27,17 @@ async def bench(*arguments: str) -> str:
 
 async def test_a_short_run(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    options = ["--rounds", "1", "--seconds", "0.1", "--systems", "direct,cython,asyncio", "--output", str(path)]
+    options = ["--rounds", "1", "--seconds", "0.1", "--systems", "direct,cython", "--output", str(path)]
     await bench("run", *options, "--cells", ",".join(CELLS))
     result = json.loads(path.read_text())
     runs = result["runs"]
-    assert len(runs) == 6 * 3
+    assert len(runs) == 6 * 2
     assert not [run for run in runs if "error" in run]
     for run in runs:
         assert run["answered"] > 0
         assert (run["cpu_us"] > 0) == (run["system"] != "direct")
     page = path.with_suffix(".html").read_text()
     assert "gRPC bidi 8 x 8 x 16 x 256 B" in page
-    assert "nothing in common" not in page
 
 
 async def test_a_run_beside_itself_is_not_slower(tmp_path: Path) -> None:
