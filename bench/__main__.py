@@ -77,7 +77,7 @@ def run_command(
     build()
     from bench.cells import CELLS
     from bench.report import write
-    from bench.run import figures, machine, raise_limits, ratio, run
+    from bench.run import figures, machine, raise_limits, ratio, run, shown
     from bench.systems import SYSTEMS
 
     raise_limits()
@@ -99,11 +99,11 @@ def run_command(
     total, begun = rounds * len(taken) * len(chosen), time.monotonic()
 
     def table() -> Table:
-        shown = Table(title="the lower the better", caption=progress(), expand=False)
-        shown.add_column("cell", no_wrap=True)
+        grid = Table(title="the lower the better", caption=progress(), expand=False)
+        grid.add_column("cell", no_wrap=True)
         for column in (system.name for system in chosen):
-            shown.add_column(column, justify="right", no_wrap=True)
-        shown.add_column("cython : reference", justify="right", no_wrap=True)
+            grid.add_column(column, justify="right", no_wrap=True)
+        grid.add_column("cython : reference", justify="right", no_wrap=True)
         for cell in taken:
             row = []
             for system in chosen:
@@ -111,12 +111,12 @@ def run_command(
                 failed = any(
                     one["cell"] == cell.name and one["system"] == system.name and "error" in one for one in runs
                 )
-                row.append(f"{statistics.median(values):.3g}" if values else "failed" if failed else "")
+                row.append(shown(statistics.median(values)) if values else "failed" if failed else "")
             found = ratio(runs, cell, "cython", cell.reference)
             target = f"  (reach {cell.reach:g}, aim {cell.aim:g})" if cell.reach else ""
             row.append(f"{found[0]:.2f} [{found[1]:.2f}-{found[2]:.2f}]{target}" if found else "")
-            shown.add_row(cell.name, *row)
-        return shown
+            grid.add_row(cell.name, *row)
+        return grid
 
     def progress() -> str:
         passed = time.monotonic() - begun

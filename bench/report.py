@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cells import CELLS, Cell
-from bench.run import figures, ratio
+from bench.run import figures, ratio, shown
 
 UNITS = {"cpu_us": "CPU us per message", "p50_us": "us, median", "p99_us": "us, 99th percentile", "idle_kb": "kB each"}
 STYLE = """
@@ -41,8 +41,8 @@ def _plot(runs: list[dict[str, Any]], cells: list[Cell], systems: list[str]) -> 
     for axis in axes.flat[len(drawn) :]:
         axis.remove()
     for axis, cell in zip(axes.flat, drawn, strict=False):
-        shown = [(name, ratio(runs, cell, name, cell.reference)) for name in systems if name != "direct"]
-        bars = [(name, found) for name, found in shown if found]
+        candidates = [(name, ratio(runs, cell, name, cell.reference)) for name in systems if name != "direct"]
+        bars = [(name, found) for name, found in candidates if found]
         values = [found[0] for _, found in bars]
         errors = [[found[0] - found[1] for _, found in bars], [found[2] - found[0] for _, found in bars]]
         colours = ["#1f6feb" if name.startswith("cython") else "#a9b4c0" for name, _ in bars]
@@ -75,10 +75,10 @@ def markdown(result: dict[str, Any]) -> str:
         if not any(values):
             continue
         found = ratio(runs, cell, "cython", cell.reference)
-        shown = [f"{statistics.median(one):.3g}" if one else "-" for one in values]
+        medians = [shown(statistics.median(one)) if one else "-" for one in values]
         compared = f"{found[0]:.2f} ({found[1]:.2f} to {found[2]:.2f}) of {cell.reference}" if found else ""
         target = f"{cell.reach:g}, {cell.aim:g}" if cell.reach else ""
-        lines.append(f"| {cell.name}, {UNITS[cell.figure]} | {' | '.join(shown)} | {compared} | {target} |")
+        lines.append(f"| {cell.name}, {UNITS[cell.figure]} | {' | '.join(medians)} | {compared} | {target} |")
     return "\n".join(lines)
 
 
@@ -93,7 +93,7 @@ def write(result: dict[str, Any], path: Path) -> Path:
             name: statistics.median(values.values()) for name in systems if (values := figures(runs, cell, name))
         }
         best = min((value for name, value in medians.items() if name != "direct"), default=0)
-        row = [f"<td>{html.escape(cell.name)}<br><small>{UNITS[cell.figure]}</small></td>"]
+        row = []
         for name in systems:
             classes = " ".join(
                 word
@@ -102,7 +102,7 @@ def write(result: dict[str, Any], path: Path) -> Path:
             )
             error = next((run["error"] for run in runs if run["cell"] == cell.name and run["system"] == name
                           and "error" in run), "")  # fmt: skip
-            text = f"{medians[name]:.3g}" if name in medians else "failed" if error else ""
+            text = shown(medians[name]) if name in medians else "failed" if error else ""
             row.append(f'<td class="{classes}" title="{html.escape(error)}">{text}</td>')
         found = ratio(runs, cell, "cython", cell.reference)
         if found is None:
@@ -114,8 +114,9 @@ def write(result: dict[str, Any], path: Path) -> Path:
                 f'<td><span class="{state}">{found[0]:.2f}</span> <small>[{found[1]:.2f}-{found[2]:.2f}] of '
                 f"{html.escape(cell.reference)}</small>{target}</td>"
             )
-        rows.append("<tr>" + "".join(row) + "</tr>")
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *systems, "cython : reference"])
+        name = f"<td>{html.escape(cell.name)}<br><small>{UNITS[cell.figure]}</small></td>"
+        rows.append("<tr>" + name + row.pop() + "".join(row) + "</tr>")  # the ratio is what is looked for
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ["", "cython : reference", *systems])
     facts = ", ".join(f"{key} {html.escape(str(value))}" for key, value in result["machine"].items())
     versions = "".join(
         f"<li>{html.escape(name)}: {html.escape(version)}</li>"

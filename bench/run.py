@@ -241,6 +241,11 @@ def figures(runs: list[dict[str, Any]], cell: Cell, system: str) -> dict[int, fl
     }
 
 
+def shown(value: float) -> str:
+    """Three digits, and no exponents."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def ratio(runs: list[dict[str, Any]], cell: Cell, system: str, reference: str) -> tuple[float, float, float] | None:
     """Median, least and greatest of the ratios of the rounds."""
     ours, theirs = figures(runs, cell, system), figures(runs, cell, reference)
