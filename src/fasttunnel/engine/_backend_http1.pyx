@@ -16,7 +16,7 @@ from fasttunnel.engine._http1 cimport (
 )
 from fasttunnel.engine._exchange cimport Exchange
 from fasttunnel.engine._http1 import BadMessage
-from fasttunnel.engine._io cimport out_append, out_copy
+from fasttunnel.engine._socket cimport out_append, out_copy
 
 cdef enum:
     NO_ERROR = 0
@@ -35,7 +35,7 @@ cdef Endpoint open_request(Plan plan):
     cdef BackendHttp1 conn
     while target.idle:
         conn = target.idle.pop()
-        if conn.transport is not None and not conn.closing and not conn.peer_eof:
+        if conn.attached and not conn.closing and not conn.peer_eof:
             conn.disarm()
             conn.plan = plan
             conn.reused = True

@@ -75,7 +75,7 @@ cdef class BackendHttp2(Http2Conn):
                                   <uint32_t>self.target.head_bytes)
 
     cdef bint takes_calls(self) noexcept:
-        return not self.closing and not self.going_away and not self.peer_eof and (self.connecting or self.transport is not None)
+        return not self.closing and not self.going_away and not self.peer_eof and (self.connecting or self.attached)
 
     cdef int capacity(self) noexcept:
         if not self.settled:
@@ -399,7 +399,7 @@ cdef class BackendCall(H2Stream):
             self.pump()                     # the answer was complete before the stream was reset
         if self.exchange is None or self.receive_end:
             return 0                        # complete, or what is left waits for credit
-        if self.home.transport is None:
+        if not self.home.attached:
             return self.fail_call(BACKEND_UNREACHABLE, b"the backend closed the connection")
         # How gRPC maps the error codes of HTTP/2 (PROTOCOL-HTTP2.md, "Errors").
         if error_code == H2_CANCEL:

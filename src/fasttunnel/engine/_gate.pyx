@@ -139,9 +139,7 @@ cdef bytes trace_id_of(bytes traceparent):
 
 
 cdef class Visitor:
-    def __init__(self, transport):
-        cdef object peer = transport.get_extra_info("peername")
-        cdef str address = peer[0] if isinstance(peer, tuple) else "unknown"
+    def __init__(self, str address not None):
         self.address = address.encode()
         # RFC 7239 6: an IPv6 address is bracketed and quoted, a name that is not an address is hidden as "unknown".
         self.forwarded_for = b'for="[' + self.address + b']"' if ":" in address else b"for=" + self.address

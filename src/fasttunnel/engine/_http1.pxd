@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from fasttunnel._core cimport Buf, BodyReader, Msg, Slice
-from fasttunnel.engine._io cimport Out
+from fasttunnel.engine._socket cimport Out
 
 
 cdef class Head:

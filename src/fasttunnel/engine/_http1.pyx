@@ -18,7 +18,7 @@ from fasttunnel._core cimport (
     BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, HeaderIter, buf_free, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_is,
     hdr_name_ok, hdr_target_ok, hdr_value_ok, head_end, msg_headers, msg_next_header,
 )
-from fasttunnel.engine._io cimport out_append, out_reserve
+from fasttunnel.engine._socket cimport out_append, out_reserve
 
 cdef bytes WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"      # RFC 6455 1.3
 cdef dict REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}

@@ -9,7 +9,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, strlen
 
 from fasttunnel._core cimport buf_append, buf_consume, buf_free, buf_reserve, hdr_lower
-from fasttunnel.engine._io cimport out_append, out_reserve
+from fasttunnel.engine._socket cimport out_append, out_reserve
 from fasttunnel.engine._nghttp2 cimport *
 
 cdef enum:
@@ -586,7 +586,7 @@ cdef class Http2Conn(Conn):
 
     cdef int go_away(self) except -1:
         """No new streams; those under way finish (RFC 9113 6.8)."""
-        if not self.going_away and self.transport is not None:
+        if not self.going_away and self.attached:
             self.going_away = True
             nghttp2_submit_goaway(self.session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(self.session),
                                   NGHTTP2_NO_ERROR, NULL, 0)
@@ -595,7 +595,7 @@ cdef class Http2Conn(Conn):
 
     cdef int announce_go_away(self) except -1:
         """A first GOAWAY, which turns no stream away (RFC 9113 6.8)."""
-        if not self.going_away and self.transport is not None:
+        if not self.going_away and self.attached:
             nghttp2_submit_shutdown_notice(self.session)
             self.touch()
         return 0

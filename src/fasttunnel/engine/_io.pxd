@@ -1,29 +1,14 @@
-"""What every connection of the data plane shares: reactor (read buffer, flushing, timers), output buffer, Conn."""
-from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+"""What every connection of the data plane shares: Reactor (read buffer, flushing, timers) and Conn."""
+from libc.stdint cimport int64_t, uint8_t
 
 from fasttunnel._core cimport Buf
-from fasttunnel.engine._exchange cimport Endpoint
+from fasttunnel.engine._socket cimport Out, Poller, Socket
 
 
 cdef enum:
     READ_BYTES = 131072                 # one read of a socket takes at most this much
     READ_TURN = 131072                  # bulk that is read in one loop iteration, of all sockets together
-
-
-# -- output: a bytes object that is private until it is handed to the transport --------------------------------------
-
-cdef struct Out:
-    PyObject *bytes                     # owned, reference count 1; NULL: empty
-    size_t len
-    size_t cap
-    size_t hint                         # what the last batches needed: the size of the next object
-
-cdef uint8_t *out_reserve(Out *out, size_t n) except NULL        # room for n more; write there, then add to out.len
-cdef int out_append(Out *out, const void *src, size_t n) except -1
-cdef bytes out_take(Out *out)                                    # hands the bytes over; `out` is empty again
-cdef void out_clear(Out *out) noexcept
-cdef bytes out_copy(Out *out, size_t start)                      # what was written from `start` on
+    THROUGH_BYTES = 16384               # payload that is written from where it was read: a copy costs more than a system call
 
 
 # -- timers: one wheel per reactor -------------------------------------------------------------------------------------
@@ -38,17 +23,13 @@ cdef class Timer:
     cdef int slot
 
 
-cdef class Reactor:
+cdef class Reactor(Poller):
     """What the connections of one engine share on one event loop."""
-    cdef object loop
     cdef uint8_t *read_buffer           # READ_BYTES + room in front of it for the rest of the last read
     cdef size_t read_cap
-    cdef size_t read_room               # what the last get_buffer() gave
-    cdef size_t read_now                # bytes read in this iteration
-    cdef list throttled                 # connections that read on in the next iteration
+    cdef size_t read_now                # bytes read in this turn
     cdef list dirty                     # connections with something to write
     cdef list dirty_links               # the same for tunnels: flushed after the others, whose credit they carry
-    cdef bint flush_scheduled
     cdef public object on_empty         # callable(): the last connection is gone; or None
     cdef public object on_error         # callable(text): an unexpected error, already contained
     cdef list wheel
@@ -61,7 +42,6 @@ cdef class Reactor:
     cdef long requests                  # under way on all of these
 
     cdef int mark_dirty(self, Conn conn) except -1
-    cdef int _schedule_flush(self) except -1
     cdef int contain(self, Conn conn, object error) except -1
     cdef int64_t now_ms(self) except? -1
     cdef int start_timer(self, Timer timer, double delay_s) except -1
@@ -70,41 +50,34 @@ cdef class Reactor:
     cdef int _schedule_tick(self, int64_t due_ms) except -1
 
 
-cdef class Conn(Endpoint):
-    """A socket: bytes in by feed(), bytes out through `out`, one write per loop iteration."""
+cdef class Conn(Socket):
+    """A connection: bytes in by feed(), bytes out through `out`, one write per turn."""
     cdef Reactor reactor
-    cdef readonly object transport      # None before connection_made and after connection_lost
     cdef Out out
-    cdef list segments                  # batches that go out before `out`, each as it is
     cdef Buf rest                       # input not yet used: half a frame, or bytes beyond the credit
     cdef bint dirty
     cdef bint is_link                   # flushed after the connections that feed it
     cdef bint feeding                   # feed() is on the stack
     cdef bint flushing                  # flush() is on the stack
     cdef bint again                     # refeed() was asked for while it was
-    cdef bint reading_paused
-    cdef bint throttled                 # reading goes on in the next iteration: others have their turn
-    cdef bint write_paused              # the transport is above its high-water mark
-    cdef bint connecting                # output is kept until the connection stands
-    cdef bint closing                   # close() was asked for: when everything is written, the transport is closed
-    cdef bint peer_eof
+    cdef bint closing                   # close() was asked for: when everything is written, the socket is closed
     cdef Timer timer                    # the one deadline of this connection, made on first use
 
     cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1     # returns the bytes used
     cdef size_t read_room(self) noexcept                                     # how much the next read may take
     cdef size_t held(self) noexcept                                          # bytes in buffers of ours
     cdef int fill(self) except -1                                            # last chance to add output before the write
-    cdef int written(self) except -1                                         # after a write that left the transport below its mark
+    cdef int written(self) except -1                                         # after a write that the socket took whole
     cdef int on_connected(self) except -1
     cdef int on_eof(self) except -1                                          # the peer has ended its side
     cdef int on_lost(self, object exc) except -1
     cdef int on_timer(self, object stream) except -1
 
-    cdef int _throttle(self) except -1
     cdef int refeed(self) except -1                                          # show the rest to feed() again
     cdef int hold(self) except -1                                            # stop reading the socket
     cdef int unhold(self) except -1
     cdef int touch(self) except -1                                           # there is something to write
+    cdef int write_through(self, const uint8_t *payload, size_t n) except -1 # behind `out`, without a copy if it pays
     cdef int close(self) except -1                                           # after what is queued has been written
     cdef int abort(self) except -1
     cdef int take_in(self, const uint8_t *data, size_t n) except -1

@@ -1,9 +1,9 @@
 import asyncio
 from collections.abc import Callable
 
-from fasttunnel.engine._exchange import Endpoint
+from fasttunnel.engine._socket import Poller, Socket
 
-class Reactor:
+class Reactor(Poller):
     """What the connections of one engine share: the loop, the read buffer, the flush and the clock."""
 
     on_empty: Callable[[], None] | None
@@ -13,14 +13,10 @@ class Reactor:
     timers: int
     buffered: int
     def __new__(cls, loop: asyncio.AbstractEventLoop) -> Reactor: ...
-    def close(self) -> None: ...
 
-class Conn(Endpoint, asyncio.BufferedProtocol):
+class Conn(Socket):
     """Base of all connections."""
 
-    transport: asyncio.Transport | None
-    def get_buffer(self, sizehint: int) -> memoryview: ...
-    def buffer_updated(self, n: int) -> None: ...
     def leave(self) -> None: ...
     def wind_down(self) -> None: ...
     def cut(self) -> None: ...

@@ -1,84 +1,22 @@
 """The loop side of the data plane: one read buffer, one flush and one timer wheel per engine, and the base of all connections.
 
-Reads: every connection of a reactor reads into the same buffer, for libuv asks for memory and reads back to back; what
-feed() leaves is kept in ``Conn.rest`` and put in front of the next read. Writes: whoever has output marks its connection
-dirty; one ``call_soon`` per loop iteration flushes them all, each with one write.
+Reads: every connection of a reactor reads into the same buffer, and what feed() leaves is kept in ``Conn.rest`` and put in
+front of the next read. Writes: whoever has output marks its connection dirty; at the end of the turn all of them are
+flushed, each with one write. Only long payloads go out at once, from where they were read.
 """
 import traceback
-from asyncio import BufferedProtocol
 
-from cpython.buffer cimport PyBUF_WRITE
-from cpython.memoryview cimport PyMemoryView_FromMemory
-from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
 from fasttunnel._core cimport buf_append, buf_free
-
-cdef extern from "Python.h":
-    int _PyBytes_Resize(PyObject **obj, Py_ssize_t size) except -1
-    PyObject *_new_bytes "PyBytes_FromStringAndSize"(const char *text, Py_ssize_t size) except NULL
-    char *_bytes_data "PyBytes_AS_STRING"(PyObject *obj)
-
+from fasttunnel.engine._socket cimport out_append, out_clear
 
 cdef double CLOSE_TIMEOUT_S = 10.0
 cdef enum:
     LATE_BYTES = 65536                  # of one read when the turn is used up: less would cost more reads and writes than it saves time
     READ_SLACK = 16384                  # for framing, control frames and heads beside the payload that has credit
-
-
-# -- output --------------------------------------------------------------------------------------------------------------
-
-cdef enum:
-    OUT_MIN = 480                       # smallest object made: stays within the small-object allocator
-
-cdef uint8_t *out_reserve(Out *out, size_t n) except NULL:
-    cdef size_t cap
-    if out.cap - out.len < n:
-        cap = out.len + n
-        if out.bytes == NULL:
-            cap = max(cap, out.hint, <size_t>OUT_MIN)
-            out.bytes = _new_bytes(NULL, cap)
-            out.len = 0
-        else:
-            cap = max(cap, out.cap * 2)
-            _PyBytes_Resize(&out.bytes, cap)
-        out.cap = cap
-    return <uint8_t *>_bytes_data(out.bytes) + out.len
-
-
-cdef int out_append(Out *out, const void *src, size_t n) except -1:
-    if n:
-        memcpy(out_reserve(out, n), src, n)
-        out.len += n
-    return 0
-
-
-cdef bytes out_take(Out *out):
-    cdef bytes result
-    if out.len == 0:
-        out_clear(out)
-        return b""
-    out.hint = max(out.len, out.hint - out.hint / 8)
-    if out.len != out.cap:
-        _PyBytes_Resize(&out.bytes, out.len)
-    result = <bytes>out.bytes
-    Py_DECREF(result)                   # the reference that `out` held
-    out.bytes = NULL
-    out.len = out.cap = 0
-    return result
-
-
-cdef void out_clear(Out *out) noexcept:
-    Py_XDECREF(out.bytes)
-    out.bytes = NULL
-    out.len = out.cap = 0
-
-
-cdef bytes out_copy(Out *out, size_t start):
-    return _bytes_data(out.bytes)[start:out.len] if out.bytes != NULL else b""
 
 
 # -- timers ----------------------------------------------------------------------------------------------------------------
@@ -97,14 +35,12 @@ cdef class Timer:
 
 cdef class Reactor:
     def __cinit__(self, loop):
-        self.loop = loop
         self.read_cap = READ_BYTES + 4096
         self.read_buffer = <uint8_t *>malloc(self.read_cap)
         if self.read_buffer == NULL:
             raise MemoryError
         self.dirty = []
         self.dirty_links = []
-        self.throttled = []
         self.conns = set()
         self.wheel = [None] * SLOTS
         self.wheel_ms = self.now_ms() // SLOT_MS * SLOT_MS
@@ -119,36 +55,23 @@ cdef class Reactor:
             return 0
         conn.dirty = True
         (self.dirty_links if conn.is_link else self.dirty).append(conn)
-        return self._schedule_flush()
+        return self.schedule()
 
-    cdef int _schedule_flush(self) except -1:
-        if not self.flush_scheduled:
-            self.flush_scheduled = True
-            self.loop.call_soon(self._flush)
-        return 0
-
-    def _flush(self):
+    cdef bint end_turn(self) except -1:
         cdef Conn conn
-        cdef list batch = self.throttled
+        cdef list batch
         self.read_now = 0
-        if batch:
-            self.throttled = []
+        if self.dirty:
+            batch = self.dirty
+            self.dirty = []
             for conn in batch:
-                conn.throttled = False
-                if not conn.reading_paused and conn.transport is not None:
-                    conn.transport.resume_reading()
-        batch = self.dirty
-        self.dirty = []
-        for conn in batch:
-            self._flush_one(conn)
-        batch = self.dirty_links
-        self.dirty_links = []
-        for conn in batch:
-            self._flush_one(conn)
-        self.flush_scheduled = False
-        if self.dirty or self.dirty_links:
-            self.flush_scheduled = True
-            self.loop.call_soon(self._flush)
+                self._flush_one(conn)
+        if self.dirty_links:
+            batch = self.dirty_links
+            self.dirty_links = []
+            for conn in batch:
+                self._flush_one(conn)
+        return bool(self.dirty) or bool(self.dirty_links)
 
     cdef int _flush_one(self, Conn conn) except -1:
         try:
@@ -174,8 +97,7 @@ cdef class Reactor:
         cdef size_t total = 0
         for conn in self.conns:
             total += conn.held()
-            if conn.transport is not None:
-                total += conn.transport.get_write_buffer_size()
+            total += conn.queued()
         return total
 
     # -- timers
@@ -258,7 +180,8 @@ cdef class Reactor:
             self._schedule_tick((first + max(i, 1)) * SLOT_MS + SLOT_MS)
 
     def close(self):
-        """Cancel the tick; connections are closed by their engine."""
+        """No more turns and ticks; connections are closed by their engine."""
+        Poller.close(self)
         if self.tick_handle is not None:
             self.tick_handle.cancel()
             self.tick_handle = None
@@ -273,7 +196,7 @@ def alive():
     return conns_alive
 
 
-cdef class Conn(Endpoint, BufferedProtocol):
+cdef class Conn(Socket):
     def __cinit__(self, *args, **kwargs):
         global conns_alive
         conns_alive += 1
@@ -318,83 +241,73 @@ cdef class Conn(Endpoint, BufferedProtocol):
     cdef int on_timer(self, object stream) except -1:
         return self.abort()
 
-    # -- asyncio's side
+    # -- the socket's side
 
-    def connection_made(self, transport):
-        self.transport = transport
+    cdef int connection_made(self) except -1:
         self.reactor.conns.add(self)
         self.reactor.links += self.is_link
         try:
-            if self.connecting:
-                self.connecting = False
-                if self.closing:        # given up meanwhile
-                    transport.abort()
-                    return
+            if self.closing:                # given up meanwhile
+                return self.disconnect(None)
+            if self.out.len:
                 self.touch()
             self.on_connected()
         except Exception as error:
             self.reactor.contain(self, error)
+        return 0
 
-    def connection_lost(self, exc):
-        if self.transport is None:
-            return
-        self.transport = None
+    cdef int connection_lost(self, object exc) except -1:
+        if not self.attached:
+            return 0
+        self.attached = False
         self.reactor.conns.discard(self)
         self.reactor.links -= self.is_link
         if not self.reactor.conns and self.reactor.on_empty is not None:
             self.reactor.on_empty()
         self._drop_timer()
         out_clear(&self.out)
-        self.segments = None
         buf_free(&self.rest)
         try:
             self.on_lost(exc)
         except Exception as error:
             self.reactor.contain(self, error)
+        return 0
 
-    def get_buffer(self, sizehint):
+    def contain(self, error):
+        self.reactor.contain(self, error)
+
+    cdef uint8_t *read_into(self, size_t *room) except NULL:
         cdef Reactor reactor = self.reactor
         cdef size_t kept = self.rest.len
-        cdef size_t room = self.read_room()
         cdef uint8_t *grown
+        room[0] = self.read_room()
         if reactor.read_now >= READ_TURN:
-            room = min(room, <size_t>LATE_BYTES)
-        reactor.read_room = room
-        if kept + room > reactor.read_cap:
-            grown = <uint8_t *>realloc(reactor.read_buffer, kept + room)
+            room[0] = min(room[0], <size_t>LATE_BYTES)
+        if kept + room[0] > reactor.read_cap:
+            grown = <uint8_t *>realloc(reactor.read_buffer, kept + room[0])
             if grown == NULL:
                 raise MemoryError
             reactor.read_buffer = grown
-            reactor.read_cap = kept + room
+            reactor.read_cap = kept + room[0]
         if kept:
             memcpy(reactor.read_buffer, self.rest.data, kept)
-        return PyMemoryView_FromMemory(<char *>reactor.read_buffer + kept, <Py_ssize_t>room, PyBUF_WRITE)
+        return reactor.read_buffer + kept
 
-    def buffer_updated(self, Py_ssize_t n):
+    cdef int took(self, size_t n) except -1:
         cdef size_t kept = self.rest.len
         cdef Reactor reactor = self.reactor
-        cdef bint filled = <size_t>n == reactor.read_room
-        cdef Conn _held = self           # feed() may hand the transport, and with it the last reference, to a successor
         self.rest.len = 0
-        reactor.read_now += <size_t>n
-        self.take_in(reactor.read_buffer, kept + <size_t>n)
-        if filled and reactor.read_now >= READ_TURN:
-            self._throttle()
+        reactor.read_now += n
+        return self.take_in(reactor.read_buffer, kept + n)
 
-    def eof_received(self):
-        self.peer_eof = True
-        try:
-            self.on_eof()
-        except Exception as error:
-            self.reactor.contain(self, error)
-        return True                     # our side is closed by close(), after what is queued
+    cdef int dial_over(self) except -1:
+        return self._drop_timer()
 
-    def pause_writing(self):
-        self.write_paused = True
+    cdef int on_end(self) except -1:
+        return self.on_eof()
 
-    def resume_writing(self):
-        self.write_paused = False
-        self.touch()
+    cdef int on_writable(self) except -1:
+        return self.touch()
 
     # -- ours
 
@@ -415,20 +328,11 @@ cdef class Conn(Endpoint, BufferedProtocol):
             self.reactor.contain(self, error)
             return 0
         self.feeding = False
-        if pos < n and self.transport is not None:
+        if pos < n and self.attached:
             if buf_append(&self.rest, data + pos, n - pos) < 0:
                 raise MemoryError
         elif self.rest.data != NULL and self.rest.len == 0:
             buf_free(&self.rest)
-        return 0
-
-    cdef int _throttle(self) except -1:
-        # libuv reads a socket that has filled its buffer again at once, 32 times: everybody else would wait.
-        if not self.reading_paused and not self.throttled and self.transport is not None:
-            self.throttled = True
-            self.transport.pause_reading()
-            self.reactor.throttled.append(self)
-            self.reactor._schedule_flush()
         return 0
 
     cdef int refeed(self) except -1:
@@ -449,37 +353,38 @@ cdef class Conn(Endpoint, BufferedProtocol):
         self.flushing = True
         try:
             self.dirty = False
-            if self.transport is None:
+            if self.fd < 0 or self.connecting:
                 if not self.connecting:
                     out_clear(&self.out)
                 return 0
             self._write_out()
-            if not self.write_paused and self.transport is not None:
+            if not self.write_paused and self.fd >= 0:
                 self.written()
-            if self.closing and self.transport is not None and self.out.len == 0:
-                self.transport.close()
+            if self.closing and self.fd >= 0 and self.out.len == 0:
+                self.pause_reading()
+                if self.queue_len == 0:
+                    self.disconnect(None)
             return 0
         finally:
             self.flushing = False
 
     cdef int _write_out(self) except -1:
-        cdef bytes batch
-        cdef list segments
-        if not self.write_paused:
-            self.fill()
-        if self.segments is not None:
-            segments = self.segments
-            self.segments = None
-            if self.out.len:
-                segments.append(out_take(&self.out))
-            if len(segments) == 1:
-                self.transport.write(segments[0])
-            else:
-                self.transport.writelines(segments)
-        elif self.out.len:
-            batch = out_take(&self.out)
-            self.transport.write(batch)
-        return 0
+        # While the socket takes nothing, output gathers in `out`.
+        if self.write_paused:
+            return 0
+        self.fill()
+        if self.queue_len == 0:
+            return self.write_out(&self.out)
+        self.put(&self.out)
+        return self.write()
+
+    cdef int write_through(self, const uint8_t *payload, size_t n) except -1:
+        """Send `payload` behind what is in `out`. Where it is long and the socket is free, it is written at once."""
+        if n < THROUGH_BYTES or self.write_paused or self.fd < 0 or self.connecting or self.flushing:
+            return out_append(&self.out, payload, n)
+        self.put(&self.out)
+        self.put_part(NULL, payload, n)
+        return self.write()
 
     cdef int flush_early(self) except -1:
         # Called from the midst of somebody's send: only writes, written() and all that it may set off come later.
@@ -495,16 +400,11 @@ cdef class Conn(Endpoint, BufferedProtocol):
         return self.touch()
 
     cdef int hold(self) except -1:
-        if not self.reading_paused and self.transport is not None:
-            self.reading_paused = True
-            self.transport.pause_reading()
-        return 0
+        return self.pause_reading() if self.attached else 0
 
     cdef int unhold(self) except -1:
-        if self.reading_paused and self.transport is not None:
-            self.reading_paused = False
-            self.transport.resume_reading()
-        return 0
+        # Once it is being closed nothing more is read.
+        return self.resume_reading() if self.attached and not self.closing else 0
 
     cdef int touch(self) except -1:
         if not self.dirty:
@@ -513,8 +413,8 @@ cdef class Conn(Endpoint, BufferedProtocol):
 
     cdef int close(self) except -1:
         if self.connecting:
-            self.closing = True
-        if not self.closing and self.transport is not None:
+            return self.abort()
+        if not self.closing and self.attached:
             self.closing = True
             self.arm(CLOSE_TIMEOUT_S)   # a peer that does not read what is left is cut off
             self.touch()
@@ -523,29 +423,23 @@ cdef class Conn(Endpoint, BufferedProtocol):
     cdef int abort(self) except -1:
         if self.connecting:
             self.closing = True
-        if self.transport is not None:
+            if self.fd >= 0:
+                self.disconnect(None)
+        elif self.attached:
             self.closing = True
-            self.transport.abort()
+            self.disconnect(None)
         return 0
 
     cdef int hand_over(self, Conn successor, const uint8_t *data, size_t n) except -1:
         """The next protocol of the same socket takes over, with the bytes that are not ours any more."""
-        cdef object transport = self.transport
         self._drop_timer()
         self.reactor.conns.discard(self)
-        self.transport = None
-        if self.throttled and not self.reading_paused:
-            transport.resume_reading()
         successor.reactor = self.reactor
-        successor.transport = transport
-        successor.reading_paused = self.reading_paused
-        successor.write_paused = self.write_paused
-        successor.peer_eof = self.peer_eof
         successor.out = self.out
-        self.out.bytes = NULL
+        self.out.data = NULL
         self.out.len = self.out.cap = 0
         self.reactor.conns.add(successor)
-        transport.set_protocol(successor)
+        successor.inherit(self)
         successor.on_connected()
         if successor.out.len:
             successor.touch()
@@ -571,9 +465,11 @@ cdef class Conn(Endpoint, BufferedProtocol):
         return 0
 
     def _timed_out(self, stream):
-        if self.closing and stream is None:
+        if self.connecting and stream is None:
+            self.disconnect(TimeoutError())
+        elif self.closing and stream is None:
             self.abort()
-        elif self.transport is not None:
+        elif self.attached:
             self.on_timer(stream)
 
     def leave(self):
@@ -589,7 +485,7 @@ cdef class Conn(Endpoint, BufferedProtocol):
 
     cdef str peer_text(self):
         """Address of the peer as HOST:PORT, for logs and Forwarded headers."""
-        cdef object peer = self.transport.get_extra_info("peername") if self.transport is not None else None
-        if isinstance(peer, tuple) and len(peer) >= 2:
-            return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
-        return "unknown"
+        cdef tuple peer = self.peer_address()
+        if peer[1] == 0:
+            return "unknown"
+        return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"

@@ -4,7 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from fasttunnel._core cimport GrpcPiece, GrpcSplitter, Msg, Table, WsFrame
 from fasttunnel.engine._exchange cimport Carrier, Endpoint, Exchange, WindowBudget
 from fasttunnel.engine._http2 cimport H2Stream, Http2Conn
-from fasttunnel.engine._io cimport Out, Reactor
+from fasttunnel.engine._io cimport Reactor
+from fasttunnel.engine._socket cimport Out
 
 
 cdef enum:
@@ -39,7 +40,7 @@ cdef class LinkConn(Http2Conn):
     cdef Acceptor acceptor
     cdef readonly bytes authority
     cdef bytes token
-    cdef int dial(self) except -1
+    cdef int open_call(self) except -1
     cdef int accept_stream(self, LinkStream stream) except -1
     cdef int await_close(self) except -1
     cdef readonly uint64_t reads        # reads so far: the peer is alive while this moves

@@ -25,7 +25,8 @@ from fasttunnel._core cimport (
 )
 from fasttunnel.engine._grpc cimport decode_message, encode_message
 from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
-from fasttunnel.engine._io cimport Conn, out_append, out_clear, out_reserve, out_take
+from fasttunnel.engine._io cimport Conn
+from fasttunnel.engine._socket cimport out_append, out_clear, out_reserve
 from fasttunnel.engine._nghttp2 cimport NGHTTP2_SETTINGS
 
 from fasttunnel import limits
@@ -193,17 +194,14 @@ cdef class LinkStream(H2Stream):
         cdef Http2Conn conn = self.conn
         cdef uint8_t *data
         cdef uint8_t *room
-        if link is None or link.batch.bytes == NULL:
+        if link is None or link.batch.data == NULL:
             out_append(&conn.out, frame_head, 9)
             return 0
-        data = out_reserve(&link.batch, 0) - link.batch.len
+        data = link.batch.data
         if link.batch_pos == HEADROOM and length == link.batch.len - HEADROOM:
             memcpy(data, frame_head, 9)
-            if conn.segments is None:
-                conn.segments = []
-            if conn.out.len:
-                conn.segments.append(out_take(&conn.out))
-            conn.segments.append(out_take(&link.batch))
+            conn.put(&conn.out)
+            conn.put(&link.batch)
             link.batch_pos = 0
             return 0
         room = out_reserve(&conn.out, length + 9)
@@ -224,6 +222,7 @@ cdef class LinkConn(Http2Conn):
 
     def __init__(self, Reactor reactor, handler, Acceptor acceptor=None, bytes authority=b"", bytes token=None):
         self.reactor = reactor
+        self.poller = reactor
         self.handler = handler
         self.acceptor = acceptor
         self.authority = authority
@@ -232,15 +231,14 @@ cdef class LinkConn(Http2Conn):
 
     cdef int on_connected(self) except -1:
         cdef bint server = self.acceptor is None
-        cdef object sock = self.transport.get_extra_info("socket")
-        if NOTSENT_LOWAT is not None and sock is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
+        if NOTSENT_LOWAT is not None:
+            self.set_option(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
         self.start_session(server, True, LINK_WINDOW, LINK_WINDOW, LINK_FRAME, 16, 65536)
         if server:
             return self.arm(limits.HEAD_TIMEOUT_S)
-        return self.dial()
+        return self.open_call()
 
-    cdef int dial(self) except -1:
+    cdef int open_call(self) except -1:
         """Client: open the call. Headers as the gRPC over HTTP/2 protocol has them."""
         cdef LinkStream stream = LinkStream()
         cdef Link link = Link(self, stream, self.handler, self.acceptor)
@@ -319,7 +317,7 @@ cdef class LinkConn(Http2Conn):
         for stream in self.streams.values():
             if stream.link is not None and stream.link.conn is not None:
                 return 0
-        return self.arm(GOODBYE_S) if self.transport is not None else 0
+        return self.arm(GOODBYE_S) if self.attached else 0
 
     def keep_alive(self):
         """An HTTP/2 PING: any peer answers it, so that `reads` moves while the peer lives."""
@@ -527,11 +525,11 @@ cdef class Link(Carrier):
         cdef uint8_t *data
         if self.batch_pos > BATCH_FLUSH and self.batch_pos * 2 > self.batch.len:
             # A peer with small windows takes the batch piece by piece, and it may never be empty: make room in front.
-            data = out_reserve(&self.batch, 0) - self.batch.len
+            data = self.batch.data
             memmove(data + HEADROOM, data + self.batch_pos, self.batch.len - self.batch_pos)
             self.batch.len -= self.batch_pos - HEADROOM
             self.batch_pos = HEADROOM
-        if self.batch.bytes == NULL:
+        if self.batch.data == NULL:
             out_reserve(&self.batch, n + HEADROOM)
             self.batch.len = HEADROOM
             self.batch_pos = HEADROOM

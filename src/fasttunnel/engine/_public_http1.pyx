@@ -4,8 +4,6 @@ One request at a time: what is pipelined behind it waits in the connection's res
 answers are in order by construction. A body is sent on as it comes; its first bytes travel with the head if they came together.
 """
 import base64
-import socket
-import struct
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
@@ -24,7 +22,7 @@ from fasttunnel.engine._http1 cimport (
     write_text,
 )
 from fasttunnel.engine._http1 import BadMessage
-from fasttunnel.engine._io cimport out_append
+from fasttunnel.engine._socket cimport out_append
 from fasttunnel.engine._link cimport Link
 from fasttunnel.engine._public_http2 cimport PublicHttp2
 from fasttunnel.engine._public_websocket cimport PublicWebSocket
@@ -87,7 +85,7 @@ cdef class PublicHttp1(Conn):
         self.head = Head(True)
 
     cdef int on_connected(self) except -1:
-        self.visitor = Visitor(self.transport)
+        self.visitor = Visitor(self.peer_address()[0])
         return self.arm(REFUSED_S if self.refused else self.gate.head_timeout_s)
 
     def leave(self):
@@ -548,8 +546,8 @@ cdef class PublicHttp1(Conn):
         # The status is out, or there is none to give: all that is left is to break off, so that the body cannot be
         # taken for complete. Only a connection reset says so when the body ends with the connection.
         self.phase = PHASE_DISCARD
-        if self.transport is not None and self.answer_begun and self.writer.mode == BODY_UNTIL_CLOSE:
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if self.attached and self.answer_begun and self.writer.mode == BODY_UNTIL_CLOSE:
+            self.reset_on_close()
             return self.abort()
         return self.close()
 
@@ -577,9 +575,9 @@ cdef class PublicHttp1(Conn):
             self.stalled = False
             self.unhold()
             self.refeed()
-        if self.half_close and self.transport is not None:
+        if self.half_close and self.attached:
             self.half_close = False
-            self.transport.write_eof()
+            self.end_writing()
         return 0
 
     cdef int on_timer(self, object stream) except -1:

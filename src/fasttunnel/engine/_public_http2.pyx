@@ -58,7 +58,7 @@ cdef class PublicHttp2(Http2Conn):
         self.gate = gate
 
     cdef int on_connected(self) except -1:
-        self.visitor = Visitor(self.transport)
+        self.visitor = Visitor(self.peer_address()[0])
         self.arm(limits.REFUSED_S if self.refused else self.gate.head_timeout_s)
         return self.start_session(True, False, STREAM_WINDOW, CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS,
                                   <uint32_t>self.gate.head_bytes)

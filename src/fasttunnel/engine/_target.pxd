@@ -3,6 +3,7 @@ from libc.stdint cimport uint64_t
 
 from fasttunnel._core cimport Slice
 from fasttunnel.engine._io cimport Conn, Reactor
+from fasttunnel.engine._socket cimport sockaddr_storage, socklen_t
 
 
 cdef class Target:
@@ -11,7 +12,10 @@ cdef class Target:
     cdef readonly bint grpc
     cdef bytes authority                # HOST:PORT as it is sent where the request names no host
     cdef Reactor reactor
-    cdef object dialler                 # callable(conn, target): connects in the background, then made or connect_failed()
+    cdef sockaddr_storage address       # where `address_bytes` is not 0
+    cdef socklen_t address_bytes        # 0: the host is a name
+    cdef object dialler                 # callable(conn, target): looks the name up and connects in the background
+    cdef double connect_timeout_s
     cdef double keep_alive_timeout_s
     cdef size_t head_bytes
     cdef uint64_t ws_message_bytes

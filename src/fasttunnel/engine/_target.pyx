@@ -1,5 +1,6 @@
 """Backends by address. A connection is dialled in the background; it is an endpoint at once and keeps its output until then."""
 from fasttunnel._core cimport Slice
+from fasttunnel.engine._socket cimport literal_address, sockaddr
 
 
 cdef bytes text_of(const Slice *slice):
@@ -13,7 +14,9 @@ cdef class Target:
         self.port = port
         self.grpc = grpc
         self.authority = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
+        self.address_bytes = literal_address(host, port, &self.address)
         self.dialler = dialler
+        self.connect_timeout_s = config.connect_timeout_s
         self.keep_alive_timeout_s = config.keep_alive_timeout_s
         self.head_bytes = config.header_list_bytes
         self.ws_message_bytes = config.ws_message_bytes
@@ -26,6 +29,10 @@ cdef class Target:
 
     cdef int dial(self, Conn conn) except -1:
         conn.reactor = self.reactor
+        conn.poller = self.reactor
+        if self.address_bytes:
+            conn.dial(<const sockaddr *>&self.address, self.address_bytes, f"backend {self}")
+            return conn.arm(self.connect_timeout_s)
         conn.connecting = True
         self.dialler(conn, self)
         return 0

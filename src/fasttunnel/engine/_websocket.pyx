@@ -12,7 +12,7 @@ from fasttunnel._core cimport (
     MSG_WS_FRAME, WS_BLOCKED, WS_FRAME, WS_NEED_MORE, WsFrame, ws_build_head, ws_error_close_code, ws_error_text, ws_mask,
     ws_parse, ws_parser_init, ws_rotate,
 )
-from fasttunnel.engine._io cimport out_reserve
+from fasttunnel.engine._socket cimport out_reserve
 
 cdef enum:
     KEY_POOL = 4096

@@ -20,6 +20,7 @@ from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._target import Target
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
+from fasttunnel.engine.opening import connect
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, describe
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Register, Registered, TunnelMessage
 
@@ -124,6 +125,8 @@ class ClientEngine:
             link.end(0, "the client was stopped")
         for task in (*self._dials, *self._tunnels.values()):
             task.cancel()
+        for dialled in list(self._reactor.dialling):
+            dialled.cut()
         if grace_s <= 0:
             # Otherwise it is left to the server to end the connection: a gRPC server drops what its application has not
             # read yet when the connection goes.
@@ -260,7 +263,7 @@ class ClientEngine:
         host, port = parse_address(self._config.server)
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
-                await asyncio.get_running_loop().create_connection(lambda: conn, host, port)
+                await connect(conn, host, port)
         except TimeoutError:
             return "it does not answer"
         except OSError as error:
@@ -343,7 +346,7 @@ class ClientEngine:
     async def _connect_backend(self, conn: Any, target: Target) -> None:
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
-                await asyncio.get_running_loop().create_connection(lambda: conn, target.host, target.port)
+                await connect(conn, target.host, target.port)
         except TimeoutError:
             conn.connect_failed(f"backend {target} did not take the connection in time", True)
         except OSError as error:

@@ -21,7 +21,9 @@ from fasttunnel.engine._io import Reactor
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._public_http1 import PublicConn
 from fasttunnel.engine.closing import settle
+from fasttunnel.engine._socket import Listener
 from fasttunnel.engine.heartbeat import HeartbeatTimer
+from fasttunnel.engine.opening import listening_sockets
 from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, RouteTaken, describe
 from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Registered, TunnelMessage
@@ -64,7 +66,7 @@ class ServerEngine:
         self.public_addresses: list[tuple[str, int]] = []
         self.tunnel_addresses: list[tuple[str, int]] = []
         self._links: set[Link] = set()
-        self._listeners: dict[str, asyncio.Server] = {}  # "tunnel" and "public"
+        self._listeners: dict[str, list[Listener]] = {}  # "tunnel" and "public"
         self._handing_over = False
         self._moved = asyncio.Event()
         self._draining = False
@@ -79,7 +81,7 @@ class ServerEngine:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._reactor = Reactor(loop)
-        self._reactor.on_error = self.warning
+        self._reactor.on_error = self._reactor.on_trouble = self.warning
         recording = self._events.request_done is not None
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._outages = Outages(self._config.queue_timeout_s)
@@ -89,8 +91,7 @@ class ServerEngine:
             self.tunnel_addresses = await self._listen("tunnel", lambda: LinkConn(self._reactor, self))
             self.public_addresses = await self._listen("public", lambda: PublicConn(self._gate))
         except BaseException:
-            for listener in self._listeners.values():
-                listener.close()
+            self._close_listeners("public", "tunnel")
             self._reactor.close()
             raise
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
@@ -109,20 +110,23 @@ class ServerEngine:
         address = self._config.tunnel if kind == "tunnel" else self._config.listen
         host, port = parse_address(address)
         try:
-            listener = await asyncio.get_running_loop().create_server(
-                factory, host, port, backlog=BACKLOG, reuse_port=self._config.reuse_port
-            )
+            sockets = await listening_sockets(host, port, BACKLOG, self._config.reuse_port)
         except OSError as error:
             raise ListenError(f"cannot listen on {address}", detail=describe(error)) from error
-        self._listeners[kind] = listener
+        self._listeners[kind] = [Listener(self._reactor, sock, factory) for sock in sockets]
         self._steer(kind, OLDEST)
-        return [sock.getsockname()[:2] for sock in listener.sockets]
+        return [listener.address for listener in self._listeners[kind]]
+
+    def _close_listeners(self, *kinds: str) -> None:
+        for kind in kinds:
+            for listener in self._listeners.get(kind, ()):
+                listener.close()
 
     def _steer(self, kind: str, to: int) -> None:
         """Which process gets new connections, when another one listens as well."""
         if self._config.reuse_port:
-            for sock in self._listeners[kind].sockets:
-                steer(sock.fileno(), to)
+            for listener in self._listeners[kind]:
+                steer(listener.fileno(), to)
 
     async def stop(self, grace_s: float | None = None) -> None:
         """A second call with a shorter grace overtakes the first."""
@@ -146,8 +150,7 @@ class ServerEngine:
             grace_s -= asyncio.get_running_loop().time() - begun_s
         self._draining = True
         self._gate.drain()
-        for listener in self._listeners.values():
-            listener.close()
+        self._close_listeners("public", "tunnel")
         for link in list(self._links):
             link.drain()
         for conn in list(self._reactor.conns):
@@ -161,8 +164,6 @@ class ServerEngine:
         for conn in list(self._reactor.conns):
             conn.leave()
         await settle(self._reactor)
-        for listener in self._listeners.values():
-            await listener.wait_closed()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self._reactor.close()
@@ -172,7 +173,7 @@ class ServerEngine:
         """To another process on the same ports. The clients go first; until they are there, all is served here."""
         self._handing_over = True
         self._steer("tunnel", NEXT)
-        self._listeners["tunnel"].close()
+        self._close_listeners("tunnel")
         self._check_moved()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._moved.wait(), patience_s)

@@ -1,0 +1,132 @@
+"""Sockets of the data plane, by themselves: an edge-triggered epoll under the event loop, and no transports.
+
+What a transport of asyncio does per read and per write costs more than parsing a frame; here it is a C call. The event
+loop watches one descriptor, the epoll's, and calls the Poller once for all sockets that are ready.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from fasttunnel.engine._exchange cimport Endpoint
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void *iov_base
+        size_t iov_len
+
+cdef extern from "<sys/socket.h>" nogil:
+    cdef struct sockaddr:
+        uint16_t sa_family
+    cdef struct sockaddr_storage:
+        uint16_t ss_family
+    ctypedef uint32_t socklen_t
+
+cdef extern from "socket_compat.h" nogil:
+    ctypedef union epoll_data_t:
+        void *ptr
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+
+
+# -- output: memory that grows until it is given to a socket -----------------------------------------------------------
+
+cdef struct Out:
+    uint8_t *data                       # owned, by malloc; NULL: empty
+    size_t len
+    size_t cap
+    size_t hint                         # what the last batches needed: the size of the next block
+
+cdef uint8_t *out_reserve(Out *out, size_t n) except NULL        # room for n more; write there, then add to out.len
+cdef int out_append(Out *out, const void *src, size_t n) except -1
+cdef void out_clear(Out *out) noexcept
+cdef bytes out_copy(Out *out, size_t start)                      # what was written from `start` on
+
+
+cdef struct Chunk:                      # of a socket's queue
+    uint8_t *block                      # owned, by malloc; NULL: borrowed until the write returns
+    const uint8_t *data                 # what is left of it
+    size_t len
+
+
+cdef class Poller:
+    cdef readonly object loop
+    cdef int epoll                      # -1: there is none, the loop watches each socket
+    cdef epoll_event *events
+    cdef bint turning                   # _deliver() is on the stack
+    cdef bint scheduled                 # the loop will call _short_turn()
+    cdef public object on_trouble       # callable(text): something that the operator should know; or None
+    cdef list ready                     # sockets that may have more to read, though no event will say so
+    cdef list gone                      # sockets whose connection_lost() or connect_failed() is due
+    cdef readonly set dialling          # sockets that are being connected
+    cdef list retired                   # sockets to which an event of this turn may still point
+
+    cdef int schedule(self) except -1
+    cdef bint end_turn(self) except -1  # everything that is ready has been read: flush; True: there is more to do
+    cdef int _deliver(self, int n) except -1
+
+
+cdef class Socket(Endpoint):
+    """A descriptor with what waits to be written to it. The life of one: dial() or adopt(), connection_made(), and, however
+    it ends, connection_lost() once, never from within a call of its owner."""
+    cdef Poller poller                  # None until it is known where it runs
+    cdef int fd                         # -1: not open
+    cdef readonly bint attached         # from connection_made() until connection_lost()
+    cdef bint connecting                # output is kept until the connection stands
+    cdef bint readable                  # there may be something to read: a read has not come back short since the last event
+    cdef bint listed                    # in the poller's list of those
+    cdef bint hung_up                   # the peer has closed its side: read on until that shows
+    cdef bint peer_eof                  # all has been read
+    cdef bint reading_paused
+    cdef bint write_paused              # the socket has not taken all it was given
+    cdef bint watching_out              # epoll tells when it takes more
+    cdef Chunk *queue                   # given to the socket, not yet taken by it
+    cdef int queue_len
+    cdef int queue_cap
+    cdef object error                   # why it was lost; what connection_lost() is told
+    cdef str purpose                    # while it is dialled: what for, in words
+
+    # What the owner overrides.
+    cdef int connection_made(self) except -1
+    cdef int connection_lost(self, object error) except -1           # None: it was closed by us
+    cdef uint8_t *read_into(self, size_t *room) except NULL
+    cdef int took(self, size_t n) except -1                          # n bytes were read there
+    cdef int dial_over(self) except -1                               # it stands or has failed: what is told next
+    cdef int on_end(self) except -1                                  # the peer has ended its side
+    cdef int on_writable(self) except -1                             # all that was given has been taken
+
+    cdef int adopt(self, int fd) except -1                           # a connected socket, ours from now on
+    cdef int dial(self, const sockaddr *address, socklen_t n, str purpose) except -1
+    cdef int inherit(self, Socket former) except -1
+    cdef int read(self) except -1
+    cdef int read_soon(self) except -1
+    cdef int pause_reading(self) except -1
+    cdef int resume_reading(self) except -1
+    cdef size_t queued(self) noexcept
+    cdef int write_out(self, Out *out) except -1                     # all of it; what the socket does not take is queued
+    cdef int put(self, Out *out) except -1                           # queue all of it; it is empty afterwards
+    cdef int put_part(self, uint8_t *block, const uint8_t *data, size_t n) except -1     # a Chunk
+    cdef int write(self) except -1                                   # what is queued, as far as the socket takes it
+    cdef int end_writing(self) except -1                             # a FIN
+    cdef int set_option(self, int level, int name, int value) except -1
+    cdef int reset_on_close(self) except -1                          # closing it is to be an RST
+    cdef int disconnect(self, object error) except -1                # close the descriptor now; connection_lost() follows
+    cdef tuple peer_address(self)                                    # (host, port), ("unknown", 0) where there is none
+
+    cdef int _events(self, uint32_t events) except -1
+    cdef int _watch(self, int operation, uint32_t more) except -1
+    cdef int _watch_by_loop(self) except -1
+    cdef int _finish_dialling(self) except -1
+    cdef int _keep_borrowed(self) except -1
+    cdef int _drop_queue(self) noexcept
+
+
+cdef class Listener:
+    """A listening socket: each connection it accepts becomes the socket that the factory makes."""
+    cdef Poller poller
+    cdef int fd
+    cdef object sock                    # the Python object that owns fd
+    cdef object factory
+    cdef object resume                  # timer: accepting goes on when there are descriptors again
+    cdef bint troubled
+
+cdef socklen_t literal_address(str host, int port, sockaddr_storage *out) except? 0    # 0: it is a name

@@ -1,0 +1,34 @@
+import asyncio
+import socket
+from collections.abc import Callable
+
+from fasttunnel.engine._exchange import Endpoint
+
+use_epoll: bool
+
+class Poller:
+    """Watches all sockets of one engine, and calls them in turns."""
+
+    loop: asyncio.AbstractEventLoop
+    dialling: set[Socket]
+    on_trouble: Callable[[str], None] | None
+    def __new__(cls, loop: asyncio.AbstractEventLoop) -> Poller: ...
+    def close(self) -> None: ...
+
+class Socket(Endpoint):
+    """A connected socket, or one that is being connected."""
+
+    attached: bool
+    def adopt_descriptor(self, fd: int) -> None: ...
+    def cut(self) -> None: ...
+    def connect_failed(self, text: str, timed_out: bool) -> None: ...
+    def contain(self, error: BaseException) -> None: ...
+
+class Listener:
+    """A listening socket."""
+
+    def __init__(self, poller: Poller, sock: socket.socket, factory: Callable[[], Socket]) -> None: ...
+    @property
+    def address(self) -> tuple[str, int]: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...

@@ -1,0 +1,713 @@
+"""Sockets without transports: reading, writing, dialling and accepting, edge-triggered.
+
+One turn of the Poller reads each socket that is ready once, then has its owners flush what that has produced, each with
+one write. A read that comes back short has emptied the socket, and nothing is asked of it until epoll speaks again; one
+that fills its buffer goes on in the next turn, after everybody else. Pausing costs no system call: it is only remembered
+that there may be something to read. Where there is no epoll, the loop watches each socket, level-triggered.
+"""
+import os
+import socket as sockets
+import traceback
+
+from libc.errno cimport EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+from fasttunnel.errors import describe
+
+cdef extern from "<sys/socket.h>" nogil:
+    cdef struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    cdef struct linger:
+        int l_onoff
+        int l_linger
+    ssize_t c_recv "recv"(int fd, void *data, size_t n, int flags)
+    ssize_t c_send "send"(int fd, const void *data, size_t n, int flags)
+    ssize_t c_sendmsg "sendmsg"(int fd, const msghdr *message, int flags)
+    int c_connect "connect"(int fd, const sockaddr *address, socklen_t n)
+    int c_shutdown "shutdown"(int fd, int how)
+    int c_setsockopt "setsockopt"(int fd, int level, int name, const void *value, socklen_t n)
+    int c_getsockopt "getsockopt"(int fd, int level, int name, void *value, socklen_t *n)
+    int c_getpeername "getpeername"(int fd, sockaddr *address, socklen_t *n)
+    enum:
+        AF_INET
+        AF_INET6
+        SOL_SOCKET
+        SO_ERROR
+        SO_LINGER
+        SHUT_WR
+
+cdef extern from "<netinet/in.h>" nogil:
+    cdef struct in_addr:
+        pass
+    cdef struct in6_addr:
+        pass
+    cdef struct sockaddr_in:
+        uint16_t sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    cdef struct sockaddr_in6:
+        uint16_t sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    uint16_t ntohs(uint16_t port)
+    uint16_t htons(uint16_t port)
+    enum:
+        IPPROTO_TCP
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char *inet_ntop(int family, const void *address, char *text, socklen_t n)
+    int inet_pton(int family, const char *text, void *address)
+
+cdef extern from "socket_compat.h" nogil:
+    int ft_accept(int fd)
+    int ft_socket(int family)
+    int ft_epoll_create()
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int n, int timeout_ms)
+    int c_close "close"(int fd)
+    enum:
+        EPOLLIN
+        EPOLLOUT
+        EPOLLERR
+        EPOLLHUP
+        EPOLLRDHUP
+        EPOLL_CTL_ADD
+        EPOLL_CTL_MOD
+        MSG_NOSIGNAL
+        TCP_NODELAY
+    const uint32_t EPOLLET
+
+cdef enum:
+    EVENTS = 512                        # taken in one turn; the epoll stays readable while there are more
+    ACCEPTS = 64                        # connections accepted before others have their turn
+    PARTS = 16                          # of one sendmsg
+
+cdef double NO_DESCRIPTORS_S = 0.5      # pause of accepting when the process has no descriptors left
+
+# Whether epoll is used where there is one. Tests turn it off to try what other systems use.
+use_epoll = True
+
+
+cdef object os_error(int code):
+    return OSError(code, os.strerror(code))
+
+
+# -- output -----------------------------------------------------------------------------------------------------------------
+
+cdef enum:
+    OUT_MIN = 480                       # smallest block; the allocator keeps such small ones at hand
+
+cdef uint8_t *out_reserve(Out *out, size_t n) except NULL:
+    cdef size_t cap
+    cdef uint8_t *data
+    if out.cap - out.len < n:
+        cap = out.len + n
+        cap = max(cap, out.hint, <size_t>OUT_MIN) if out.data == NULL else max(cap, out.cap * 2)
+        data = <uint8_t *>realloc(out.data, cap)
+        if data == NULL:
+            raise MemoryError
+        out.data = data
+        out.cap = cap
+    return out.data + out.len
+
+
+cdef int out_append(Out *out, const void *src, size_t n) except -1:
+    if n:
+        memcpy(out_reserve(out, n), src, n)
+        out.len += n
+    return 0
+
+
+cdef inline void _used(Out *out) noexcept:
+    """What it held has gone: remember how much that was."""
+    out.hint = max(out.len, out.hint - out.hint / 8)
+
+
+cdef void out_clear(Out *out) noexcept:
+    free(out.data)
+    out.data = NULL
+    out.len = out.cap = 0
+
+
+cdef bytes out_copy(Out *out, size_t start):
+    return (<char *>out.data)[start:out.len] if out.data != NULL else b""
+
+
+# -- the poller -------------------------------------------------------------------------------------------------------------
+
+cdef class Poller:
+    def __cinit__(self, loop):
+        self.loop = loop
+        self.ready = []
+        self.gone = []
+        self.retired = []
+        self.dialling = set()
+        self.epoll = ft_epoll_create() if use_epoll else -1
+        if self.epoll >= 0:
+            self.events = <epoll_event *>malloc(EVENTS * sizeof(epoll_event))
+            if self.events == NULL:
+                raise MemoryError
+            loop.add_reader(self.epoll, self._turn)
+
+    def __dealloc__(self):
+        if self.epoll >= 0:
+            c_close(self.epoll)
+        free(self.events)
+
+    def close(self):
+        """No more turns; sockets are closed by their owners before."""
+        if self.epoll >= 0:
+            self.loop.remove_reader(self.epoll)
+            c_close(self.epoll)
+            self.epoll = -1
+
+    cdef int schedule(self) except -1:
+        """Have a turn soon, though nothing may become ready."""
+        if not self.turning and not self.scheduled:
+            self.scheduled = True
+            self.loop.call_soon(self._short_turn)
+        return 0
+
+    def _turn(self):
+        cdef int n = epoll_wait(self.epoll, self.events, EVENTS, 0) if self.epoll >= 0 else 0
+        self._deliver(n)
+
+    def _short_turn(self):
+        self.scheduled = False
+        self._deliver(0)
+
+    cdef int _deliver(self, int n) except -1:
+        cdef Socket sock
+        cdef list batch = self.ready
+        cdef bint more
+        cdef int i
+        self.turning = True
+        try:
+            if batch:
+                self.ready = []
+            for i in range(n):
+                sock = <Socket>self.events[i].data.ptr
+                try:
+                    sock._events(self.events[i].events)
+                except Exception as error:
+                    sock.contain(error)
+            for sock in batch:
+                sock.listed = False
+                try:
+                    if sock.readable and not sock.reading_paused and sock.fd >= 0:
+                        sock.read()
+                except Exception as error:
+                    sock.contain(error)
+            more = self.end_turn()
+            if self.gone:
+                self._part()
+                more = True                 # it may have left something to write
+        finally:
+            self.turning = False
+            if self.retired:
+                self.retired = []
+        if more or self.ready:
+            self.schedule()
+        return 0
+
+    def _part(self):
+        cdef Socket sock
+        cdef list batch = self.gone
+        self.gone = []
+        for sock in batch:
+            try:
+                if sock.connecting:
+                    sock.connecting = False
+                    self.dialling.discard(sock)
+                    sock.dial_over()
+                    sock._dial_failed()
+                else:
+                    sock.connection_lost(sock.error)
+            except Exception as error:
+                sock.contain(error)
+
+    cdef bint end_turn(self) except -1:
+        return False
+
+
+# -- sockets ----------------------------------------------------------------------------------------------------------------
+
+cdef class Socket(Endpoint):
+    def __cinit__(self, *args, **kwargs):
+        self.fd = -1
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            c_close(self.fd)
+        self._drop_queue()
+
+    # -- what the owner overrides
+
+    cdef uint8_t *read_into(self, size_t *room) except NULL:
+        raise NotImplementedError
+
+    cdef int took(self, size_t n) except -1:
+        raise NotImplementedError
+
+    cdef int dial_over(self) except -1:
+        return 0
+
+    cdef int on_end(self) except -1:
+        raise NotImplementedError
+
+    cdef int on_writable(self) except -1:
+        raise NotImplementedError
+
+    cdef int connection_made(self) except -1:
+        return 0
+
+    cdef int connection_lost(self, object error) except -1:
+        return 0
+
+    def connect_failed(self, str text, bint timed_out):
+        """What was dialled cannot be reached."""
+
+    def cut(self):
+        """Close at once, whatever is under way."""
+        self.disconnect(None)
+
+    def contain(self, error):
+        """An unexpected error in any of these."""
+        traceback.print_exception(error)
+
+    # -- opening
+
+    cdef int adopt(self, int fd) except -1:
+        self.fd = fd
+        self.connecting = False
+        self.attached = True
+        self._watch(EPOLL_CTL_ADD, 0)
+        self.connection_made()
+        return 0
+
+    def adopt_descriptor(self, int fd):
+        """Take a connected, non-blocking socket over from Python."""
+        cdef int on = 1
+        c_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+        self.adopt(fd)
+
+    cdef int dial(self, const sockaddr *address, socklen_t n, str purpose) except -1:
+        """Connect in the background: connection_made() or connect_failed() follows, never at once."""
+        cdef int on = 1
+        self.connecting = True
+        self.purpose = purpose
+        self.poller.dialling.add(self)
+        self.fd = ft_socket(address.sa_family)
+        if self.fd >= 0:
+            c_setsockopt(self.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+            if c_connect(self.fd, address, n) == 0 or errno == EINPROGRESS or errno == EINTR:
+                return self._watch(EPOLL_CTL_ADD, EPOLLOUT)
+        return self.disconnect(os_error(errno))
+
+    cdef int _finish_dialling(self) except -1:
+        cdef int code = 0
+        cdef socklen_t n = sizeof(code)
+        if c_getsockopt(self.fd, SOL_SOCKET, SO_ERROR, &code, &n) < 0:
+            code = errno
+        if code:
+            return self.disconnect(os_error(code))
+        self.connecting = False
+        self.purpose = None
+        self.attached = True
+        self.poller.dialling.discard(self)
+        self.dial_over()
+        if self.poller.epoll < 0:
+            self._watch_by_loop()
+        self.connection_made()
+        return 0
+
+    def _dial_failed(self):
+        cdef object error = self.error
+        cdef bint timed_out = isinstance(error, TimeoutError)
+        self.error = None
+        if error is None:
+            self.connect_failed("the client is shutting down", False)
+            return
+        self.connect_failed(f"{self.purpose} did not take the connection in time" if timed_out else
+                            f"{self.purpose} cannot be reached: {describe(error)}", timed_out)
+
+    cdef int inherit(self, Socket former) except -1:
+        """Take the descriptor of another one over, with all that is under way on it."""
+        self.poller = former.poller
+        self.fd = former.fd
+        self.attached = former.attached
+        self.peer_eof = former.peer_eof
+        self.reading_paused = former.reading_paused
+        self.write_paused = former.write_paused
+        self.watching_out = former.watching_out
+        self.queue, self.queue_len, self.queue_cap = former.queue, former.queue_len, former.queue_cap
+        former.queue = NULL
+        former.queue_len = former.queue_cap = 0
+        former.fd = -1
+        former.attached = False
+        if self.poller.turning:             # an event of this turn may point to it; the next line brings it again
+            self.poller.retired.append(former)
+        return self._watch(EPOLL_CTL_MOD, EPOLLOUT if self.watching_out else 0)
+
+    # -- events
+
+    cdef int _watch(self, int operation, uint32_t more) except -1:
+        cdef epoll_event event
+        if self.poller.epoll < 0:
+            return self._watch_by_loop()
+        memset(&event, 0, sizeof(event))
+        event.events = <uint32_t>EPOLLIN | <uint32_t>EPOLLRDHUP | EPOLLET | more
+        event.data.ptr = <void *>self
+        if more:
+            self.watching_out = True
+        if epoll_ctl(self.poller.epoll, operation, self.fd, &event) < 0:
+            raise os_error(errno)
+        return 0
+
+    cdef int _watch_by_loop(self) except -1:
+        cdef object loop = self.poller.loop
+        if self.fd < 0:
+            return 0
+        if self.attached and not self.reading_paused and not self.peer_eof:
+            loop.add_reader(self.fd, self._loop_event, EPOLLIN)
+        else:
+            loop.remove_reader(self.fd)
+        if self.connecting or self.queue_len:
+            loop.add_writer(self.fd, self._loop_event, EPOLLOUT)
+        else:
+            loop.remove_writer(self.fd)
+        return 0
+
+    def _loop_event(self, uint32_t events):
+        try:
+            self._events(events)
+        except Exception as error:
+            self.contain(error)
+        self.poller.schedule()
+
+    cdef int _events(self, uint32_t events) except -1:
+        cdef Socket _held = self            # what it sets off may drop the last reference
+        if self.fd < 0:
+            return 0
+        if self.connecting:
+            if not events & (<uint32_t>EPOLLOUT | <uint32_t>EPOLLERR | <uint32_t>EPOLLHUP):
+                return 0
+            self._finish_dialling()
+            if not self.attached:
+                return 0
+        if events & <uint32_t>EPOLLOUT and self.queue_len:
+            self.write()
+        if events & (<uint32_t>EPOLLIN | <uint32_t>EPOLLRDHUP | <uint32_t>EPOLLHUP | <uint32_t>EPOLLERR):
+            self.readable = True
+            if events & (<uint32_t>EPOLLRDHUP | <uint32_t>EPOLLHUP | <uint32_t>EPOLLERR):
+                self.hung_up = True
+            if self.fd >= 0 and not self.reading_paused:
+                return self.read()
+        return 0
+
+    # -- reading
+
+    cdef int read(self) except -1:
+        cdef size_t room = 0
+        cdef uint8_t *place
+        cdef ssize_t n
+        cdef int code = 0
+        cdef socklen_t size = sizeof(code)
+        if self.peer_eof:
+            # Only an error can come any more: the peer has gone altogether.
+            self.readable = False
+            if c_getsockopt(self.fd, SOL_SOCKET, SO_ERROR, &code, &size) == 0 and code:
+                return self.disconnect(os_error(code))
+            return 0
+        place = self.read_into(&room)
+        n = c_recv(self.fd, place, room, 0)
+        if n > 0:
+            if <size_t>n < room and not self.hung_up:
+                self.readable = False
+            else:
+                self.read_soon()
+            return self.took(<size_t>n)
+        self.readable = False
+        if n == 0:
+            self.peer_eof = True
+            if self.poller.epoll < 0:
+                self._watch_by_loop()
+            return self.on_end()
+        if errno == EINTR:
+            self.readable = True
+            return self.read_soon()
+        if errno == EAGAIN:
+            return 0
+        return self.disconnect(os_error(errno))
+
+    cdef int read_soon(self) except -1:
+        if not self.listed:
+            self.listed = True
+            self.poller.ready.append(self)
+            self.poller.schedule()
+        return 0
+
+    cdef int pause_reading(self) except -1:
+        if not self.reading_paused:
+            self.reading_paused = True
+            if self.poller.epoll < 0:
+                self._watch_by_loop()
+        return 0
+
+    cdef int resume_reading(self) except -1:
+        if self.reading_paused:
+            self.reading_paused = False
+            if self.poller.epoll < 0:
+                self._watch_by_loop()
+            elif self.readable:
+                self.read_soon()
+        return 0
+
+    # -- writing
+
+    cdef size_t queued(self) noexcept:
+        cdef size_t total = 0
+        cdef int i
+        for i in range(self.queue_len):
+            total += self.queue[i].len
+        return total
+
+    cdef int put_part(self, uint8_t *block, const uint8_t *data, size_t n) except -1:
+        cdef Chunk *grown
+        if self.queue_len == self.queue_cap:
+            grown = <Chunk *>realloc(self.queue, <size_t>(self.queue_cap * 2 + 4) * sizeof(Chunk))
+            if grown == NULL:
+                raise MemoryError
+            self.queue = grown
+            self.queue_cap = self.queue_cap * 2 + 4
+        self.queue[self.queue_len].block = block
+        self.queue[self.queue_len].data = data
+        self.queue[self.queue_len].len = n
+        self.queue_len += 1
+        return 0
+
+    cdef int write_out(self, Out *out) except -1:
+        cdef ssize_t n = 0
+        if out.len == 0:
+            return 0
+        if self.queue_len == 0 and self.fd >= 0:
+            n = c_send(self.fd, out.data, out.len, MSG_NOSIGNAL)
+            if <size_t>n == out.len:
+                _used(out)
+                out_clear(out)
+                return 0
+            n = max(n, 0)                   # an error shows again in write()
+        self.put(out)
+        self.queue[self.queue_len - 1].data += n
+        self.queue[self.queue_len - 1].len -= <size_t>n
+        return self.write()
+
+    cdef int put(self, Out *out) except -1:
+        if out.len:
+            self.put_part(out.data, out.data, out.len)
+            _used(out)
+            out.data = NULL
+            out.len = out.cap = 0
+        return 0
+
+    cdef int write(self) except -1:
+        cdef iovec parts[PARTS]
+        cdef msghdr message
+        cdef ssize_t n
+        cdef size_t left
+        cdef int i, taken = 0
+        if self.fd < 0:
+            self._drop_queue()
+            return 0
+        while taken < self.queue_len:
+            if taken + 1 == self.queue_len:
+                n = c_send(self.fd, self.queue[taken].data, self.queue[taken].len, MSG_NOSIGNAL)
+            else:
+                memset(&message, 0, sizeof(message))
+                message.msg_iov = parts
+                for i in range(min(self.queue_len - taken, PARTS)):
+                    parts[i].iov_base = <void *>self.queue[taken + i].data
+                    parts[i].iov_len = self.queue[taken + i].len
+                message.msg_iovlen = <size_t>min(self.queue_len - taken, PARTS)
+                n = c_sendmsg(self.fd, &message, MSG_NOSIGNAL)
+            if n < 0:
+                if errno == EINTR:
+                    continue
+                if errno != EAGAIN:
+                    return self.disconnect(os_error(errno))
+                break
+            left = <size_t>n
+            while taken < self.queue_len and left >= self.queue[taken].len:
+                left -= self.queue[taken].len
+                free(self.queue[taken].block)
+                self.queue[taken].block = NULL
+                taken += 1
+            if left:                        # a short write: it is full
+                self.queue[taken].data += left
+                self.queue[taken].len -= left
+        if taken < self.queue_len:
+            for i in range(self.queue_len - taken):
+                self.queue[i] = self.queue[taken + i]
+            self.queue_len -= taken
+            self.write_paused = True
+            self._keep_borrowed()
+            if self.poller.epoll < 0:
+                return self._watch_by_loop()
+            return 0 if self.watching_out else self._watch(EPOLL_CTL_MOD, EPOLLOUT)
+        self._drop_queue()
+        if self.write_paused:
+            self.write_paused = False
+            if self.poller.epoll < 0:
+                self._watch_by_loop()
+            return self.on_writable()
+        return 0
+
+    cdef int _keep_borrowed(self) except -1:
+        cdef Chunk *chunk
+        cdef int i
+        for i in range(self.queue_len):
+            chunk = &self.queue[i]
+            if chunk.block == NULL:
+                chunk.block = <uint8_t *>malloc(chunk.len)
+                if chunk.block == NULL:
+                    raise MemoryError
+                memcpy(chunk.block, chunk.data, chunk.len)
+                chunk.data = chunk.block
+        return 0
+
+    cdef int _drop_queue(self) noexcept:
+        cdef int i
+        for i in range(self.queue_len):
+            free(self.queue[i].block)
+        self.queue_len = 0
+        if self.queue != NULL:
+            free(self.queue)
+            self.queue = NULL
+            self.queue_cap = 0
+        return 0
+
+    cdef int end_writing(self) except -1:
+        if self.fd >= 0:
+            c_shutdown(self.fd, SHUT_WR)
+        return 0
+
+    # -- closing and the rest
+
+    cdef int disconnect(self, object error) except -1:
+        if self.fd >= 0:
+            if self.poller.epoll < 0:
+                self.poller.loop.remove_reader(self.fd)
+                self.poller.loop.remove_writer(self.fd)
+            c_close(self.fd)
+            self.fd = -1
+        elif not self.connecting:
+            return 0
+        self._drop_queue()
+        self.error = error
+        self.poller.gone.append(self)       # which also keeps it while events may point to it
+        if self.poller.turning:
+            self.poller.retired.append(self)
+        return self.poller.schedule()
+
+    cdef int set_option(self, int level, int name, int value) except -1:
+        if self.fd >= 0:
+            c_setsockopt(self.fd, level, name, &value, sizeof(value))
+        return 0
+
+    cdef int reset_on_close(self) except -1:
+        cdef linger at_once
+        at_once.l_onoff = 1
+        at_once.l_linger = 0
+        if self.fd >= 0:
+            c_setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once))
+        return 0
+
+    cdef tuple peer_address(self):
+        cdef sockaddr_storage address
+        cdef socklen_t n = sizeof(address)
+        cdef char text[64]
+        memset(&address, 0, sizeof(address))
+        if self.fd >= 0 and c_getpeername(self.fd, <sockaddr *>&address, &n) == 0:
+            if address.ss_family == AF_INET and inet_ntop(AF_INET, &(<sockaddr_in *>&address).sin_addr, text, 64) != NULL:
+                return text.decode("ascii"), ntohs((<sockaddr_in *>&address).sin_port)
+            if address.ss_family == AF_INET6 and inet_ntop(AF_INET6, &(<sockaddr_in6 *>&address).sin6_addr, text, 64) != NULL:
+                return text.decode("ascii"), ntohs((<sockaddr_in6 *>&address).sin6_port)
+        return "unknown", 0
+
+
+# -- listening --------------------------------------------------------------------------------------------------------------
+
+cdef class Listener:
+    """`factory()` makes the Socket for each connection; `sock` is a listening, non-blocking socket object, ours from now on."""
+
+    def __init__(self, Poller poller, sock, factory):
+        self.poller = poller
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.factory = factory
+        sock.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)     # each accepted socket inherits it
+        poller.loop.add_reader(self.fd, self._accept)
+
+    def _accept(self):
+        cdef Socket made
+        cdef int fd, code, _i
+        for _i in range(ACCEPTS):
+            fd = ft_accept(self.fd)
+            if fd < 0:
+                if errno == EINTR or errno == ECONNABORTED:
+                    continue
+                if errno != EAGAIN:
+                    # No descriptors, or no memory: those who wait stay in the backlog, and what is open goes on.
+                    code = errno
+                    self.poller.loop.remove_reader(self.fd)
+                    self.resume = self.poller.loop.call_later(NO_DESCRIPTORS_S, self._resume)
+                    if not self.troubled and self.poller.on_trouble is not None:
+                        self.poller.on_trouble(f"no connection can be accepted for now: {os.strerror(code)}")
+                    self.troubled = True
+                return
+            self.troubled = False
+            made = self.factory()
+            made.poller = self.poller
+            made.adopt(fd)
+
+    def _resume(self):
+        self.resume = None
+        self.poller.loop.add_reader(self.fd, self._accept)
+
+    @property
+    def address(self):
+        """(host, port)"""
+        return self.sock.getsockname()[:2]
+
+    def fileno(self):
+        return self.fd
+
+    def close(self):
+        """Connections that wait to be accepted are reset."""
+        if self.fd >= 0:
+            if self.resume is not None:
+                self.resume.cancel()
+                self.resume = None
+            self.poller.loop.remove_reader(self.fd)
+            self.fd = -1
+            self.sock.close()
+            self.factory = None
+
+
+cdef socklen_t literal_address(str host, int port, sockaddr_storage *out) except? 0:
+    cdef bytes text = host.encode("ascii", "replace")
+    cdef sockaddr_in *four = <sockaddr_in *>out
+    cdef sockaddr_in6 *six = <sockaddr_in6 *>out
+    memset(out, 0, sizeof(sockaddr_storage))
+    if inet_pton(AF_INET, text, &four.sin_addr) == 1:
+        four.sin_family = AF_INET
+        four.sin_port = htons(<uint16_t>port)
+        return sizeof(sockaddr_in)
+    if inet_pton(AF_INET6, text, &six.sin6_addr) == 1:
+        six.sin6_family = AF_INET6
+        six.sin6_port = htons(<uint16_t>port)
+        return sizeof(sockaddr_in6)
+    return 0
