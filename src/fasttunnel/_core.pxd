@@ -235,6 +235,11 @@ cdef enum:
 # The hot one: prefix and WebSocketFrame, unmasking the payload while copying. `id` is the request_id, at most 16 bytes.
 cdef size_t msg_encode_ws(const uint8_t *id, size_t id_len, int direction, const WsFrame *f,
                           uint8_t *out) noexcept nogil
+# The same two, prefixed, but without the bytes of a body or payload that is not empty: they belong at `gap`, unmasked,
+# and are counted in every length. For those that are sent from where they lie.
+cdef size_t msg_encode_around(const Msg *m, uint8_t *out, size_t *gap) noexcept nogil
+cdef size_t msg_encode_ws_around(const uint8_t *id, size_t id_len, int direction, const WsFrame *f, uint8_t *out,
+                                 size_t *gap) noexcept nogil
 
 
 # -- header fields ----------------------------------------------------------------------------------------------------

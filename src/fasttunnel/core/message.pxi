@@ -325,7 +325,7 @@ cdef size_t _fields_size(const Msg *m, int row) noexcept nogil:
     return size
 
 
-cdef uint8_t *_put_fields(const Msg *m, int row, uint8_t *out) noexcept nogil:
+cdef uint8_t *_put_fields(const Msg *m, int row, uint8_t *out, uint8_t **gap) noexcept nogil:
     cdef:
         const Field *field
         const char *place
@@ -345,7 +345,10 @@ cdef uint8_t *_put_fields(const Msg *m, int row, uint8_t *out) noexcept nogil:
         slice = <const Slice *>place
         if field.type != F_HEADERS:
             out = put_varint(out, slice.len)
-        out = put_bytes(out, slice.ptr, slice.len)
+        if gap != NULL and slice == &m.body:
+            gap[0] = out
+        else:
+            out = put_bytes(out, slice.ptr, slice.len)
     return out
 
 
@@ -369,8 +372,21 @@ cdef uint8_t *_put_string(uint8_t *out, uint32_t number, const Slice *s) noexcep
 
 
 cdef size_t msg_encode(const Msg *m, bint prefixed, uint8_t *out) noexcept nogil:
+    return _encode(m, prefixed, out, NULL)
+
+
+cdef size_t msg_encode_around(const Msg *m, uint8_t *out, size_t *gap) noexcept nogil:
+    cdef:
+        uint8_t *place = out
+        size_t n = _encode(m, True, out, &place)
+    gap[0] = <size_t>(place - out)
+    return n
+
+
+cdef size_t _encode(const Msg *m, bint prefixed, uint8_t *out, uint8_t **gap) noexcept nogil:
     cdef:
         uint8_t *start = out
+        size_t left_out = m.body.len if gap != NULL else 0
         bint has_member = 0 < m.kind < ROWS and _last_field[m.kind] != 0
     if prefixed:
         out += GRPC_PREFIX_BYTES
@@ -385,15 +401,25 @@ cdef size_t msg_encode(const Msg *m, bint prefixed, uint8_t *out) noexcept nogil
     if has_member:
         out = put_varint(out, <uint64_t>m.kind << 3 | WIRE_BYTES)
         out = put_varint(out, _fields_size(m, m.kind))
-        out = _put_fields(m, m.kind, out)
+        out = _put_fields(m, m.kind, out, gap)
     out = _put_string(out, 17, &m.trace_id)
     if prefixed:
-        grpc_prefix(start, False, <uint32_t>(out - start - GRPC_PREFIX_BYTES))
+        grpc_prefix(start, False, <uint32_t>(<size_t>(out - start) + left_out - GRPC_PREFIX_BYTES))
     return <size_t>(out - start)
 
 
 cdef size_t msg_encode_ws(const uint8_t *id, size_t id_len, int direction, const WsFrame *f,
                           uint8_t *out) noexcept nogil:
+    return _encode_ws(id, id_len, direction, f, out, NULL)
+
+
+cdef size_t msg_encode_ws_around(const uint8_t *id, size_t id_len, int direction, const WsFrame *f, uint8_t *out,
+                                 size_t *gap) noexcept nogil:
+    return _encode_ws(id, id_len, direction, f, out, gap)
+
+
+cdef inline size_t _encode_ws(const uint8_t *id, size_t id_len, int direction, const WsFrame *f, uint8_t *out,
+                              size_t *gap) noexcept nogil:
     cdef:
         uint8_t *start = out
         size_t n = f.payload_len
@@ -432,18 +458,21 @@ cdef size_t msg_encode_ws(const uint8_t *id, size_t id_len, int direction, const
     if n:
         out[0] = 5 << 3 | WIRE_BYTES
         out = put_varint(out + 1, n)
-        if f.masked:
+        if gap != NULL:
+            gap[0] = <size_t>(out - start)
+        elif f.masked:
             ws_mask(out, f.payload, n, f.key)
         else:
             memcpy(out, f.payload, n)
-        out += n
+        if gap == NULL:
+            out += n
     out = _put_small(out, 6, <uint8_t>direction)
     out = _put_small(out, 7, f.rsv)
     if f.first and f.more:
         out[0] = 8 << 3 | WIRE_VARINT
         out = put_varint(out + 1, f.frame_bytes)
     out = _put_small(out, 9, f.more)
-    grpc_prefix(start, False, <uint32_t>(out - start - GRPC_PREFIX_BYTES))
+    grpc_prefix(start, False, <uint32_t>(<size_t>(out - start) + (n if gap != NULL else 0) - GRPC_PREFIX_BYTES))
     return <size_t>(out - start)
 
 

@@ -82,7 +82,7 @@ cdef class BackendHttp1(Conn):
             self.out.len = mark
             return self.fail_request(PROTOCOL_ERROR, b"the request cannot be written as HTTP/1.1")
         if m.body.len:
-            if write_body(&self.out, &self.writer, m.body.ptr, m.body.len):
+            if write_body(self, &self.writer, m.body.ptr, m.body.len):
                 return self.fail_request(PROTOCOL_ERROR, b"body longer than its Content-Length")
             self.unconsumed += m.body.len
         if m.last:

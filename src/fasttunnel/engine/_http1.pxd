@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from fasttunnel._core cimport Buf, BodyReader, Msg, Slice
+from fasttunnel.engine._io cimport Conn
 from fasttunnel.engine._socket cimport Out
 
 
@@ -51,7 +52,7 @@ cdef struct BodyWriter:                 # what is still owed of the body being w
 
 # Each returns 0, or 1 when the message may not be written (injection, wrong length): the peer is at fault.
 cdef int write_fields(Out *out, const Msg *m, uint8_t tag, bint *has_length, uint64_t *length) except -1
-cdef int write_body(Out *out, BodyWriter *writer, const uint8_t *data, size_t n) except -1
+cdef int write_body(Conn conn, BodyWriter *writer, const uint8_t *data, size_t n) except -1
 cdef int write_body_end(Out *out, BodyWriter *writer, const Msg *m, uint8_t trailer_tag) except -1
 cdef int write_text(Out *out, const char *text) except -1
 cdef int write_bytes(Out *out, bytes text) except -1

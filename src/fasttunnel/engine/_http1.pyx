@@ -371,7 +371,7 @@ cdef bint has_field(const Msg *m, uint8_t tag, const char *lower) noexcept:
     return False
 
 
-cdef int write_body(Out *out, BodyWriter *writer, const uint8_t *data, size_t n) except -1:
+cdef int write_body(Conn conn, BodyWriter *writer, const uint8_t *data, size_t n) except -1:
     cdef uint8_t hexa[18]
     cdef int i = 16
     cdef size_t size = n
@@ -390,10 +390,10 @@ cdef int write_body(Out *out, BodyWriter *writer, const uint8_t *data, size_t n)
             i -= 1
             hexa[i] = b"0123456789abcdef"[size & 15]
             size >>= 4
-        out_append(out, hexa + i, 18 - i)
-    out_append(out, data, n)
+        out_append(&conn.out, hexa + i, 18 - i)
+    conn.write_through(data, n)
     if writer.mode == BODY_CHUNKED:
-        out_append(out, <const char *>b"\r\n", 2)
+        out_append(&conn.out, <const char *>b"\r\n", 2)
     return 0
 
 

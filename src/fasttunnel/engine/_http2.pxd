@@ -83,4 +83,5 @@ cdef class Http2Conn(Conn):
     cdef int go_away(self) except -1
     cdef int announce_go_away(self) except -1
     cdef int ping(self) except -1
+    cdef uint32_t peer_max_frame(self) noexcept          # the peer's MAX_FRAME_SIZE
     cdef uint32_t peer_max_streams(self) noexcept        # the peer's MAX_CONCURRENT_STREAMS

@@ -606,3 +606,6 @@ cdef class Http2Conn(Conn):
 
     cdef uint32_t peer_max_streams(self) noexcept:
         return nghttp2_session_get_remote_settings(self.session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
+
+    cdef uint32_t peer_max_frame(self) noexcept:
+        return nghttp2_session_get_remote_settings(self.session, NGHTTP2_SETTINGS_MAX_FRAME_SIZE)

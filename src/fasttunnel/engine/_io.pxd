@@ -58,7 +58,7 @@ cdef class Conn(Socket):
     cdef bint dirty
     cdef bint is_link                   # flushed after the connections that feed it
     cdef bint feeding                   # feed() is on the stack
-    cdef bint flushing                  # flush() is on the stack
+    cdef bint flushing                  # fill() is on the stack
     cdef bint again                     # refeed() was asked for while it was
     cdef bint closing                   # close() was asked for: when everything is written, the socket is closed
     cdef Timer timer                    # the one deadline of this connection, made on first use

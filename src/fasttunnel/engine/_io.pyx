@@ -350,29 +350,29 @@ cdef class Conn(Socket):
         return 0
 
     cdef int flush(self) except -1:
-        self.flushing = True
-        try:
-            self.dirty = False
-            if self.fd < 0 or self.connecting:
-                if not self.connecting:
-                    out_clear(&self.out)
-                return 0
-            self._write_out()
-            if not self.write_paused and self.fd >= 0:
-                self.written()
-            if self.closing and self.fd >= 0 and self.out.len == 0:
-                self.pause_reading()
-                if self.queue_len == 0:
-                    self.disconnect(None)
+        self.dirty = False
+        if self.fd < 0 or self.connecting:
+            if not self.connecting:
+                out_clear(&self.out)
             return 0
-        finally:
-            self.flushing = False
+        self._write_out()
+        if not self.write_paused and self.fd >= 0:
+            self.written()
+        if self.closing and self.fd >= 0 and self.out.len == 0:
+            self.pause_reading()
+            if self.queue_len == 0:
+                self.disconnect(None)
+        return 0
 
     cdef int _write_out(self) except -1:
         # While the socket takes nothing, output gathers in `out`.
         if self.write_paused:
             return 0
-        self.fill()
+        self.flushing = True
+        try:
+            self.fill()
+        finally:
+            self.flushing = False
         if self.queue_len == 0:
             return self.write_out(&self.out)
         self.put(&self.out)
@@ -391,11 +391,7 @@ cdef class Conn(Socket):
         cdef bint marked = self.dirty
         if self.feeding or self.flushing:
             return 0
-        self.flushing = True
-        try:
-            self._write_out()
-        finally:
-            self.flushing = False
+        self._write_out()
         self.dirty = marked             # it is still in the reactor's list
         return self.touch()
 

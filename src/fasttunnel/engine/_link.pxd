@@ -72,6 +72,9 @@ cdef class Link(Carrier):
     # output
     cdef Out batch                      # prefixed messages behind 9 bytes of headroom for the DATA frame's header
     cdef size_t batch_pos               # sent of it
+    cdef const uint8_t *part            # a payload that is sent from where it lies, during one call of pass_on()
+    cdef size_t part_bytes
+    cdef size_t part_at                 # its place in the batch
     cdef size_t backlog_bytes           # more than this is not kept for a peer that does not read
     # input
     cdef GrpcSplitter splitter
@@ -84,6 +87,9 @@ cdef class Link(Carrier):
     cdef Exchange open(self, Endpoint endpoint, int protocol)
     cdef uint8_t *reserve(self, size_t n) except NULL
     cdef int commit(self, size_t n) except -1
+    cdef bint passes(self, size_t n) noexcept
+    cdef int pass_on(self, size_t n, size_t gap, const uint8_t *payload, size_t payload_bytes) except -1
+    cdef int gather(self) except -1
     cdef int show(self, bint sent, const uint8_t *data, size_t n) except -1
     cdef bint congested(self) noexcept
     cdef int serve_waiting(self) except -1

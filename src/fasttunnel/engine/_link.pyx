@@ -21,11 +21,11 @@ from fasttunnel._core cimport (
     MSG_NONE, MSG_RESET, MSG_TCP_DATA, MSG_WINDOW_UPDATE, MSG_WS_FRAME, MSG_WS_OVERHEAD,
     MSG_WS_REQUEST, PROTO_GRPC, PROTO_HTTP, PROTO_WEBSOCKET, TO_BACKEND, TO_PUBLIC,
     buf_append, buf_consume, grpc_prefix, grpc_split, msg_bound, msg_decode, msg_encode,
-    msg_encode_ws, tbl_find, tbl_free, tbl_init, tbl_pop, tbl_put,
+    msg_encode_around, msg_encode_ws, msg_encode_ws_around, ws_mask, tbl_find, tbl_free, tbl_init, tbl_pop, tbl_put,
 )
 from fasttunnel.engine._grpc cimport decode_message, encode_message
 from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
-from fasttunnel.engine._io cimport Conn
+from fasttunnel.engine._io cimport Conn, THROUGH_BYTES
 from fasttunnel.engine._socket cimport out_append, out_clear, out_reserve
 from fasttunnel.engine._nghttp2 cimport NGHTTP2_SETTINGS
 
@@ -187,7 +187,7 @@ cdef class LinkStream(H2Stream):
         return 0
 
     cdef size_t out_available(self) noexcept:
-        return self.link.batch.len - self.link.batch_pos if self.link is not None else 0
+        return self.link.batch.len - self.link.batch_pos + self.link.part_bytes if self.link is not None else 0
 
     cdef int emit(self, const uint8_t *frame_head, size_t length) except -1:
         cdef Link link = self.link
@@ -198,12 +198,22 @@ cdef class LinkStream(H2Stream):
             out_append(&conn.out, frame_head, 9)
             return 0
         data = link.batch.data
-        if link.batch_pos == HEADROOM and length == link.batch.len - HEADROOM:
+        if link.batch_pos == HEADROOM and length == link.batch.len - HEADROOM + link.part_bytes:
             memcpy(data, frame_head, 9)
             conn.put(&conn.out)
-            conn.put(&link.batch)
+            if link.part_bytes:
+                conn.put_part(NULL, data, link.part_at)
+                conn.put_part(NULL, link.part, link.part_bytes)
+                conn.put(&link.batch)
+                conn.skip(link.part_at)
+                link.part_bytes = 0
+            else:
+                conn.put(&link.batch)
             link.batch_pos = 0
             return 0
+        if link.part_bytes:
+            link.gather()
+            data = link.batch.data
         room = out_reserve(&conn.out, length + 9)
         memcpy(room, frame_head, 9)
         memcpy(room + 9, data + link.batch_pos, length)
@@ -548,16 +558,59 @@ cdef class Link(Carrier):
             self.conn.flush_early()
         return 0
 
+    cdef bint passes(self, size_t n) noexcept:
+        """Whether a payload of n bytes is sent from where it lies: it is long, and the socket and the peer take it now."""
+        cdef LinkConn conn = self.conn
+        return (n >= THROUGH_BYTES and conn is not None and not conn.write_paused and not conn.feeding
+                and not conn.flushing and conn.fd >= 0 and self.tap is None
+                and (self.batch_pos == HEADROOM or self.batch.len == 0)
+                and conn.peer_max_frame() >= n + BATCH_FLUSH)
+
+    cdef int pass_on(self, size_t n, size_t gap, const uint8_t *payload, size_t payload_bytes) except -1:
+        """Send the batch with a last message of n bytes around a payload that is not copied."""
+        self.part = payload
+        self.part_bytes = payload_bytes
+        self.part_at = self.batch.len + gap
+        self.batch.len += n
+        self.messages_sent += 1
+        self.conn.flush_early()
+        return self.gather() if self.part_bytes else 0
+
+    cdef int gather(self) except -1:
+        """The payload was not taken after all: it is copied into the batch."""
+        cdef size_t n = self.part_bytes
+        cdef uint8_t *place
+        self.part_bytes = 0
+        if self.batch.data != NULL:
+            out_reserve(&self.batch, n)
+            place = self.batch.data + self.part_at
+            memmove(place + n, place, self.batch.len - self.part_at)
+            memcpy(place, self.part, n)
+            self.batch.len += n
+        return 0
+
     cdef int send(self, Msg *m) except -1:
-        cdef uint8_t *room = self.reserve(msg_bound(m))
-        cdef size_t n = msg_encode(m, True, room)
+        cdef uint8_t *room
+        cdef size_t n, gap = 0
+        if self.passes(m.body.len):
+            room = self.reserve(msg_bound(m) - m.body.len)
+            n = msg_encode_around(m, room, &gap)
+            return self.pass_on(n, gap, m.body.ptr, m.body.len)
+        room = self.reserve(msg_bound(m))
+        n = msg_encode(m, True, room)
         if self.tap is not None:
             self.show(True, room + 5, n - 5)
         return self.commit(n)
 
     cdef int send_frame(self, Exchange exchange, const WsFrame *frame) except -1:
         cdef uint8_t *room
-        cdef size_t n
+        cdef size_t n, gap = 0
+        if self.passes(frame.payload_len):
+            room = self.reserve(MSG_WS_OVERHEAD)
+            n = msg_encode_ws_around(exchange.id, exchange.id_len, exchange.direction, frame, room, &gap)
+            if frame.masked:                # in place: it lies in a buffer of ours, and nobody reads it again
+                ws_mask(<uint8_t *>frame.payload, frame.payload, frame.payload_len, frame.key)
+            return self.pass_on(n, gap, frame.payload, frame.payload_len)
         room = self.reserve(frame.payload_len + MSG_WS_OVERHEAD)
         n = msg_encode_ws(exchange.id, exchange.id_len, exchange.direction, frame, room)
         if self.tap is not None:

@@ -447,7 +447,7 @@ cdef class PublicHttp1(Conn):
                 return self.bad_answer(b"bad header field from the backend")
             self.answer_begun = True
         if m.body.len and not self.no_body:
-            if write_body(&self.out, &self.writer, m.body.ptr, m.body.len):
+            if write_body(self, &self.writer, m.body.ptr, m.body.len):
                 return self.bad_answer(b"answer longer than its Content-Length")
         self.unconsumed += m.body.len
         self.touch()

@@ -105,6 +105,7 @@ cdef class Socket(Endpoint):
     cdef int write_out(self, Out *out) except -1                     # all of it; what the socket does not take is queued
     cdef int put(self, Out *out) except -1                           # queue all of it; it is empty afterwards
     cdef int put_part(self, uint8_t *block, const uint8_t *data, size_t n) except -1     # a Chunk
+    cdef int skip(self, size_t n) except -1                          # the first n bytes of the last part, which are not to be sent
     cdef int write(self) except -1                                   # what is queued, as far as the socket takes it
     cdef int end_writing(self) except -1                             # a FIN
     cdef int set_option(self, int level, int name, int value) except -1

@@ -501,8 +501,7 @@ cdef class Socket(Endpoint):
                 return 0
             n = max(n, 0)                   # an error shows again in write()
         self.put(out)
-        self.queue[self.queue_len - 1].data += n
-        self.queue[self.queue_len - 1].len -= <size_t>n
+        self.skip(<size_t>n)
         return self.write()
 
     cdef int put(self, Out *out) except -1:
@@ -511,6 +510,11 @@ cdef class Socket(Endpoint):
             _used(out)
             out.data = NULL
             out.len = out.cap = 0
+        return 0
+
+    cdef int skip(self, size_t n) except -1:
+        self.queue[self.queue_len - 1].data += n
+        self.queue[self.queue_len - 1].len -= n
         return 0
 
     cdef int write(self) except -1:

@@ -12,6 +12,7 @@ from fasttunnel._core cimport (
     MSG_WS_FRAME, WS_BLOCKED, WS_FRAME, WS_NEED_MORE, WsFrame, ws_build_head, ws_error_close_code, ws_error_text, ws_mask,
     ws_parse, ws_parser_init, ws_rotate,
 )
+from fasttunnel.engine._io cimport THROUGH_BYTES
 from fasttunnel.engine._socket cimport out_reserve
 
 cdef enum:
@@ -148,7 +149,7 @@ cdef class WebSocketConn(Conn):
         cdef size_t head = 0
         if m.opcode > 15 or m.rsv > 7 or m.opcode >= 8 and (n > 125 or m.more or not m.fin):
             return 1
-        p = out_reserve(&self.out, n + 14)
+        p = out_reserve(&self.out, 14 if n >= THROUGH_BYTES else n + 14)
         if self.writing == 0 or m.opcode >= 8:
             if m.opcode < 8:
                 self.writing = m.frame_bytes if m.more else n
@@ -162,6 +163,12 @@ cdef class WebSocketConn(Conn):
             if n > self.writing or (n == self.writing) == m.more:
                 return 1
             self.writing -= n
+        if n >= THROUGH_BYTES:
+            self.out.len += head
+            if self.client_side:            # in place: it lies in a buffer of ours, and nobody reads it again
+                ws_mask(<uint8_t *>m.body.ptr, m.body.ptr, n, self.key)
+                ws_rotate(self.key, n)
+            return self.write_through(m.body.ptr, n)
         if self.client_side:
             ws_mask(p + head, m.body.ptr, n, self.key)
             ws_rotate(self.key, n)
