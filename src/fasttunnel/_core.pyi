@@ -175,10 +175,16 @@ def decode_message(data: bytes) -> dict[str, Any]:
     `headers` and `trailers` are lists of (name, value). Raises KernelError (MsgError) with `where`.
     """
 
-def encode_message(kind: _Kind | None = None, *, prefixed: bool = False, **fields: Any) -> bytes:
-    """The bytes protobuf would write; `fields` as in `decode_message`. `prefixed`: with the 5 bytes of gRPC before."""
+def encode_message(
+    kind: _Kind | None = None, *, prefixed: bool = False, around: bool = False, **fields: Any
+) -> bytes:
+    """The bytes protobuf would write; `fields` as in `decode_message`. `prefixed`: with the 5 bytes of gRPC before;
+    `around`: the same, and the body is put in afterwards.
+    """
 
-def encode_ws_frame(request_id: bytes, direction: int, frame: Frame, key: bytes | None = None) -> bytes:
+def encode_ws_frame(
+    request_id: bytes, direction: int, frame: Frame, key: bytes | None = None, *, around: bool = False
+) -> bytes:
     """Prefix and TunnelMessage of a frame. With a key the payload is masked, and unmasked while it is copied."""
 
 def is_utf8(data: bytes) -> bool:

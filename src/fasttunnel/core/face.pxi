@@ -283,12 +283,19 @@ cdef int _lend_headers(Slice *s, Buf *block, int tag, headers) except -1:
     return 0
 
 
-def encode_message(kind=None, *, bint prefixed=False, **fields):
-    """The bytes of a TunnelMessage; `fields` are named as `decode_message` names them."""
+cdef bytes _put_in(const uint8_t *around, size_t n, size_t gap, const uint8_t *middle, size_t middle_bytes):
+    return _copy(around, gap) + _copy(middle, middle_bytes) + _copy(around + gap, n - gap)
+
+
+def encode_message(kind=None, *, bint prefixed=False, bint around=False, **fields):
+    """The bytes of a TunnelMessage; `fields` are named as `decode_message` names them.
+
+    around: prefixed, and the body is put in afterwards, as where it is sent without a copy.
+    """
     cdef:
         Msg m
         Buf headers, trailers
-        size_t n, bound
+        size_t n, bound, gap = 0
         uint8_t *out = NULL
         list keep = []
     memset(&m, 0, sizeof(Msg))
@@ -339,6 +346,9 @@ def encode_message(kind=None, *, bint prefixed=False, **fields):
         out = <uint8_t *>malloc(bound)
         if out == NULL:
             raise MemoryError
+        if around:
+            n = msg_encode_around(&m, out, &gap)
+            return _put_in(out, n, gap, m.body.ptr, m.body.len)
         n = msg_encode(&m, prefixed, out)
         if n > bound:
             raise AssertionError(f"msg_bound says {bound}, msg_encode wrote {n}")
@@ -349,14 +359,14 @@ def encode_message(kind=None, *, bint prefixed=False, **fields):
         buf_free(&trailers)
 
 
-def encode_ws_frame(bytes request_id not None, int direction, frame, bytes key=None):
+def encode_ws_frame(bytes request_id not None, int direction, frame, bytes key=None, *, bint around=False):
     """Prefix and TunnelMessage of a `Frame`. With a key the payload is what stood on the wire, still masked."""
     cdef:
         WsFrame f
         _Block payload = _Block(frame.payload)
         size_t bound = MSG_WS_OVERHEAD + payload.n
         uint8_t *out = <uint8_t *>malloc(bound)
-        size_t n
+        size_t n, gap = 0
     if out == NULL:
         raise MemoryError
     memset(&f, 0, sizeof(WsFrame))
@@ -372,6 +382,11 @@ def encode_ws_frame(bytes request_id not None, int direction, frame, bytes key=N
     if key is not None:
         memcpy(f.key, <const uint8_t *>key, 4)
     try:
+        if around:
+            n = msg_encode_ws_around(<const uint8_t *>request_id, len(request_id), direction, &f, out, &gap)
+            if f.masked:
+                ws_mask(payload.data, payload.data, payload.n, f.key)
+            return _put_in(out, n, gap, payload.data, payload.n)
         n = msg_encode_ws(<const uint8_t *>request_id, len(request_id), direction, &f, out)
         if n > bound:
             raise AssertionError(f"MSG_WS_OVERHEAD is too small: {n - payload.n}")

@@ -1,4 +1,5 @@
 """A tunnel: one gRPC stream of TunnelMessages over HTTP/2, with the exchanges that it carries."""
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from fasttunnel._core cimport GrpcPiece, GrpcSplitter, Msg, Table, WsFrame
@@ -61,8 +62,10 @@ cdef class Link(Carrier):
     cdef public object info             # the engine's notes on this link
     # requests
     cdef Table table
+    cdef PyObject *last                 # the Exchange of the last message, for another often follows; borrowed, or NULL
     cdef object light                   # deques of exchanges that wait for room: those that have sent little,
     cdef object ring                    # and those that have used their share up
+    cdef Py_ssize_t waiting             # exchanges in the two
     cdef Exchange turn                  # whose turn it is
     cdef int64_t light_left             # bytes before the ring has a turn again, though light ones are waiting
     cdef uint64_t recent[RECENT]        # hashes of ids that ended abnormally

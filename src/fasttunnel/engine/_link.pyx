@@ -12,9 +12,10 @@ import time
 import traceback
 from collections import deque
 
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from fasttunnel._core cimport (
     GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST,
@@ -512,6 +513,8 @@ cdef class Link(Carrier):
 
     cdef int retire(self, Exchange exchange, bint abnormal) except -1:
         cdef object record = self.on_record
+        if self.last == <PyObject *>exchange:
+            self.last = NULL
         if tbl_pop(&self.table, exchange.id, exchange.id_len) == NULL:
             return 0
         self.reactor.requests -= 1
@@ -633,10 +636,11 @@ cdef class Link(Carrier):
         if self.turn is exchange:
             if exchange.share > 0:
                 return <uint64_t>max(exchange.share, <int64_t>PIECE)
-        elif not self.congested() and not self.ring and not self.light:
+        elif self.waiting == 0 and not self.congested():
             return LINK_WINDOW
         if not exchange.waiting:
             exchange.waiting = True
+            self.waiting += 1
             (self.light if exchange.share > 0 else self.ring).append(exchange)
             if self.conn is not None:
                 self.conn.touch()
@@ -647,7 +651,7 @@ cdef class Link(Carrier):
         cdef Exchange exchange
         cdef Endpoint endpoint
         cdef int64_t before
-        while (self.light or self.ring) and not self.congested():
+        while self.waiting and not self.congested():
             if self.light and (self.light_left > 0 or not self.ring):
                 exchange = self.light.popleft()
             else:
@@ -655,6 +659,7 @@ cdef class Link(Carrier):
                 exchange.share = QUANTUM
                 self.light_left = QUANTUM
             exchange.waiting = False
+            self.waiting -= 1
             endpoint = exchange.endpoint
             if endpoint is None:
                 continue
@@ -693,9 +698,14 @@ cdef class Link(Carrier):
         if m.kind >= MSG_HTTP_REQUEST and m.kind <= MSG_WS_FRAME or m.kind == MSG_RESET or m.kind == MSG_WINDOW_UPDATE:
             if m.request_id.len > 16:
                 return self.malformed(f"request_id of {m.request_id.len} bytes, at most 16 are allowed")
+            if self.last != NULL:
+                exchange = <Exchange>self.last
+                if exchange.id_len == m.request_id.len and memcmp(exchange.id, m.request_id.ptr, exchange.id_len) == 0:
+                    return self.deliver(exchange, &m)
             entry = tbl_find(&self.table, m.request_id.ptr, m.request_id.len)
             if entry == NULL:
                 return self.unknown(&m)
+            self.last = <PyObject *>entry
             exchange = <Exchange>entry
             return self.deliver(exchange, &m)
         self.handler.control(self, m.kind, data[:n])
@@ -783,6 +793,7 @@ cdef class Link(Carrier):
             exchange.fail(TUNNEL_LOST, b"the tunnel was lost")
         self.ring.clear()
         self.light.clear()
+        self.waiting = 0
         if self.acceptor is None:
             conn.await_close()
         self.handler.lost(self, grpc_status, message)

@@ -16,7 +16,7 @@ from fasttunnel.engine._io cimport THROUGH_BYTES
 from fasttunnel.engine._socket cimport out_reserve
 
 cdef enum:
-    KEY_POOL = 4096
+    KEY_POOL = 16384
     PROTOCOL_ERROR = 5
     TOO_LARGE = 7
     OVERLOADED = 8
