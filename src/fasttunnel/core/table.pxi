@@ -1,12 +1,13 @@
 # Request table: request_id -> entry, open addressing with linear probing.
 #
 # Ids come from strangers, so their places are decided by SipHash-1-3 under a secret of this process. A removed entry
-# leaves no tombstone (the cluster is shifted back); the table doubles at 3/4 and halves below 1/8, so each change costs
-# O(1) on average, and a table that was large once does not stay so.
+# leaves no tombstone (the cluster is shifted back); the table doubles at 3/4 and halves below 1/8 where it is large, so each change
+# costs O(1) on average, and a table that was large once does not stay so.
 
 cdef enum:
     REQUEST_ID_BYTES = 16
     TABLE_FIRST_ENTRIES = 16
+    TABLE_KEPT_ENTRIES = 1024       # 32 KiB: up to here a table is not made smaller, for requests often come in bursts
 
 cdef uint64_t _process_secret[2]
 
@@ -160,6 +161,6 @@ cdef void *tbl_pop(Table *t, const uint8_t *id, size_t n) noexcept nogil:
             hole = i
     memset(&t.entries[hole], 0, sizeof(TableEntry))
     t.count -= 1
-    if t.capacity > TABLE_FIRST_ENTRIES and t.count * 8 < t.capacity:
+    if t.capacity > TABLE_KEPT_ENTRIES and t.count * 8 < t.capacity:
         _resize(t, t.capacity // 2)                     # without memory it simply stays as large as it was
     return value

@@ -16,7 +16,7 @@ from fasttunnel._core cimport (
     msg_decode, msg_next_header,
 )
 from fasttunnel.engine._exchange cimport Exchange
-from fasttunnel.engine._grpc cimport decode_message, is_grpc_type, status_for_http
+from fasttunnel.engine._grpc cimport decode_message, is_grpc_type, small_number, status_for_http
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_text, nv_start
 
 cdef enum:
@@ -49,7 +49,7 @@ cdef enum:
 
 cdef Endpoint open_call(Plan plan):
     """A call on the connection with the fewest, or on a new one when all are full."""
-    cdef BackendCall call = BackendCall()
+    cdef BackendCall call = BackendCall.__new__(BackendCall)
     cdef BackendHttp2 conn, best = None
     cdef Target target = plan.target
     for conn in target.multiplexed:
@@ -237,20 +237,22 @@ cdef class BackendCall(H2Stream):
             self.failure = b"header list of the backend's answer above the limit"
             return 0
         if name_len and name[0] == 58:
-            self.http_status = int(value[:value_len])
+            self.http_status = small_number(value, value_len)
             self.informational = self.http_status < 200
             return 0
         if self.informational:
             return 0
         if name_len == 11 and hdr_is(name, name_len, "grpc-status"):
-            self.status = int(value[:value_len]) if value_len <= 9 and value[:value_len].isdigit() else GRPC_UNKNOWN
+            self.status = small_number(value, value_len)
+            if self.status < 0:
+                self.status = GRPC_UNKNOWN
             return 0
         if name_len == 12:
             if hdr_is(name, name_len, "grpc-message"):
                 self.message = decode_message(value[:value_len])
                 return 0
             if hdr_is(name, name_len, "content-type"):
-                self.typed = is_grpc_type(value[:value_len])
+                self.typed = is_grpc_type(value, value_len)
         elif name_len == 23 and hdr_is(name, name_len, "grpc-status-details-bin"):
             self.details = decode_details(value[:value_len])
             return 0

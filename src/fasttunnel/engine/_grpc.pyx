@@ -3,13 +3,29 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcmp
 
 _PLAIN = re.compile(rb"[\x20-\x24\x26-\x7e]*").fullmatch
 
 
-cdef bint is_grpc_type(bytes content_type):
+cdef bint is_grpc_type(const uint8_t *content_type, size_t n) noexcept:
     """application/grpc-web is another protocol."""
-    return content_type.startswith(b"application/grpc") and content_type[16:17] in (b"", b"+", b";")
+    if n < 16 or memcmp(content_type, <const char *>b"application/grpc", 16) != 0:
+        return False
+    return n == 16 or content_type[16] == c"+" or content_type[16] == c";"
+
+
+cdef int small_number(const uint8_t *text, size_t n) noexcept:
+    """A number of at most 9 digits; -1: it is none."""
+    cdef int number = 0
+    cdef size_t i
+    if n == 0 or n > 9:
+        return -1
+    for i in range(n):
+        if not 48 <= text[i] <= 57:
+            return -1
+        number = number * 10 + (text[i] - 48)
+    return number
 
 
 cdef double decode_timeout(const uint8_t *value, size_t n) noexcept:
@@ -40,8 +56,15 @@ cdef double decode_timeout(const uint8_t *value, size_t n) noexcept:
     return max(seconds, 0.001)
 
 
+cdef list NUMBERS = [b"%d" % status for status in range(17)]
+
+cdef bytes status_text(int status):
+    """grpc-status; what is none of the 17 becomes UNKNOWN."""
+    return NUMBERS[status if 0 <= status <= 16 else 2]
+
+
 cdef bytes encode_message(bytes text):
-    if _PLAIN(text):
+    if not text or _PLAIN(text):
         return text
     return b"".join([bytes((c,)) if 32 <= c < 127 and c != 37 else b"%%%02X" % c for c in text])
 

@@ -19,7 +19,7 @@ cdef class PublicStream(H2Stream):
     cdef bytes method
     cdef bytes path
     cdef bytes authority
-    cdef bytes content_type
+    cdef bint grpc_type                 # its content-type is that of gRPC
     cdef bytes trace_id                 # None: the request is not traced
     cdef bytes cookie                   # crumbs, joined (RFC 9113 8.2.3)
     cdef double timeout_s               # grpc-timeout; 0: none

@@ -17,7 +17,7 @@ from fasttunnel._core cimport (
     msg_next_header,
 )
 from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of, trace_id_of
-from fasttunnel.engine._grpc cimport decode_timeout, encode_message, is_grpc_type
+from fasttunnel.engine._grpc cimport decode_timeout, encode_message, is_grpc_type, status_text
 from fasttunnel.engine._http1 cimport has_fields, host_ok
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
 from fasttunnel.engine._link cimport Link
@@ -36,7 +36,6 @@ cdef enum:
     TOO_LARGE = 7
     OVERLOADED = 8
 
-    GRPC_UNKNOWN = 2
     GRPC_DEADLINE_EXCEEDED = 4
     GRPC_RESOURCE_EXHAUSTED = 8
     GRPC_UNIMPLEMENTED = 12
@@ -51,6 +50,15 @@ cdef void set_slice(Slice *slice, bytes value) noexcept:
     if value is not None:
         slice.ptr = <const uint8_t *><const char *>value
         slice.len = <size_t>len(value)
+
+
+cdef Py_ssize_t last_slash(bytes path) noexcept:
+    """Where the last slash of a path is, -1: it has none."""
+    cdef const char *text = path
+    cdef Py_ssize_t i = len(path) - 1
+    while i >= 0 and text[i] != c"/":
+        i -= 1
+    return i
 
 
 cdef class PublicHttp2(Http2Conn):
@@ -69,7 +77,7 @@ cdef class PublicHttp2(Http2Conn):
     cdef H2Stream new_stream(self):
         self.disarm()
         self.idle = False
-        return PublicStream()
+        return PublicStream.__new__(PublicStream)
 
     cdef int on_stream_gone(self, H2Stream stream) except -1:
         if self.refused:
@@ -133,7 +141,7 @@ cdef class PublicStream(H2Stream):
             self.trace_id = trace_id_of(value[:value_len])
         if name_len == 12:
             if hdr_is(name, name_len, "content-type"):
-                self.content_type = value[:value_len]
+                self.grpc_type = is_grpc_type(value, value_len)
             elif hdr_is(name, name_len, "grpc-timeout"):
                 self.timeout_s = decode_timeout(value, value_len)
         if hdr_forwarding(name, name_len):
@@ -152,7 +160,7 @@ cdef class PublicStream(H2Stream):
             return 0                        # trailers: pump() sends them with the last chunk
         self.headers_done = True
         self.is_head = self.method == b"HEAD"
-        self.is_grpc = self.method == b"POST" and self.content_type is not None and is_grpc_type(self.content_type)
+        self.is_grpc = self.grpc_type and self.method == b"POST"
         return 0
 
     cdef int begin(self) except -1:
@@ -174,7 +182,7 @@ cdef class PublicStream(H2Stream):
             return self.answer_error(400, b"bad scheme, path, host or method")
         if self.is_grpc and self.timeout_s < 0:
             return self.answer_error(400, b"bad grpc-timeout")
-        if self.is_grpc and self.path.rfind(b"/") == 0:
+        if self.is_grpc and last_slash(self.path) == 0:
             return self.answer_error(404, b"a call has the path /SERVICE/METHOD")
         if not self.is_grpc and 0 < gate.body_bytes < <uint64_t>max(self.announced, 0):
             return self.body_too_large()
@@ -279,7 +287,7 @@ cdef class PublicStream(H2Stream):
         set_slice(&m.host, self.authority)
         set_slice(&m.trace_id, self.trace_id)
         if self.is_grpc:
-            slash = self.path.rfind(b"/")
+            slash = last_slash(self.path)
             m.service.ptr = <const uint8_t *><const char *>self.path + 1
             m.service.len = <size_t>max(slash - 1, 0)
             m.method.ptr = <const uint8_t *><const char *>self.path + slash + 1
@@ -460,7 +468,7 @@ cdef class PublicStream(H2Stream):
 
     cdef int answer_status(self, int status, bytes message, bytes details, const Msg *m) except -1:
         """The end of a call: trailers, or the whole answer when nothing was sent before (Trailers-Only)."""
-        cdef bytes number = b"%d" % (status if 0 <= status <= 16 else GRPC_UNKNOWN)
+        cdef bytes number = status_text(status)
         cdef bytes text
         if self.conn is None or self.answer_done:
             return 0

@@ -3,7 +3,7 @@
 What a transport of asyncio does per read and per write costs more than parsing a frame; here it is a C call. The event
 loop watches one descriptor, the epoll's, and calls the Poller once for all sockets that are ready.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fasttunnel.engine._exchange cimport Endpoint
 
@@ -54,6 +54,8 @@ cdef class Poller:
     cdef epoll_event *events
     cdef bint turning                   # _deliver() is on the stack
     cdef bint scheduled                 # the loop will call _short_turn()
+    cdef readonly uint64_t reads        # system calls made for its sockets
+    cdef readonly uint64_t writes
     cdef public object on_trouble       # callable(text): something that the operator should know; or None
     cdef list ready                     # sockets that may have more to read, though no event will say so
     cdef list gone                      # sockets whose connection_lost() or connect_failed() is due

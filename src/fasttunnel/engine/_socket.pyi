@@ -11,6 +11,8 @@ class Poller:
 
     loop: asyncio.AbstractEventLoop
     dialling: set[Socket]
+    reads: int
+    writes: int
     on_trouble: Callable[[str], None] | None
     def __new__(cls, loop: asyncio.AbstractEventLoop) -> Poller: ...
     def close(self) -> None: ...

@@ -423,6 +423,7 @@ cdef class Socket(Endpoint):
                 return self.disconnect(os_error(code))
             return 0
         place = self.read_into(&room)
+        self.poller.reads += 1
         n = c_recv(self.fd, place, room, 0)
         if n > 0:
             if <size_t>n < room and not self.hung_up:
@@ -494,6 +495,7 @@ cdef class Socket(Endpoint):
         if out.len == 0:
             return 0
         if self.queue_len == 0 and self.fd >= 0:
+            self.poller.writes += 1
             n = c_send(self.fd, out.data, out.len, MSG_NOSIGNAL)
             if <size_t>n == out.len:
                 _used(out)
@@ -527,6 +529,7 @@ cdef class Socket(Endpoint):
             self._drop_queue()
             return 0
         while taken < self.queue_len:
+            self.poller.writes += 1
             if taken + 1 == self.queue_len:
                 n = c_send(self.fd, self.queue[taken].data, self.queue[taken].len, MSG_NOSIGNAL)
             else:
@@ -663,7 +666,9 @@ cdef class Listener:
             if fd < 0:
                 if errno == EINTR or errno == ECONNABORTED:
                     continue
-                if errno != EAGAIN:
+                if errno == EAGAIN:
+                    self.troubled = False
+                else:
                     # No descriptors, or no memory: those who wait stay in the backlog, and what is open goes on.
                     code = errno
                     self.poller.loop.remove_reader(self.fd)
@@ -672,7 +677,6 @@ cdef class Listener:
                         self.poller.on_trouble(f"no connection can be accepted for now: {os.strerror(code)}")
                     self.troubled = True
                 return
-            self.troubled = False
             made = self.factory()
             made.poller = self.poller
             made.adopt(fd)

@@ -168,6 +168,8 @@ class ClientEngine:
             "reconnects": self._reconnects,
             "connections": len(self._reactor.conns),
             "timers": self._reactor.timers,
+            "reads": self._reactor.reads,
+            "writes": self._reactor.writes,
             "buffered_bytes": self._reactor.buffered,
             "active_requests": sum(link.active for link in links),
             "requests": self._requests + sum(link.requests for link in links),

@@ -35,15 +35,16 @@ async def listening_sockets(host: str, port: int, backlog: int, reuse_port: bool
 async def connect(conn: Socket, host: str, port: int) -> None:
     """Connect to the first address of the host that takes it. Raises the OSError of the last one."""
     loop = asyncio.get_running_loop()
-    failure = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for candidate in found:
+        family, kind, protocol, _, address = candidate
         with socket.socket(family, kind, protocol) as sock:
             sock.setblocking(False)
             try:
                 await loop.sock_connect(sock, address)
-            except OSError as error:
-                failure = error
+            except OSError:
+                if candidate is found[-1]:
+                    raise
             else:
                 conn.adopt_descriptor(sock.detach())
                 return
-    raise failure

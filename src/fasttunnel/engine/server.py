@@ -196,6 +196,8 @@ class ServerEngine:
             "draining": self._draining,
             "connections": len(self._reactor.conns),
             "timers": self._reactor.timers,
+            "reads": self._reactor.reads,
+            "writes": self._reactor.writes,
             "buffered_bytes": self._reactor.buffered,
             "queued_requests": self._gate.queued,
             "active_requests": sum(link.active for link in self._links),

@@ -1,0 +1,180 @@
+"""The sockets of the compiled engine: with epoll and as on systems without it, and when descriptors run out."""
+
+import asyncio
+import io
+import resource
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+
+import aiohttp
+import pytest
+from websockets.asyncio.client import connect as ws_connect
+
+from fasttunnel.engine import _socket
+from tests.support.grpc_peers import UNLIMITED, Note, open_channel, start_grpc
+from tests.support.raw import answer, connect, request, start_raw
+from tests.support.site import content, start_site
+from tests.support.tunnel import Tunnel, eventually, start_tunnel
+
+MIB = 2**20
+
+pytestmark = pytest.mark.cython_only("the asyncio engine has the sockets of its libraries")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(
+            True, marks=pytest.mark.skipif(not sys.platform.startswith("linux"), reason="epoll is Linux's"), id="epoll"
+        ),
+        pytest.param(False, id="loop"),
+    ]
+)
+def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whom the sockets are watched."""
+    monkeypatch.setattr(_socket, "use_epoll", request.param)
+
+
+@pytest.fixture
+async def tunnel(stack: AsyncExitStack, watched: None) -> Tunnel:
+    return await start_tunnel(stack, await start_site(stack), await start_grpc(stack, options=UNLIMITED))
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, 5 * MIB])
+async def test_bodies_both_ways(stack: AsyncExitStack, tunnel: Tunnel, size: int) -> None:
+    body = content(size)
+    async with aiohttp.ClientSession(tunnel.url) as session:
+        for _ in range(2):  # the second time on connections that are kept
+            async with session.post("/echo", data=io.BytesIO(body)) as got:
+                assert await got.read() == body
+
+
+async def test_frames_of_all_lengths(tunnel: Tunnel) -> None:
+    """Short ones are copied into one write; long ones leave from where they were read."""
+    async with ws_connect(f"{tunnel.ws_url}/websocket", max_size=None) as peer:
+        sizes = [0, 1, 125, 126, 16_383, 16_384, 16_385, 65_535, 65_536, 65_537, 200_000, 3 * MIB]
+        for size in sizes:
+            await peer.send(content(size))
+            assert await peer.recv() == content(size)[::-1]
+        sending = asyncio.ensure_future(_send_all(peer, sizes))
+        for size in sizes:
+            assert await peer.recv() == content(size)[::-1]
+        await sending
+
+
+async def _send_all(peer: object, sizes: list[int]) -> None:
+    for size in sizes:
+        await peer.send(content(size))  # type: ignore[attr-defined]
+
+
+async def test_calls_of_all_lengths(stack: AsyncExitStack, tunnel: Tunnel) -> None:
+    stub = await open_channel(stack, tunnel.authority, options=UNLIMITED)
+
+    async def notes() -> AsyncIterator[Note]:
+        for size in (0, 1, 16_384, 70_000, MIB):
+            yield Note(data=content(size))
+
+    got = [note.data async for note in stub.Talk(notes())]
+    assert got == [content(size) for size in (0, 1, 16_384, 70_000, MIB)]
+
+
+async def test_a_peer_that_reads_slowly(stack: AsyncExitStack, watched: None) -> None:
+    """Writes come back short, at either end, and what is left follows when the socket takes more."""
+    backend = await start_raw(stack)
+    tunnel = await start_tunnel(stack, backend.url)
+    body = content(3 * MIB)
+    public = await connect(stack, tunnel.host, tunnel.port, receive_buffer=4096)
+    await public.send(request("GET", "/"))
+    peer = await backend.accept()
+    await peer.head()
+    sending = asyncio.ensure_future(peer.send(answer("200 OK", body=body)))
+    got = await public.exactly(len(answer("200 OK", body=body)) - len(body))
+    assert b"200 OK" in got
+    for start in range(0, len(body), 16_384):
+        assert await public.exactly(min(16_384, len(body) - start)) == body[start : start + 16_384]
+    await sending
+
+
+async def test_a_backend_that_reads_slowly(stack: AsyncExitStack, watched: None) -> None:
+    backend = await start_raw(stack, receive_buffer=4096)
+    tunnel = await start_tunnel(stack, backend.url)
+    body = content(3 * MIB)
+    public = await connect(stack, tunnel.host, tunnel.port)
+    sending = asyncio.ensure_future(public.send(request("POST", "/", body=body)))
+    peer = await backend.accept()
+    head = await peer.head()
+    assert head.get("content-length") == str(len(body))
+    for start in range(0, len(body), 16_384):
+        assert await peer.exactly(min(16_384, len(body) - start)) == body[start : start + 16_384]
+    await sending
+    await peer.send(answer("204 No Content"))
+    assert (await public.answer()).head.status == 204
+
+
+async def test_a_backend_that_nobody_listens_for(stack: AsyncExitStack, watched: None) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    tunnel = await start_tunnel(stack, f"http://127.0.0.1:{port}", f"x.example=http://localhost:{port}")
+    async with aiohttp.ClientSession(tunnel.url) as session:
+        for host in ("y.example", "x.example"):  # an address, and a name that is looked up
+            async with session.get("/", headers={"Host": host}) as got:
+                assert got.status == 502
+                assert f"{port} cannot be reached: " in await got.text()
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[int]:
+    """The process may open this many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    more = 40
+    yield more
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_descriptors_run_out_and_come_back(stack: AsyncExitStack, watched: None, few_descriptors: int) -> None:
+    """Who is connected goes on, and those who wait are served when there are descriptors again."""
+    backend = await start_raw(stack)
+    tunnel = await start_tunnel(stack, backend.url)
+    public = await connect(stack, tunnel.host, tunnel.port)
+    await public.send(request("GET", "/"))
+    peer = await backend.accept()
+    await peer.head()
+    await peer.send(answer("200 OK", body=b"first"))
+    assert (await public.answer()).body == b"first"
+
+    waiting = [await connect(stack, tunnel.host, tunnel.port) for _ in range(10)]
+    await eventually(lambda: tunnel.server.status()["connections"] == 12)
+    late = socket.socket()
+    stack.callback(late.close)
+    late.setblocking(False)
+    highest = socket.socket()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno() + 1, hard))
+    held = []
+    with pytest.raises(OSError, match="Too many open files"):
+        while True:
+            held.append(socket.socket())
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(late, (tunnel.host, tunnel.port))  # into the backlog
+    await tunnel.events.until(lambda: len(tunnel.events.warnings) == 1)
+    assert "no connection can be accepted for now: Too many open files" in tunnel.events.warnings[0]
+
+    await public.send(request("GET", "/second"))
+    await peer.head()
+    await peer.send(answer("200 OK", body=b"second"))
+    assert (await public.answer()).body == b"second"
+
+    for sock in (highest, *held):
+        sock.close()
+    await loop.sock_sendall(late, request("GET", "/late"))
+    await peer.head()
+    await peer.send(answer("200 OK", body=b"late"))
+    got = b""
+    while b"late" not in got:
+        got += await loop.sock_recv(late, 4096)
+    assert len(tunnel.events.warnings) == 1, "said once"
+    tunnel.events.warnings.clear()
+    for idle in waiting:
+        await idle.close()
