@@ -175,9 +175,7 @@ def decode_message(data: bytes) -> dict[str, Any]:
     `headers` and `trailers` are lists of (name, value). Raises KernelError (MsgError) with `where`.
     """
 
-def encode_message(
-    kind: _Kind | None = None, *, prefixed: bool = False, around: bool = False, **fields: Any
-) -> bytes:
+def encode_message(kind: _Kind | None = None, *, prefixed: bool = False, around: bool = False, **fields: Any) -> bytes:
     """The bytes protobuf would write; `fields` as in `decode_message`. `prefixed`: with the 5 bytes of gRPC before;
     `around`: the same, and the body is put in afterwards.
     """

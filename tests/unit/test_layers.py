@@ -21,11 +21,11 @@ LAYERS = """
     control.auth control.log control.trace
     abc
     _core
-    engine._nghttp2 engine._grpc
+    engine._nghttp2 engine._system engine._grpc
     engine._exchange
     engine._socket
     engine._io
-    engine._http1 engine._http2 engine._websocket
+    engine._http1 engine._http2 engine._websocket engine._listener
     engine._link
     engine._gate engine._target engine.heartbeat engine.closing engine.opening engine.census
     engine._public_http2 engine._public_websocket engine._backend_http1 engine._backend_http2

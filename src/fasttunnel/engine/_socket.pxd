@@ -6,26 +6,7 @@ loop watches one descriptor, the epoll's, and calls the Poller once for all sock
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fasttunnel.engine._exchange cimport Endpoint
-
-
-cdef extern from "<sys/uio.h>" nogil:
-    cdef struct iovec:
-        void *iov_base
-        size_t iov_len
-
-cdef extern from "<sys/socket.h>" nogil:
-    cdef struct sockaddr:
-        uint16_t sa_family
-    cdef struct sockaddr_storage:
-        uint16_t ss_family
-    ctypedef uint32_t socklen_t
-
-cdef extern from "socket_compat.h" nogil:
-    ctypedef union epoll_data_t:
-        void *ptr
-    cdef struct epoll_event:
-        uint32_t events
-        epoll_data_t data
+from fasttunnel.engine._system cimport epoll_event, sockaddr, sockaddr_storage, socklen_t
 
 
 # -- output: memory that grows until it is given to a socket -----------------------------------------------------------
@@ -122,14 +103,5 @@ cdef class Socket(Endpoint):
     cdef int _keep_borrowed(self) except -1
     cdef int _drop_queue(self) noexcept
 
-
-cdef class Listener:
-    """A listening socket: each connection it accepts becomes the socket that the factory makes."""
-    cdef Poller poller
-    cdef int fd
-    cdef object sock                    # the Python object that owns fd
-    cdef object factory
-    cdef object resume                  # timer: accepting goes on when there are descriptors again
-    cdef bint troubled
 
 cdef socklen_t literal_address(str host, int port, sockaddr_storage *out) except? 0    # 0: it is a name

@@ -6,86 +6,25 @@ that fills its buffer goes on in the next turn, after everybody else. Pausing co
 that there may be something to read. Where there is no epoll, the loop watches each socket, level-triggered.
 """
 import os
-import socket as sockets
 import traceback
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
+from libc.stdint cimport uint8_t, uint32_t, uint16_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from fasttunnel.engine._system cimport (
+    AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP,
+    MSG_NOSIGNAL, SHUT_WR, SO_ERROR, SO_LINGER, SOL_SOCKET, TCP_NODELAY, c_close, c_connect, c_getpeername, c_getsockopt, c_recv,
+    c_send, c_sendmsg, c_setsockopt, c_shutdown, epoll_ctl, epoll_event, epoll_wait, ft_epoll_create, ft_socket, htons, inet_ntop,
+    inet_pton, iovec, linger, msghdr, ntohs, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+)
+
 from fasttunnel.errors import describe
-
-cdef extern from "<sys/socket.h>" nogil:
-    cdef struct msghdr:
-        iovec *msg_iov
-        size_t msg_iovlen
-    cdef struct linger:
-        int l_onoff
-        int l_linger
-    ssize_t c_recv "recv"(int fd, void *data, size_t n, int flags)
-    ssize_t c_send "send"(int fd, const void *data, size_t n, int flags)
-    ssize_t c_sendmsg "sendmsg"(int fd, const msghdr *message, int flags)
-    int c_connect "connect"(int fd, const sockaddr *address, socklen_t n)
-    int c_shutdown "shutdown"(int fd, int how)
-    int c_setsockopt "setsockopt"(int fd, int level, int name, const void *value, socklen_t n)
-    int c_getsockopt "getsockopt"(int fd, int level, int name, void *value, socklen_t *n)
-    int c_getpeername "getpeername"(int fd, sockaddr *address, socklen_t *n)
-    enum:
-        AF_INET
-        AF_INET6
-        SOL_SOCKET
-        SO_ERROR
-        SO_LINGER
-        SHUT_WR
-
-cdef extern from "<netinet/in.h>" nogil:
-    cdef struct in_addr:
-        pass
-    cdef struct in6_addr:
-        pass
-    cdef struct sockaddr_in:
-        uint16_t sin_family
-        uint16_t sin_port
-        in_addr sin_addr
-    cdef struct sockaddr_in6:
-        uint16_t sin6_family
-        uint16_t sin6_port
-        in6_addr sin6_addr
-    uint16_t ntohs(uint16_t port)
-    uint16_t htons(uint16_t port)
-    enum:
-        IPPROTO_TCP
-
-cdef extern from "<arpa/inet.h>" nogil:
-    const char *inet_ntop(int family, const void *address, char *text, socklen_t n)
-    int inet_pton(int family, const char *text, void *address)
-
-cdef extern from "socket_compat.h" nogil:
-    int ft_accept(int fd)
-    int ft_socket(int family)
-    int ft_epoll_create()
-    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
-    int epoll_wait(int epoll, epoll_event *events, int n, int timeout_ms)
-    int c_close "close"(int fd)
-    enum:
-        EPOLLIN
-        EPOLLOUT
-        EPOLLERR
-        EPOLLHUP
-        EPOLLRDHUP
-        EPOLL_CTL_ADD
-        EPOLL_CTL_MOD
-        MSG_NOSIGNAL
-        TCP_NODELAY
-    const uint32_t EPOLLET
 
 cdef enum:
     EVENTS = 512                        # taken in one turn; the epoll stays readable while there are more
-    ACCEPTS = 64                        # connections accepted before others have their turn
     PARTS = 16                          # of one sendmsg
-
-cdef double NO_DESCRIPTORS_S = 0.5      # pause of accepting when the process has no descriptors left
 
 # Whether epoll is used where there is one. Tests turn it off to try what other systems use.
 use_epoll = True
@@ -281,10 +220,12 @@ cdef class Socket(Endpoint):
     # -- opening
 
     cdef int adopt(self, int fd) except -1:
-        self.fd = fd
+        self.fd = fd                        # closed by __dealloc__ if it cannot be watched
         self.connecting = False
-        self.attached = True
         self._watch(EPOLL_CTL_ADD, 0)
+        self.attached = True
+        if self.poller.epoll < 0:
+            self._watch_by_loop()
         self.connection_made()
         return 0
 
@@ -304,7 +245,10 @@ cdef class Socket(Endpoint):
         if self.fd >= 0:
             c_setsockopt(self.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
             if c_connect(self.fd, address, n) == 0 or errno == EINPROGRESS or errno == EINTR:
-                return self._watch(EPOLL_CTL_ADD, EPOLLOUT)
+                try:
+                    return self._watch(EPOLL_CTL_ADD, EPOLLOUT)
+                except OSError as error:
+                    return self.disconnect(error)
         return self.disconnect(os_error(errno))
 
     cdef int _finish_dialling(self) except -1:
@@ -643,66 +587,6 @@ cdef class Socket(Endpoint):
             if address.ss_family == AF_INET6 and inet_ntop(AF_INET6, &(<sockaddr_in6 *>&address).sin6_addr, text, 64) != NULL:
                 return text.decode("ascii"), ntohs((<sockaddr_in6 *>&address).sin6_port)
         return "unknown", 0
-
-
-# -- listening --------------------------------------------------------------------------------------------------------------
-
-cdef class Listener:
-    """`factory()` makes the Socket for each connection; `sock` is a listening, non-blocking socket object, ours from now on."""
-
-    def __init__(self, Poller poller, sock, factory):
-        self.poller = poller
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.factory = factory
-        sock.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)     # each accepted socket inherits it
-        poller.loop.add_reader(self.fd, self._accept)
-
-    def _accept(self):
-        cdef Socket made
-        cdef int fd, code, _i
-        for _i in range(ACCEPTS):
-            fd = ft_accept(self.fd)
-            if fd < 0:
-                if errno == EINTR or errno == ECONNABORTED:
-                    continue
-                if errno == EAGAIN:
-                    self.troubled = False
-                else:
-                    # No descriptors, or no memory: those who wait stay in the backlog, and what is open goes on.
-                    code = errno
-                    self.poller.loop.remove_reader(self.fd)
-                    self.resume = self.poller.loop.call_later(NO_DESCRIPTORS_S, self._resume)
-                    if not self.troubled and self.poller.on_trouble is not None:
-                        self.poller.on_trouble(f"no connection can be accepted for now: {os.strerror(code)}")
-                    self.troubled = True
-                return
-            made = self.factory()
-            made.poller = self.poller
-            made.adopt(fd)
-
-    def _resume(self):
-        self.resume = None
-        self.poller.loop.add_reader(self.fd, self._accept)
-
-    @property
-    def address(self):
-        """(host, port)"""
-        return self.sock.getsockname()[:2]
-
-    def fileno(self):
-        return self.fd
-
-    def close(self):
-        """Connections that wait to be accepted are reset."""
-        if self.fd >= 0:
-            if self.resume is not None:
-                self.resume.cancel()
-                self.resume = None
-            self.poller.loop.remove_reader(self.fd)
-            self.fd = -1
-            self.sock.close()
-            self.factory = None
 
 
 cdef socklen_t literal_address(str host, int port, sockaddr_storage *out) except? 0:

@@ -3,7 +3,7 @@ from libc.stdint cimport uint64_t
 
 from fasttunnel._core cimport Slice
 from fasttunnel.engine._io cimport Conn, Reactor
-from fasttunnel.engine._socket cimport sockaddr_storage, socklen_t
+from fasttunnel.engine._system cimport sockaddr_storage, socklen_t
 
 
 cdef class Target:

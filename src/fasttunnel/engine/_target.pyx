@@ -1,6 +1,7 @@
 """Backends by address. A connection is dialled in the background; it is an endpoint at once and keeps its output until then."""
 from fasttunnel._core cimport Slice
-from fasttunnel.engine._socket cimport literal_address, sockaddr
+from fasttunnel.engine._socket cimport literal_address
+from fasttunnel.engine._system cimport sockaddr
 
 
 cdef bytes text_of(const Slice *slice):

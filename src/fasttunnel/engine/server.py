@@ -19,9 +19,9 @@ from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._gate import Gate
 from fasttunnel.engine._io import Reactor
 from fasttunnel.engine._link import Link, LinkConn
+from fasttunnel.engine._listener import Listener
 from fasttunnel.engine._public_http1 import PublicConn
 from fasttunnel.engine.closing import settle
-from fasttunnel.engine._socket import Listener
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import listening_sockets
 from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, RouteTaken, describe

@@ -1,0 +1,13 @@
+import socket
+from collections.abc import Callable
+
+from fasttunnel.engine._socket import Poller, Socket
+
+class Listener:
+    """A listening socket."""
+
+    def __init__(self, poller: Poller, sock: socket.socket, factory: Callable[[], Socket]) -> None: ...
+    @property
+    def address(self) -> tuple[str, int]: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
