@@ -27,6 +27,7 @@ cdef class H2Stream(Endpoint):
     cdef Buf rest                       # body bytes received, not yet taken
     cdef Buf out                        # body bytes to send
     cdef size_t out_pos                 # sent of them
+    cdef bint lent                      # parts of `out` may be in the queue of the socket
     cdef Buf trailers                   # pairs (uint32 lengths, name, value), sent when `out` is empty and ended
     cdef uint64_t sent                  # body bytes given to the socket since the last written()
     cdef bint deferred                  # the library waits for resume

@@ -6,14 +6,16 @@ Body bytes are sent without the library's copy (NO_COPY): emit() places frame he
 """
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, strlen
+from libc.string cimport memcpy, memset, strlen
 
-from fasttunnel._core cimport buf_append, buf_consume, buf_free, buf_reserve, hdr_lower
-from fasttunnel.engine._socket cimport out_append, out_reserve
+from fasttunnel._core cimport Buf, buf_append, buf_consume, buf_free, buf_reserve, hdr_lower
+from fasttunnel.engine._io cimport THROUGH_BYTES
+from fasttunnel.engine._socket cimport out_append
 from fasttunnel.engine._nghttp2 cimport *
 
 cdef enum:
     OUT_LIMIT = 524288                  # the library is asked for no more while this much waits for the socket
+    PARTS_LIMIT = 64                    # the same, of long frames that are written from where they lie
     OVERFULL = 4194304                  # of one stream, beyond what its window lets come
     PER_CREDIT = 6                      # bytes that a message of one byte needs
 
@@ -95,7 +97,7 @@ cdef int fail_callback(Http2Conn conn, object error) noexcept:
 cdef ssize_t cb_send(nghttp2_session *session, const uint8_t *data, size_t length, int flags, void *user) noexcept:
     cdef Http2Conn conn = <Http2Conn>user
     try:
-        if conn.out.len > OUT_LIMIT:
+        if conn.out.len > OUT_LIMIT or conn.queue_len > PARTS_LIMIT:
             conn.out_full = True
             return NGHTTP2_ERR_WOULDBLOCK
         out_append(&conn.out, data, length)
@@ -109,7 +111,7 @@ cdef int cb_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint
     cdef Http2Conn conn = <Http2Conn>user
     cdef H2Stream stream = <H2Stream>source.ptr
     try:
-        if conn.out.len > OUT_LIMIT:
+        if conn.out.len > OUT_LIMIT or conn.queue_len > PARTS_LIMIT:
             conn.out_full = True
             return NGHTTP2_ERR_WOULDBLOCK
         stream.emit(head, length)
@@ -295,12 +297,21 @@ cdef class H2Stream(Endpoint):
 
     cdef int emit(self, const uint8_t *frame_head, size_t length) except -1:
         cdef Http2Conn conn = self.conn
-        cdef uint8_t *room = out_reserve(&conn.out, length + 9)
-        memcpy(room, frame_head, 9)
-        memcpy(room + 9, self.out.data + self.out_pos, length)
-        conn.out.len += length + 9
+        cdef uint8_t *data = self.out.data + self.out_pos
+        cdef bint last = self.out_pos + length == self.out.len
         self.out_pos += length
-        if self.out_pos == self.out.len:
+        out_append(&conn.out, frame_head, 9)
+        if length < THROUGH_BYTES and not (last and self.lent):
+            out_append(&conn.out, data, length)
+        else:
+            # Written from here, before anything can be added to `out`; what the socket does not take then is copied. The
+            # last part takes the memory with it, which those before it need as well.
+            conn.put(&conn.out)
+            conn.put_part(self.out.data if last else NULL, data, length)
+            self.lent = not last
+            if last:
+                memset(&self.out, 0, sizeof(Buf))
+        if last:
             buf_free(&self.out)
             self.out_pos = 0
         self.sent += length
@@ -532,6 +543,10 @@ cdef class Http2Conn(Conn):
         cdef H2Stream stream = self.streams.pop(stream_id, None)
         if stream is not None:
             nghttp2_session_set_stream_user_data(self.session, stream_id, NULL)
+            if self.flushing and stream.lent:       # what was lent is still to be written
+                self.put_part(stream.out.data, stream.out.data, 0)
+                memset(&stream.out, 0, sizeof(Buf))
+                stream.out_pos = 0
             if stream.touched and error_code == NGHTTP2_NO_ERROR:
                 stream.pump()           # what came in the same read as the end
             stream.conn = None

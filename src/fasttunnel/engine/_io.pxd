@@ -43,7 +43,7 @@ cdef class Reactor(Poller):
 
     cdef int mark_dirty(self, Conn conn) except -1
     cdef int contain(self, Conn conn, object error) except -1
-    cdef int64_t now_ms(self) noexcept
+    cdef int64_t now_ms(self) except? -1
     cdef int start_timer(self, Timer timer, double delay_s) except -1
     cdef int stop_timer(self, Timer timer) except -1
     cdef int _flush_one(self, Conn conn) except -1

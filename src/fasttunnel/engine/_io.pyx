@@ -13,14 +13,6 @@ from libc.string cimport memcpy
 from fasttunnel._core cimport buf_append, buf_free
 from fasttunnel.engine._socket cimport out_append, out_clear
 
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        int64_t tv_sec
-        int64_t tv_nsec
-    int clock_gettime(int clock, timespec *now)
-    enum:
-        CLOCK_MONOTONIC
-
 cdef double CLOSE_TIMEOUT_S = 10.0
 cdef enum:
     LATE_BYTES = 65536                  # of one read when the turn is used up: less would cost more reads and writes than it saves time
@@ -110,10 +102,8 @@ cdef class Reactor:
 
     # -- timers
 
-    cdef int64_t now_ms(self) noexcept:
-        cdef timespec now
-        clock_gettime(CLOCK_MONOTONIC, &now)    # the clock of asyncio's loops
-        return now.tv_sec * 1000 + now.tv_nsec / 1000000
+    cdef int64_t now_ms(self) except? -1:
+        return <int64_t>(<double>self.loop.time() * 1000.0)
 
     cdef int start_timer(self, Timer timer, double delay_s) except -1:
         cdef int64_t due
