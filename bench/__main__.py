@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import json
 import os
 import statistics
@@ -35,7 +36,32 @@ STANDARD = [
 ]
 
 
-@click.group()
+# Commands in modules of their own. They are imported when they are asked for, and need what build() compiles.
+LATER = {
+    "instructions": "Instructions of the kernels per item, by valgrind, beside their bounds.",
+}
+
+
+class Commands(click.Group):
+    """The commands of this file and of LATER."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *LATER]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in LATER:
+            return super().get_command(ctx, name)
+        build()
+        found: click.Command = importlib.import_module(f"bench.{name.replace('-', '_')}").command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, command.get_short_help_str(100)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([*rows, *LATER.items()])
+
+
+@click.group(cls=Commands)
 def main() -> None:
     """CPU, latency and memory of tunnels and proxies under the same loads, in one run.
 
