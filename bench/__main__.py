@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import importlib
 import json
-import os
 import statistics
 import sys
 import time
@@ -18,26 +16,15 @@ from rich.live import Live
 from rich.table import Table
 
 from bench.build import ROOT, build
+from bench.choice import at_hand, picked, require
 
 sys.path.insert(0, str(ROOT / "src"))  # the program of this checkout is what is measured
 
-STANDARD = [
-    "direct",
-    "cython",
-    "asyncio",
-    "nginx stream",
-    "nginx http",
-    "haproxy",
-    "envoy",
-    "ssh -R",
-    "frp",
-    "rathole",
-    "chisel",
-]
-
-
 # Commands in modules of their own. They are imported when they are asked for, and need what build() compiles.
 LATER = {
+    "beside-bulk": "Time of a small message, alone and beside bulk transfers through the same system.",
+    "stalled": "Memory of both ends with many downloads that nobody reads.",
+    "long-way": "Speed of a lone download through a tunnel over a long way.",
     "instructions": "Instructions of the kernels per item, by valgrind, beside their bounds.",
 }
 
@@ -70,18 +57,6 @@ def main() -> None:
     """
 
 
-def picked(names: list[str], patterns: str | None, standard: list[str], what: str) -> list[str]:
-    if patterns is None:
-        return standard
-    found = []
-    for pattern in (part.strip() for part in patterns.split(",")):
-        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if not matches:
-            raise click.UsageError(f"no {what} is called {pattern!r}; there are: {'; '.join(names)}")
-        found += [name for name in matches if name not in found]
-    return [name for name in names if name in found]
-
-
 @main.command("run")
 @click.option("--quick", is_flag=True, help="the standard cells, two short rounds: less than ten minutes")
 @click.option("--rounds", type=click.IntRange(1), help="rounds; the systems take turns in each  [3; --quick: 2]")
@@ -98,28 +73,20 @@ def run_command(
     output: Path | None,
 ) -> None:
     """Measure. Systems whose programs are not here are skipped by name."""
-    if not sys.platform.startswith("linux") or (os.cpu_count() or 1) < 2:
-        raise click.ClickException("the suite needs Linux (schedstat, taskset) and two CPUs")
+    require()
     build()
     from bench.cells import CELLS
     from bench.report import write
     from bench.run import figures, machine, raise_limits, ratio, run, shown
-    from bench.systems import SYSTEMS
 
     raise_limits()
     rounds = rounds or (2 if quick else 3)
     seconds = seconds or (0.5 if quick else 2.0)
-    names = picked(list(SYSTEMS), systems, STANDARD, "system")
     cell_names = picked(
         [cell.name for cell in CELLS], cells, [cell.name for cell in CELLS if cell.quick or not quick], "cell"
     )
     console = Console(soft_wrap=True)
-    chosen = []
-    for system in (SYSTEMS[name] for name in names):
-        if reason := system.missing():
-            console.print(f"skipped: {system.name} ({reason})")
-        else:
-            chosen.append(system)
+    chosen = at_hand(systems)
     taken = [cell for cell in CELLS if cell.name in cell_names]
     runs: list[dict[str, Any]] = []
     total, begun = rounds * len(taken) * len(chosen), time.monotonic()

@@ -58,6 +58,26 @@ async def test_a_run_beside_itself_is_not_slower(tmp_path: Path) -> None:
     assert b"SLOWER" in done.out
 
 
+@pytest.mark.parametrize("direction", ["down", "up"])
+async def test_a_small_message_beside_bulk(direction: str) -> None:
+    options = ["--seconds", "0.2", "--transfers", "2", "--direction", direction, "--systems", "direct,cython"]
+    out = await bench("beside-bulk", *options)
+    rows = {line.split()[0]: [float(value) for value in line.split()[1:]] for line in out.splitlines()[-2:]}
+    assert set(rows) == {"direct", "cython"}
+    assert all(value > 0 for row in rows.values() for value in row), out
+
+
+async def test_downloads_that_nobody_reads() -> None:
+    out = await bench("stalled", "--downloads", "5", "--megabytes", "1", "--engines", "cython")
+    assert "5 stalled downloads of 1 MiB" in out
+
+
+async def test_a_download_over_a_long_way() -> None:
+    out = await bench("long-way", "--seconds", "2", "--round-trip-ms", "10")
+    assert out.count("MB/s in the second half") == 5
+    assert " 0.0 MB/s" not in out
+
+
 async def test_a_name_that_is_not_known() -> None:
     done = await programs.run("env", "-C", str(ROOT), sys.executable, "-m", "bench", "run", "--systems", "ngin")
     assert done.code == 2
