@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "src"))  # the program of this checkout is what is
 
 # Commands in modules of their own. They are imported when they are asked for, and need what build() compiles.
 LATER = {
+    "growth": "CPU per message and memory with 1 to 10,000 connections; look-ups among 1 to 100,000 requests.",
     "beside-bulk": "Time of a small message, alone and beside bulk transfers through the same system.",
     "stalled": "Memory of both ends with many downloads that nobody reads.",
     "long-way": "Speed of a lone download through a tunnel over a long way.",
@@ -76,8 +77,9 @@ def run_command(
     require()
     build()
     from bench.cells import CELLS
+    from bench.machine import in_a_line, machine
     from bench.report import write
-    from bench.run import figures, machine, raise_limits, ratio, run, shown
+    from bench.run import figures, raise_limits, ratio, run, shown
 
     raise_limits()
     rounds = rounds or (2 if quick else 3)
@@ -86,6 +88,8 @@ def run_command(
         [cell.name for cell in CELLS], cells, [cell.name for cell in CELLS if cell.quick or not quick], "cell"
     )
     console = Console(soft_wrap=True)
+    facts = machine()
+    click.echo(in_a_line(facts))
     chosen = at_hand(systems)
     taken = [cell for cell in CELLS if cell.name in cell_names]
     runs: list[dict[str, Any]] = []
@@ -134,7 +138,7 @@ def run_command(
         run(chosen, taken, rounds, seconds, seconds / 3, told)
         Console(soft_wrap=True, width=400).print(table())
     result = {
-        "machine": machine(),
+        "machine": facts,
         "systems": {system.name: system.version() for system in chosen},
         "options": {"rounds": rounds, "seconds": seconds},
         "runs": runs,

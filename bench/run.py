@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import resource
 import signal
 import statistics
@@ -188,17 +187,6 @@ def raise_limits() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard, OPEN_FILES), max(hard, OPEN_FILES)))
     except ValueError:  # not root
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def machine() -> dict[str, Any]:
-    text = Path("/proc/cpuinfo").read_text()
-    return {
-        "cpu": next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), ""),
-        "cpus": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 def run(

@@ -30,6 +30,7 @@ async def test_a_short_run(tmp_path: Path) -> None:
     options = ["--rounds", "1", "--seconds", "0.1", "--systems", "direct,cython", "--output", str(path)]
     await bench("run", *options, "--cells", ",".join(CELLS))
     result = json.loads(path.read_text())
+    assert {"congestion control", "mitigations", "virtual", "load average"} < result["machine"].keys()
     runs = result["runs"]
     assert len(runs) == 6 * 2
     assert not [run for run in runs if "error" in run]
@@ -65,6 +66,16 @@ async def test_a_small_message_beside_bulk(direction: str) -> None:
     rows = {line.split()[0]: [float(value) for value in line.split()[1:]] for line in out.splitlines()[-2:]}
     assert set(rows) == {"direct", "cython"}
     assert all(value > 0 for row in rows.values() for value in row), out
+
+
+async def test_growth() -> None:
+    out = await bench("growth", "--systems", "cython", "--connections", "1,64", "--rounds", "1", "--seconds", "0.1")
+    rows = [line.split() for line in out.splitlines() if line.startswith("cython ")]
+    assert [row[1] for row in rows] == ["1", "64"]
+    assert float(rows[0][2]) > 0
+    assert float(rows[1][2]) > 0
+    assert float(rows[1][3]) > 0
+    assert "100,000 entries" in out
 
 
 async def test_downloads_that_nobody_reads() -> None:
