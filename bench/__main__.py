@@ -20,6 +20,8 @@ from bench.choice import at_hand, picked, require
 
 sys.path.insert(0, str(ROOT / "src"))  # the program of this checkout is what is measured
 
+UNIT = "CPU us of all processes of the system per message, but for cells that say otherwise"
+
 # Commands in modules of their own. They are imported when they are asked for, and need what build() compiles.
 LATER = {
     "growth": "CPU per message and memory with 1 to 10,000 connections; look-ups among 1 to 100,000 requests.",
@@ -97,7 +99,7 @@ def run_command(
     total, begun = rounds * len(taken) * len(chosen), time.monotonic()
 
     def table() -> Table:
-        grid = Table(title="the lower the better", caption=progress(), expand=False)
+        grid = Table(title="the lower the better", caption=f"{UNIT}; {progress()}", expand=False)
         grid.add_column("cell", no_wrap=True)
         for column in (system.name for system in chosen):
             grid.add_column(column, justify="right", no_wrap=True)
@@ -119,8 +121,7 @@ def run_command(
     def progress() -> str:
         passed = time.monotonic() - begun
         left = passed / len(runs) * (total - len(runs)) if runs else 0
-        unit = "CPU us of all processes of the system per message, but for cells that say otherwise"
-        return f"{unit}; {len(runs)} of {total} measured, {left / 60:.1f} minutes left"
+        return f"{len(runs)} of {total} measured, {left / 60:.1f} minutes left"
 
     live = Live(table(), console=console, refresh_per_second=2) if console.is_terminal else None
 
@@ -130,7 +131,7 @@ def run_command(
             live.update(table())
         else:
             value = f"{result[cell.figure]:.3g}" if cell.figure in result else result.get("error", "")
-            click.echo(f"{len(runs)}/{total} round {round_ + 1}  {cell.name}  {system.name}: {value}")
+            click.echo(f"round {round_ + 1}  {cell.name}  {system.name}: {value}  ({progress()})")
 
     if live is not None:
         with live:
