@@ -15,7 +15,7 @@ NODE := tests/interop/node
 
 .PHONY: help
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # -- what is needed, each step once -----------------------------------------------------------------------------------
 
@@ -67,7 +67,7 @@ annotate: $(VENV)/created ## annotated HTML of every .pyx under build/cython
 
 # -- running ----------------------------------------------------------------------------------------------------------
 
-.PHONY: demo test test-fast chaos soak asan bench bench-micro lint types
+.PHONY: demo test test-fast chaos soak asan bench bench-micro bench-instructions lint types
 demo: $(VENV)/with-demo build ## server, client and three backends, with real traffic (ARGS=--keep: stay up)
 	@echo "running the demo"
 	@$(BIN)/fasttunnel demo $(ARGS)
@@ -103,6 +103,9 @@ bench: $(VENV)/with-bench build ## every system at hand under the same loads, in
 
 bench-micro: $(VENV)/with-bench build ## the kernels alone, against libraries that do the same
 	@$(BIN)/python -m pytest bench/micro.py --benchmark-group-by=group --benchmark-columns=median,iqr,ops $(ARGS)
+
+bench-instructions: $(VENV)/with-bench build ## instructions of the kernels per item, beside their bounds (needs valgrind)
+	@$(BIN)/python -m bench instructions $(ARGS)
 
 lint: $(VENV)/with-dev ## ruff and cython-lint
 	@$(BIN)/ruff check .

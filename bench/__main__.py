@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
+import importlib
 import json
-import os
 import statistics
 import sys
 import time
@@ -17,43 +16,49 @@ from rich.live import Live
 from rich.table import Table
 
 from bench.build import ROOT, build
+from bench.choice import at_hand, picked, require
 
 sys.path.insert(0, str(ROOT / "src"))  # the program of this checkout is what is measured
 
-STANDARD = [
-    "direct",
-    "cython",
-    "asyncio",
-    "nginx stream",
-    "nginx http",
-    "haproxy",
-    "envoy",
-    "ssh -R",
-    "frp",
-    "rathole",
-    "chisel",
-]
+UNIT = "CPU us of all processes of the system per message, but for cells that say otherwise"
+
+# Commands in modules of their own. They are imported when they are asked for, and need what build() compiles.
+LATER = {
+    "growth": "CPU per message and memory with 1 to 10,000 connections; look-ups among 1 to 100,000 requests.",
+    "beside-bulk": "Time of a small message, alone and beside bulk transfers through the same system.",
+    "stalled": "Memory of both ends with many downloads that nobody reads.",
+    "long-way": "Speed of a lone download through a tunnel over a long way.",
+    "profile": "Where a system spends its time under a cell, by perf; system calls per message, by strace.",
+    "instructions": "Instructions of the kernels per item, by valgrind, beside their bounds.",
+}
 
 
-@click.group()
+class Commands(click.Group):
+    """The commands of this file and of LATER."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *LATER]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in LATER:
+            return super().get_command(ctx, name)
+        build()
+        found: click.Command = importlib.import_module(f"bench.{name.replace('-', '_')}").command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, command.get_short_help_str(100)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([*rows, *LATER.items()])
+
+
+@click.group(cls=Commands)
 def main() -> None:
     """CPU, latency and memory of tunnels and proxies under the same loads, in one run.
 
     The load and the backends run on the first CPU, the system under test on the second; every byte of every answer is
     checked. Figures of different runs cannot be compared on a machine that others use: only ratios within one run are.
     """
-
-
-def picked(names: list[str], patterns: str | None, standard: list[str], what: str) -> list[str]:
-    if patterns is None:
-        return standard
-    found = []
-    for pattern in (part.strip() for part in patterns.split(",")):
-        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if not matches:
-            raise click.UsageError(f"no {what} is called {pattern!r}; there are: {'; '.join(names)}")
-        found += [name for name in matches if name not in found]
-    return [name for name in names if name in found]
 
 
 @main.command("run")
@@ -72,34 +77,29 @@ def run_command(
     output: Path | None,
 ) -> None:
     """Measure. Systems whose programs are not here are skipped by name."""
-    if not sys.platform.startswith("linux") or (os.cpu_count() or 1) < 2:
-        raise click.ClickException("the suite needs Linux (schedstat, taskset) and two CPUs")
+    require()
     build()
     from bench.cells import CELLS
+    from bench.machine import in_a_line, machine
     from bench.report import write
-    from bench.run import figures, machine, raise_limits, ratio, run, shown
-    from bench.systems import SYSTEMS
+    from bench.run import figures, raise_limits, ratio, run, shown
 
     raise_limits()
     rounds = rounds or (2 if quick else 3)
     seconds = seconds or (0.5 if quick else 2.0)
-    names = picked(list(SYSTEMS), systems, STANDARD, "system")
     cell_names = picked(
         [cell.name for cell in CELLS], cells, [cell.name for cell in CELLS if cell.quick or not quick], "cell"
     )
     console = Console(soft_wrap=True)
-    chosen = []
-    for system in (SYSTEMS[name] for name in names):
-        if reason := system.missing():
-            console.print(f"skipped: {system.name} ({reason})")
-        else:
-            chosen.append(system)
+    facts = machine()
+    click.echo(in_a_line(facts))
+    chosen = at_hand(systems)
     taken = [cell for cell in CELLS if cell.name in cell_names]
     runs: list[dict[str, Any]] = []
     total, begun = rounds * len(taken) * len(chosen), time.monotonic()
 
     def table() -> Table:
-        grid = Table(title="the lower the better", caption=progress(), expand=False)
+        grid = Table(title="the lower the better", caption=f"{UNIT}; {progress()}", expand=False)
         grid.add_column("cell", no_wrap=True)
         for column in (system.name for system in chosen):
             grid.add_column(column, justify="right", no_wrap=True)
@@ -121,8 +121,7 @@ def run_command(
     def progress() -> str:
         passed = time.monotonic() - begun
         left = passed / len(runs) * (total - len(runs)) if runs else 0
-        unit = "CPU us of all processes of the system per message, but for cells that say otherwise"
-        return f"{unit}; {len(runs)} of {total} measured, {left / 60:.1f} minutes left"
+        return f"{len(runs)} of {total} measured, {left / 60:.1f} minutes left"
 
     live = Live(table(), console=console, refresh_per_second=2) if console.is_terminal else None
 
@@ -132,7 +131,7 @@ def run_command(
             live.update(table())
         else:
             value = f"{result[cell.figure]:.3g}" if cell.figure in result else result.get("error", "")
-            click.echo(f"{len(runs)}/{total} round {round_ + 1}  {cell.name}  {system.name}: {value}")
+            click.echo(f"round {round_ + 1}  {cell.name}  {system.name}: {value}  ({progress()})")
 
     if live is not None:
         with live:
@@ -141,7 +140,7 @@ def run_command(
         run(chosen, taken, rounds, seconds, seconds / 3, told)
         Console(soft_wrap=True, width=400).print(table())
     result = {
-        "machine": machine(),
+        "machine": facts,
         "systems": {system.name: system.version() for system in chosen},
         "options": {"rounds": rounds, "seconds": seconds},
         "runs": runs,

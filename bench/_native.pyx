@@ -6,4 +6,5 @@ compared with what it must be, and an answer that belongs to another message or 
 include "native/loop.pxi"
 include "native/websocket.pxi"
 include "native/http1.pxi"
+include "native/bulk.pxi"
 include "native/grpc.pxi"

@@ -1,4 +1,4 @@
-"""Compile bench/_native.pyx, when it is not up to date, beside it.
+"""Compile the extension modules of the suite, when they are not up to date, beside their sources.
 
     python bench/build.py
 
@@ -10,29 +10,40 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
-
-from Cython.Build import cythonize
-from setuptools import Distribution, Extension
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def _libraries() -> list[str]:
+    try:
+        done = subprocess.run(
+            ["pkg-config", "--cflags", "--libs", "libnghttp2"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        sys.exit("the suite needs pkg-config, libnghttp2 and its headers (Debian: pkg-config, libnghttp2-dev)")
+    return shlex.split(done.stdout)
+
+
 def build() -> None:
+    try:
+        from Cython.Build import cythonize
+        from setuptools import Distribution, Extension
+    except ImportError as error:
+        sys.exit(f"the suite needs {error.name}: pip install 'fasttunnel[bench]'")
     os.chdir(ROOT)
-    flags = subprocess.run(
-        ["pkg-config", "--cflags", "--libs", "libnghttp2"], capture_output=True, text=True, check=True
-    ).stdout
-    extension = Extension(
+    options = {"include_dirs": ["src"], "extra_compile_args": ["-O3", "-Wno-sign-compare"]}
+    load = Extension(
         "bench._native",
         ["bench/_native.pyx"],
         depends=[str(part) for part in sorted(Path("bench/native").glob("*.pxi"))],
-        include_dirs=["src"],
-        extra_compile_args=["-O3"],
-        extra_link_args=shlex.split(flags),
+        extra_link_args=_libraries(),
+        **options,
     )
+    kernels = Extension("bench._kernels", ["bench/_kernels.pyx"], **options)
     modules = cythonize(
-        [extension],
+        [load, kernels],
         include_path=["src"],
         build_dir="build/cython",
         compiler_directives={

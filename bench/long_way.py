@@ -1,26 +1,21 @@
-"""The speed of a lone download through a tunnel over a long way: windows have to grow until the link is full.
-
-    python bench/long_way.py [--round-trip-ms 100] [--megabytes-per-second 25] [--seconds 10]
-
-The link is a relay that delays and meters what it carries (netem needs rights and a kernel module). "link" is a plain
-TCP connection over it, "fixed windows" a tunnel whose windows do not grow.
-"""
+"""The speed of a lone download through a tunnel over a long way: windows have to grow until the link is full."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import multiprocessing
-import subprocess
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+import click
 import uvloop
-from first_figures import free_port, until_up
-from stalled import Site
+
+from bench._native import BulkLoad
+from bench.choice import require
+from bench.run import backend, pin, running, until_up
+from bench.systems import Fasttunnel, free_port
 
 HOLDS = 2**20  # bytes that wait in front of the link, as in a router
 
@@ -92,83 +87,70 @@ class Link:
         uvloop.run(serve())
 
 
-@contextlib.contextmanager
-def program(command: list[str]) -> Iterator[None]:
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        child.terminate()
-        child.wait()
+class OverLink(Fasttunnel):
+    """A tunnel whose client dials the server over a link."""
+
+    def __init__(self, engine: str, settings: list[str], stack: contextlib.ExitStack, rate: float, delay_s: float):
+        super().__init__(engine, settings=settings)
+        self._stack, self._rate, self._delay_s = stack, rate, delay_s
+
+    def dialled(self, tunnel: int) -> int:
+        return self._stack.enter_context(link(tunnel, self._rate, self._delay_s))
 
 
 @contextlib.contextmanager
-def process(run: Callable[..., None], *arguments: int) -> Iterator[None]:
-    child = multiprocessing.get_context("fork").Process(target=run, args=arguments)
+def link(target: int, rate: float, delay_s: float) -> Iterator[int]:
+    """The port at which a link to the target begins, by a process of its own."""
+    port = free_port()
+    child = multiprocessing.get_context("fork").Process(target=Link(target, rate, delay_s).run, args=(port,))
     child.start()
     try:
-        yield
+        yield port
     finally:
         child.terminate()
         child.join()
 
 
-def site(port: int) -> None:
-    async def serve() -> None:
-        server = await asyncio.get_running_loop().create_server(lambda: Site(10**12), "127.0.0.1", port)
-        await server.serve_forever()
-
-    uvloop.run(serve())
-
-
-async def download(port: int, seconds: float) -> list[float]:
+def download(port: int, seconds: int) -> list[float]:
     """MB in each second."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")
-    loop = asyncio.get_running_loop()
-    begun, counts = loop.time(), [0.0] * int(seconds)
-    while (at := loop.time() - begun) < seconds - 0.01:
-        data = await reader.read(2**18)
-        assert data
-        counts[min(int(at), len(counts) - 1)] += len(data) / 1e6
-    writer.close()
+    load = BulkLoad(port, 1)
+    counts = []
+    for _ in range(seconds):
+        moved = load.moved
+        passed = load.loop.run(1)
+        counts.append((load.moved - moved) / passed / 1e6)
+    load.close()
     return counts
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--round-trip-ms", type=float, default=100)
-    parser.add_argument("--megabytes-per-second", type=float, default=25)
-    parser.add_argument("--seconds", type=int, default=10)
-    options = parser.parse_args()
-    backend = free_port()
-    rate, delay_s = options.megabytes_per_second * 1e6, options.round_trip_ms / 2000
-    ways = [("link", "", "")] + [
-        (f"{engine}, {name}", engine, windows)
+@click.command("long-way")
+@click.option("--round-trip-ms", type=click.FloatRange(0), default=100, show_default=True, help="of the link")
+@click.option("--megabytes-per-second", type=click.FloatRange(0.1), default=25, show_default=True, help="of the link")
+@click.option("--seconds", type=click.IntRange(2), default=10, show_default=True, help="length of each download")
+def command(round_trip_ms: float, megabytes_per_second: float, seconds: int) -> None:
+    """Speed of a lone download through a tunnel over a long way.
+
+    The link is a relay that delays and meters what it carries (netem needs rights and a kernel module). "link" is a
+    plain TCP connection over it, "fixed windows" a tunnel whose windows do not grow.
+    """
+    require()
+    pin()
+    way = megabytes_per_second * 1e6, round_trip_ms / 2000
+    ways = [("link", "", [])] + [
+        (f"{engine}, {name}", engine, settings)
         for engine in ("cython", "asyncio")
-        for name, windows in (("windows that grow", ""), ("fixed windows", "max_window=262144"))
+        for name, settings in (("windows that grow", []), ("fixed windows", ["max_window=262144"]))
     ]
-    with process(site, backend):
-        for name, engine, windows in ways:
-            public, tunnel, far = free_port(), free_port(), free_port()
+    with backend() as ports:
+        for name, engine, settings in ways:
             with contextlib.ExitStack() as stack:
-                link = Link(tunnel if engine else backend, rate, delay_s)
-                stack.enter_context(process(link.run, far))
                 if engine:
-                    command = [sys.executable, "-m", "fasttunnel"]
-                    given = ["--engine", engine, *(["--set", windows] if windows else [])]
-                    listen = ["--listen", f"127.0.0.1:{public}", "--tunnel", f"127.0.0.1:{tunnel}"]
-                    dial = ["--server", f"127.0.0.1:{far}", f"http://127.0.0.1:{backend}"]
-                    stack.enter_context(program([*command, "server", *given, *listen]))
-                    stack.enter_context(program([*command, "client", *given, *dial]))
-                    asyncio.run(until_up(public))
+                    system = OverLink(engine, settings, stack, *way)
+                    port = stack.enter_context(running(system, "http", ports["http"])).port
                 else:
-                    asyncio.run(until_up(far))
-                counts = uvloop.run(download(public if engine else far, options.seconds))
-                steady = counts[len(counts) // 2 :]
-                speed = f"{sum(steady) / len(steady):6.1f} MB/s in the second half"
-                print(f"{name:28} {speed}; by second:", *(f"{count:.1f}" for count in counts), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+                    port = stack.enter_context(link(ports["http"], *way))
+                    until_up("http", port)
+                counts = download(port, seconds)
+            steady = counts[len(counts) // 2 :]
+            speed = f"{sum(steady) / len(steady):6.1f} MB/s in the second half"
+            click.echo(f"{name:28} {speed}; by second: " + " ".join(f"{count:.1f}" for count in counts))

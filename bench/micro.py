@@ -2,14 +2,18 @@
 
     make bench-micro            (python -m pytest bench/micro.py --benchmark-group-by=group)
 
-What is called from Python pays for making its results Python objects, ours as theirs: the engine itself calls the
-kernels from C, without any.
+What is called from Python pays for making its results Python objects, ours as theirs. The engine itself calls the
+kernels from C, without any: that is what the cases named from_c measure.
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import importlib
 import secrets
 import struct
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,8 +26,12 @@ from websockets.speedups import apply_mask
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage
 
+from bench.build import build
 from fasttunnel import _core
 from fasttunnel.wire import tunnel_pb2
+
+build()
+_kernels = importlib.import_module("bench._kernels")
 
 BATCH = 64  # frames or messages of one call
 SIZES = [16, 256, 4096, 65536]
@@ -36,6 +44,57 @@ def frame(payload: bytes, masked: bool) -> bytes:
         struct.pack(">BBH", 0x82, bit | 126, size) if size < 65536 else struct.pack(">BBQ", 0x82, bit | 127, size)
     )  # fmt: skip
     return head + MASK + apply_mask(payload, MASK) if masked else head + payload
+
+
+@pytest.fixture
+def picows_feed() -> Iterator[Callable[[bytes], int]]:
+    """Gives bytes to picows as its transport does, and tells how many frames its listener got.
+
+    Its parser has no face of its own. But the protocol of a connection can be had, and takes input by asyncio's
+    interface of buffered protocols: there is one connection, and no socket is read while the parser is measured.
+    """
+    picows = pytest.importorskip("picows", reason="picows is not installed (the extra bench)")
+    transports: list[Any] = []
+    seen: list[int] = []
+
+    class Listener(picows.WSListener):  # type: ignore[misc, name-defined]
+        def on_ws_connected(self, transport: Any) -> None:
+            transports.append(transport)
+
+        def on_ws_frame(self, _: Any, frame: Any) -> None:
+            seen.append(len(frame.get_payload_as_bytes()))
+
+    async def connected() -> tuple[Any, asyncio.StreamWriter]:
+        server = await picows.ws_create_server(lambda _: Listener(), "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        key = base64.b64encode(bytes(16)).decode()
+        lines = ["GET / HTTP/1.1", "Host: bench", "Upgrade: websocket", "Connection: Upgrade"]
+        lines += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}", "", ""]
+        writer.write("\r\n".join(lines).encode())
+        await reader.readuntil(b"\r\n\r\n")
+        return server, writer
+
+    loop = asyncio.new_event_loop()
+    server, writer = loop.run_until_complete(connected())
+    protocol = transports[0].underlying_transport.get_protocol()
+
+    def feed(data: bytes) -> int:
+        seen.clear()
+        at = 0
+        while at < len(data):
+            room = memoryview(protocol.get_buffer(-1))
+            n = min(len(room), len(data) - at)
+            room[:n] = data[at : at + n]
+            protocol.buffer_updated(n)
+            at += n
+        return len(seen)
+
+    yield feed
+    writer.close()
+    transports[0].disconnect()
+    server.close()
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -53,6 +112,15 @@ class TestFrames:
             return len(_core.WebSocketParser(True, max_fragment=1 << 20).feed(data))
 
         assert benchmark(parse) == BATCH
+
+    def test_ours_from_c(self, benchmark: Any, size: int) -> None:
+        """With the encoding of each as a TunnelMessage, which unmasks it."""
+        benchmark.group = f"parse {BATCH} frames of {size} B"
+        assert benchmark(_kernels.Frames(size).run, BATCH) == BATCH
+
+    def test_picows(self, benchmark: Any, size: int, picows_feed: Callable[[bytes], int]) -> None:
+        benchmark.group = f"parse {BATCH} frames of {size} B"
+        assert benchmark(picows_feed, self.data(size)) == BATCH
 
     def test_wsproto(self, benchmark: Any, size: int) -> None:
         benchmark.group = f"parse {BATCH} frames of {size} B"
@@ -105,6 +173,31 @@ class TestMask:
 
 
 @pytest.mark.parametrize("size", SIZES)
+class TestBuilder:
+    """A masked frame from its payload."""
+
+    def test_ours(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"build a masked frame of {size} B"
+        data = secrets.token_bytes(size)
+        built = benchmark(lambda: _core.build_head(True, 0, 2, size, MASK) + _core.mask(data, MASK))
+        assert built == frame(data, True)
+
+    def test_ours_from_c(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"build a masked frame of {size} B"
+        assert benchmark(_kernels.Builder(size).run, 1) == 1
+
+    def test_wsproto(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"build a masked frame of {size} B"
+        connection, message = Connection(ConnectionType.CLIENT), BytesMessage(data=secrets.token_bytes(size))
+        assert len(benchmark(connection.send, message)) > size
+
+    def test_websockets(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"build a masked frame of {size} B"
+        built = WebsocketsFrame(WebsocketsOpcode.BINARY, secrets.token_bytes(size))
+        assert len(benchmark(built.serialize, mask=True)) > size
+
+
+@pytest.mark.parametrize("size", SIZES)
 class TestGrpc:
     """64 messages of a DATA stream."""
 
@@ -112,6 +205,10 @@ class TestGrpc:
         benchmark.group = f"split {BATCH} gRPC messages of {size} B"
         data = (struct.pack(">BI", 0, size) + bytes(size)) * BATCH
         assert len(benchmark(lambda: _core.GrpcMessages(0).feed(data))) == BATCH
+
+    def test_ours_from_c(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"split {BATCH} gRPC messages of {size} B"
+        assert benchmark(_kernels.GrpcMessages(size).run, BATCH) == BATCH
 
     def test_struct(self, benchmark: Any, size: int) -> None:
         """As one writes it in Python."""
@@ -193,6 +290,15 @@ class TestCodec:
         message = tunnel_pb2.TunnelMessage.FromString(encoded(size))
         assert benchmark(message.SerializeToString)
 
+    def test_both_from_c(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"decode and encode a TunnelMessage of {size} B"
+        assert benchmark(_kernels.TunnelMessages(size).run, 1) == 1
+
+    def test_both_protobuf(self, benchmark: Any, size: int) -> None:
+        benchmark.group = f"decode and encode a TunnelMessage of {size} B"
+        data = encoded(size)
+        assert benchmark(lambda: tunnel_pb2.TunnelMessage.FromString(data).SerializeToString()) == data
+
 
 @pytest.mark.parametrize("entries", [1, 1_000, 100_000])
 class TestTable:
@@ -209,6 +315,10 @@ class TestTable:
                 table.find(id_)
 
         benchmark(look)
+
+    def test_find_from_c(self, benchmark: Any, entries: int) -> None:
+        benchmark.group = "1,000 look-ups in the request table"
+        assert benchmark(_kernels.LookUps(entries).run, 1000) == 1000
 
     def test_dict(self, benchmark: Any, entries: int) -> None:
         benchmark.group = "1,000 look-ups in the request table"

@@ -13,6 +13,7 @@ from bench.cells import CELLS, Cell
 from bench.run import figures, ratio, shown
 
 UNITS = {"cpu_us": "CPU us per message", "p50_us": "us, median", "p99_us": "us, 99th percentile", "idle_kb": "kB each"}
+WIDEST = 5.0  # times the reference: longer bars are cut off
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1b1f24 }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.5rem } .scroll { overflow-x: auto }
@@ -37,7 +38,7 @@ def _plot(runs: list[dict[str, Any]], cells: list[Cell], systems: list[str]) -> 
         return ""
     columns = 2
     rows = -(-len(drawn) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(13, 2.3 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(13, 2.6 * rows), squeeze=False)
     for axis in axes.flat[len(drawn) :]:
         axis.remove()
     for axis, cell in zip(axes.flat, drawn, strict=False):
@@ -48,12 +49,18 @@ def _plot(runs: list[dict[str, Any]], cells: list[Cell], systems: list[str]) -> 
         colours = ["#1f6feb" if name.startswith("cython") else "#a9b4c0" for name, _ in bars]
         axis.barh([name for name, _ in bars], values, xerr=errors, color=colours, ecolor="#5b6470", height=0.7)
         axis.axvline(1, color="#5b6470", linewidth=0.8)
-        axis.set_xlim(0, max(3.0, 1.2 * min(max(values), 5)))
+        for name, target, colour in (("reach", cell.reach, "#b3261e"), ("aim", cell.aim, "#0a7d38")):
+            if target:
+                axis.axvline(target, color=colour, linewidth=1, linestyle="--")
+                side = "left" if name == "reach" else "right"
+                axis.text(target, -0.6, f" {name} ", color=colour, fontsize=7, ha=side, va="bottom")
+        widest = max((value for value in values if value <= WIDEST), default=WIDEST)
+        axis.set_xlim(0, max(2.0, 1.2 * widest))
         for row, value in enumerate(values):
-            at = min(value, axis.get_xlim()[1] * 0.9)
+            at = min(value + errors[1][row], axis.get_xlim()[1] * 0.9)
             axis.text(at, row, f" {value:.2f}", va="center", fontsize=8)
         axis.invert_yaxis()
-        axis.set_title(f"{cell.name} ({UNITS[cell.figure]}, {cell.reference} = 1)", fontsize=9, loc="left")
+        axis.set_title(f"{cell.name} ({UNITS[cell.figure]}, {cell.reference} = 1)", fontsize=9, loc="left", pad=14)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -131,7 +138,8 @@ def write(result: dict[str, Any], path: Path) -> Path:
         "which the systems took turns; ratios are of the same round, with the least and the greatest. Every byte of "
         "every answer was checked. <em>direct</em> is the load without any system.</p>"
         f"<div class=scroll><table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        f"<h2>Relative to the reference</h2>{_plot(runs, cells, systems)}"
+        "<h2>Relative to the reference</h2><p>Medians, with the least and the greatest; the dashed lines are what we "
+        f"mean to reach and then aim for.</p>{_plot(runs, cells, systems)}"
         f"<h2>Machine and versions</h2><p>{facts}</p><ul>{versions}</ul></html>"
     )
     path.write_text(page)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import resource
 import signal
 import statistics
@@ -81,9 +80,9 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 @contextlib.contextmanager
-def backend() -> Iterator[dict[str, int]]:
+def backend(*options: str) -> Iterator[dict[str, int]]:
     """Ports of the backends, by kind."""
-    process = _start([sys.executable, "-m", "bench.backend"], LOAD_CPU, stdout=subprocess.PIPE)
+    process = _start([sys.executable, "-m", "bench.backend", *options], LOAD_CPU, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         http, grpc = map(int, process.stdout.readline().split())
@@ -104,13 +103,14 @@ def running(system: System, kind: str, target: int) -> Iterator[Running]:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         processes = [_start(command, SYSTEM_CPU, **quiet) for command in commands]
         try:
-            _until_up(kind, port)
+            until_up(kind, port)
             yield Running(port, processes)
         finally:
             _end(processes)
 
 
-def _until_up(kind: str, port: int) -> None:
+def until_up(kind: str, port: int) -> None:
+    """Wait until the backend answers through a port. Raises RuntimeError when it does not."""
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -175,6 +175,11 @@ def measure(cell: Cell, system: Running, seconds: float, warm: float) -> dict[st
         }
 
 
+def pin() -> None:
+    """Keep this process, and what it starts without a CPU of its own, on the CPU of the load."""
+    os.sched_setaffinity(0, {int(LOAD_CPU)})
+
+
 def raise_limits() -> None:
     """Open files for the load and all it starts: ten thousand connections are twenty thousand sockets of a relay."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -182,17 +187,6 @@ def raise_limits() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard, OPEN_FILES), max(hard, OPEN_FILES)))
     except ValueError:  # not root
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def machine() -> dict[str, Any]:
-    text = Path("/proc/cpuinfo").read_text()
-    return {
-        "cpu": next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), ""),
-        "cpus": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 def run(
@@ -207,7 +201,7 @@ def run(
 
     One that does not come up, or gives a wrong answer, has `error` in its runs, and is started afresh.
     """
-    os.sched_setaffinity(0, {int(LOAD_CPU)})
+    pin()
     runs = []
     for round_ in range(rounds):
         for kind in ("http", "grpc"):

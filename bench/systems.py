@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 from fasttunnel.version import __version__
@@ -62,31 +63,29 @@ class Direct(System):
 
 
 class Fasttunnel(System):
-    def __init__(self, engine: str, connections: int = 1) -> None:
-        self._engine = engine
+    """The commands of this checkout: first the server, then the client."""
+
+    def __init__(self, engine: str, connections: int = 1, settings: Sequence[str] = ()) -> None:
+        self._options = ["--engine", engine, *(f"--set={setting}" for setting in settings)]
         self._connections = connections
         self.name = engine if connections == 1 else f"{engine} x{connections}"
 
     def version(self) -> str:
         return __version__
 
+    def dialled(self, tunnel: int) -> int:
+        """The port by which the client reaches that of the server."""
+        return tunnel
+
     def commands(self, folder: Path, port: int, backend: int, kind: str) -> list[list[str]]:
-        tunnel = f"127.0.0.1:{free_port()}"
+        tunnel = free_port()
         program = [sys.executable, "-m", "fasttunnel"]
-        connections = ["--connections", str(self._connections)]
         scheme = "grpc" if kind == "grpc" else "http"
+        listen = ["--listen", f"127.0.0.1:{port}", "--tunnel", f"127.0.0.1:{tunnel}"]
+        dial = ["--server", f"127.0.0.1:{self.dialled(tunnel)}", "--connections", str(self._connections)]
         return [
-            [*program, "server", "--engine", self._engine, "--listen", f"127.0.0.1:{port}", "--tunnel", tunnel],
-            [
-                *program,
-                "client",
-                "--engine",
-                self._engine,
-                "--server",
-                tunnel,
-                *connections,
-                f"{scheme}://127.0.0.1:{backend}",
-            ],
+            [*program, "server", *self._options, *listen],
+            [*program, "client", *self._options, *dial, f"{scheme}://127.0.0.1:{backend}"],
         ]
 
 

@@ -124,13 +124,23 @@ cdef class HttpLoad:
 
 
 cdef class HttpBackend(WebSocketBackend):
-    """Answers GET /SIZE/NUMBER with that part of the pattern, POST by nothing when the body is right."""
+    """Answers GET /SIZE/NUMBER with that part of the pattern, POST by nothing when the body is right.
+
+    GET /bulk/SIZE gets bulk, which is made while it goes; what is posted to /bulk/SIZE is drained.
+    """
     cdef int64_t left, body
+    cdef uint64_t drained
+    cdef bint draining
     cdef uint64_t which
     cdef bint wrong_body
 
     cdef ssize_t on_handshake(self, const uint8_t *data, size_t n) except -1:
         cdef size_t used = 0, head, take
+        if self.draining:
+            if not is_bulk(data, n, self.drained):
+                self.loop.wrong(f"wrong bulk after {self.drained} bytes")
+            self.drained += n
+            return n
         while used < n:
             if self.left == 0:
                 head = head_end(data + used, n - used)
@@ -142,6 +152,8 @@ cdef class HttpBackend(WebSocketBackend):
                 if path.startswith("/ws/"):
                     self.accept(bytes(data[used:used + head]), path)
                     return used + head
+                if path.startswith("/bulk/"):
+                    return used + self.on_bulk(data + used, n - used, head, method == "POST", int(path[6:]))
                 size, number = (path.strip("/").split("/") + ["0"])[:2] if path != "/" else ("0", "0")
                 self.body, self.which, self.wrong_body = int(size), int(number), False
                 if method == "POST":
@@ -162,6 +174,20 @@ cdef class HttpBackend(WebSocketBackend):
                     self.answer(0)
         return used
 
+    cdef ssize_t on_bulk(self, const uint8_t *data, size_t n, size_t head, bint post, uint64_t size) except -1:
+        if self.loop.hand_over is not None:
+            sock, request = self.sock.dup(), bytes(data[:n])
+            self.end()
+            self.loop.hand_over(sock, request)
+            return n
+        self.draining = post
+        if post:
+            return head + self.on_handshake(data + head, n - head)
+        line = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+        self.put(line, len(line))
+        self.bulk = size
+        return head
+
     cdef int answer(self, size_t size) except -1:
         head = b"HTTP/1.1 %d OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % (
             500 if self.wrong_body else 200, size)
@@ -172,3 +198,11 @@ cdef class HttpBackend(WebSocketBackend):
 cdef class HttpListener(Listener):
     cdef Peer accepted(self):
         return HttpBackend()
+
+
+def serve_http(Loop loop, object sock, bytes request) -> None:
+    """Serve a connection that was handed over, with what has been read of it."""
+    cdef HttpBackend peer = HttpBackend()
+    peer.begin(loop, sock, False)
+    peer.on_data(request, len(request))
+    peer.flush()

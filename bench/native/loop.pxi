@@ -30,6 +30,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLOUT
         EPOLLRDHUP
         EPOLL_CTL_ADD
+        EPOLL_CTL_DEL
         EPOLL_CTL_MOD
 
 DEF READ_BYTES = 1 << 18
@@ -37,6 +38,9 @@ DEF EVENTS = 512
 DEF STEPS = 251                         # windows of the pattern
 DEF PATTERN_BYTES = (1 << 22) + STEPS   # the largest payload, and room for the window to move
 DEF BUCKETS = 64 * 32
+DEF CYCLE = 1 << 22                     # bulk repeats so much of the pattern
+DEF POUR_BYTES = 1 << 16                # that a peer writes at once
+DEF POUR_TURN = 1 << 18                 # that it writes before others have a turn
 
 cdef uint8_t PATTERN[PATTERN_BYTES]
 
@@ -55,6 +59,17 @@ fill_pattern()
 
 cdef inline const uint8_t *window(uint64_t number) noexcept nogil:
     return PATTERN + number * 37 % STEPS
+
+
+cdef bint is_bulk(const uint8_t *data, size_t n, uint64_t at) noexcept nogil:
+    """Whether the data is what bulk holds from byte `at` on."""
+    cdef size_t take
+    while n:
+        take = min(n, CYCLE - at % CYCLE)
+        if memcmp(data, PATTERN + at % CYCLE, take):
+            return False
+        data, n, at = data + take, n - take, at + take
+    return True
 
 
 cdef inline int64_t now_ns() noexcept nogil:
@@ -105,6 +120,7 @@ cdef class Loop:
     cdef public uint64_t opened         # connections ready for traffic
     cdef public uint64_t ended          # connections that closed, or were never made
     cdef public object error            # the first thing that was wrong
+    cdef public object hand_over        # called with socket and request when bulk is asked for, to serve it elsewhere
     cdef int64_t now                    # when the events under way came
     cdef bint keep_going
 
@@ -137,6 +153,7 @@ cdef class Loop:
         cdef epoll_event events[EVENTS]
         cdef int64_t start = now_ns(), end = start + <int64_t>(seconds * 1e9)
         cdef int i, n, left
+        cdef Peer peer
         self.now = start
         while self.error is None:
             left = <int>((end - self.now + 999_999) // 1_000_000)
@@ -150,7 +167,8 @@ cdef class Loop:
                     raise OSError(errno, "epoll_wait")
                 continue
             for i in range(n):
-                (<Peer>events[i].data.ptr).on_event(events[i].events)
+                peer = <Peer>events[i].data.ptr     # held: it may end here
+                peer.on_event(events[i].events)
         if self.error is not None:
             raise self.error
         return (self.now - start) / 1e9
@@ -174,6 +192,7 @@ cdef class Peer:
     cdef size_t rest_len
     cdef uint8_t *out
     cdef size_t out_pos, out_len, out_cap
+    cdef uint64_t bulk, poured          # bytes that are to be poured, and those that have been given to `out`
     cdef bint connecting, waiting, ended
 
     def __cinit__(self):
@@ -190,7 +209,7 @@ cdef class Peer:
         raise NotImplementedError
 
     cdef int on_written(self) except -1:                            # all of `out` has gone
-        return 0
+        return self.pour() if self.bulk else 0
 
     cdef int on_end(self) except -1:                                # the connection is gone, not by end()
         return 0
@@ -205,6 +224,8 @@ cdef class Peer:
     cdef int end(self) except -1:
         if not self.ended:
             self.ended = True
+            if self.loop.hand_over is not None:     # processes that were forked may hold it open, so that epoll would
+                epoll_ctl(self.loop.epfd, EPOLL_CTL_DEL, self.fd, NULL)
             self.fd = -1
             self.sock.close()
             self.loop.peers.discard(self)
@@ -236,11 +257,24 @@ cdef class Peer:
         self.out_len += n
         return 0
 
+    cdef int pour(self) except -1:
+        """The next piece of bulk, of which there may be no end: others have a turn in between."""
+        cdef size_t n = min(min(self.bulk - self.poured, POUR_BYTES), CYCLE - self.poured % CYCLE)
+        if n == 0:
+            self.bulk = self.poured = 0
+            return 0
+        self.put(PATTERN + self.poured % CYCLE, n)
+        self.poured += n
+        if self.poured % POUR_TURN == 0:
+            self.waiting = True         # epoll says at once that the socket can be written
+            return self.loop.watch(self, EPOLLIN | EPOLLOUT, EPOLL_CTL_MOD)
+        return 0
+
     cdef int flush(self) except -1:
         cdef ssize_t sent
         if self.waiting or self.ended or self.connecting:
             return 0
-        while self.out_pos < self.out_len:
+        while self.out_pos < self.out_len and not self.waiting:
             sent = send(self.fd, self.out + self.out_pos, self.out_len - self.out_pos, MSG_NOSIGNAL)
             if sent < 0:
                 if errno == EAGAIN:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -27,12 +28,13 @@ async def bench(*arguments: str) -> str:
 
 async def test_a_short_run(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    options = ["--rounds", "1", "--seconds", "0.1", "--systems", "direct,cython", "--output", str(path)]
+    options = ["--rounds", "1", "--seconds", "0.3", "--systems", "direct,cython", "--output", str(path)]
     await bench("run", *options, "--cells", ",".join(CELLS))
     result = json.loads(path.read_text())
+    assert {"congestion control", "mitigations", "virtual", "load average"} < result["machine"].keys()
     runs = result["runs"]
     assert len(runs) == 6 * 2
-    assert not [run for run in runs if "error" in run]
+    assert [run["error"] for run in runs if "error" in run] == []
     for run in runs:
         assert run["answered"] > 0
         assert (run["cpu_us"] > 0) == (run["system"] != "direct")
@@ -56,6 +58,53 @@ async def test_a_run_beside_itself_is_not_slower(tmp_path: Path) -> None:
     done = await programs.run("env", "-C", str(ROOT), sys.executable, "-m", "bench", "compare", str(before), str(after))
     assert done.code == 1
     assert b"SLOWER" in done.out
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+async def test_a_small_message_beside_bulk(direction: str) -> None:
+    options = ["--seconds", "0.2", "--transfers", "2", "--direction", direction, "--systems", "direct,cython"]
+    out = await bench("beside-bulk", *options)
+    rows = {line.split()[0]: [float(value) for value in line.split()[1:]] for line in out.splitlines()[-2:]}
+    assert set(rows) == {"direct", "cython"}
+    assert all(value > 0 for row in rows.values() for value in row), out
+
+
+async def test_growth() -> None:
+    out = await bench("growth", "--systems", "cython", "--connections", "1,64", "--rounds", "1", "--seconds", "0.1")
+    rows = [line.split() for line in out.splitlines() if line.startswith("cython ")]
+    assert [row[1] for row in rows] == ["1", "64"]
+    assert all(float(row[2]) > 0 for row in rows)
+    assert "100,000 entries" in out
+
+
+@pytest.mark.parametrize(("program", "option"), [("perf", ""), ("strace", "--syscalls")])
+async def test_a_profile(program: str, option: str) -> None:
+    programs.need(program)
+    options = ["--seconds", "0.5", *([option] if option else [])]
+    command = [sys.executable, "-m", "bench", "profile", "WebSocket 64 x 1 x 256 B", *options]
+    done = await programs.run("env", "-C", str(ROOT), *command)
+    if done.code and f"{program}: " in done.err:
+        pytest.skip(f"{program} may not watch processes here: {done.err.strip()}")
+    assert done.code == 0, done.err
+    out = done.out.decode()
+    if option:
+        assert 0 < float(out.splitlines()[-1].split()[0]) < 20
+        assert "epoll_pwait" in out
+    else:
+        picture = Path(out.partition("flame graph: ")[2].strip())
+        frames = ElementTree.parse(picture).getroot().findall("{*}g/{*}title")
+        assert any("fasttunnel" in (frame.text or "") for frame in frames)
+
+
+async def test_downloads_that_nobody_reads() -> None:
+    out = await bench("stalled", "--downloads", "5", "--megabytes", "1", "--engines", "cython")
+    assert "5 stalled downloads of 1 MiB" in out
+
+
+async def test_a_download_over_a_long_way() -> None:
+    out = await bench("long-way", "--seconds", "2", "--round-trip-ms", "10")
+    assert out.count("MB/s in the second half") == 5
+    assert " 0.0 MB/s" not in out
 
 
 async def test_a_name_that_is_not_known() -> None:
