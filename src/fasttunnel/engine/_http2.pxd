@@ -50,7 +50,8 @@ cdef class H2Stream(Endpoint):
     cdef bint overfull(self) noexcept
     cdef int write_end(self) except -1
     cdef int add_trailer(self, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len) except -1
-    cdef int resume(self) except -1
+    cdef int resume(self) except -1                     # there is output: have it sent
+    cdef int undefer(self) except -1                    # the same from within fill(), which sends it
     cdef int rst(self, uint32_t error_code) except -1
 
 

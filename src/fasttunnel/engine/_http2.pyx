@@ -359,10 +359,14 @@ cdef class H2Stream(Endpoint):
 
     cdef int resume(self) except -1:
         if self.conn is not None:
-            if self.deferred:
-                self.deferred = False
-                nghttp2_session_resume_data(self.conn.session, self.id)
+            self.undefer()
             self.conn.touch()
+        return 0
+
+    cdef int undefer(self) except -1:
+        if self.deferred:
+            self.deferred = False
+            nghttp2_session_resume_data(self.conn.session, self.id)
         return 0
 
     cdef int rst(self, uint32_t error_code) except -1:

@@ -309,7 +309,7 @@ cdef class LinkConn(Http2Conn):
         cdef H2Stream stream
         for stream in self.streams.values():
             if stream.deferred and stream.out_available():
-                stream.resume()
+                stream.undefer()
         return Http2Conn.fill(self)
 
     cdef int written(self) except -1:
