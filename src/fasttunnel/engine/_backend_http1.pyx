@@ -174,17 +174,12 @@ cdef class BackendHttp1(Conn):
             raise BadMessage(502, "101 without an upgrade")
         if head.status < 200:
             m.informational = True
-            head.parser = None
             self.exchange.send(&m)
             return 0
         m.first = True
         if self.is_head or head.status == 204 or head.status == 304:
             head.body_mode = BODY_NONE
         head.start_body(&self.reader)
-        if self.reader.mode != BODY_NONE:
-            head.parser = None
-        elif not head.message_complete:
-            head.parser = None
         self.keep_alive = head.keep_alive and self.reader.mode != BODY_UNTIL_CLOSE
         self.in_answer = True
         if self.reader.mode != BODY_NONE and n:
@@ -306,7 +301,6 @@ cdef class BackendHttp1(Conn):
     cdef int on_lost(self, object exc) except -1:
         cdef BackendHttp1 fresh
         cdef Exchange exchange = self.exchange
-        self.head.parser = None         # it refers back to the head
         if exchange is None:
             if self in self.target.idle:
                 self.target.idle.remove(self)

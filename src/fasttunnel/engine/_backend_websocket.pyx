@@ -94,8 +94,7 @@ cdef class BackendWebSocket(WebSocketConn):
                 self.accepted()
                 return size
             if head.status >= 200:
-                break
-            head.parser = None              # 1xx other than 101: the answer proper follows
+                break                       # behind 1xx other than 101 the answer proper follows
         if head.status == 204 or head.status == 304:
             head.body_mode = BODY_NONE
         head.start_body(&self.reader)

@@ -606,7 +606,6 @@ cdef class PublicHttp1(Conn):
         return self.close()
 
     cdef int on_lost(self, object exc) except -1:
-        self.head.parser = None         # it refers back to the head
         self.gate.unqueue(self)
         if self.exchange is not None:
             self.exchange.reset(CANCELLED, b"the public side closed the connection")
