@@ -321,8 +321,11 @@ cdef enum HeadMethod:           # numbers of some methods; head_method() has the
     HEAD_GET = 0
     HEAD_POST = 1
     HEAD_HEAD = 2
+    HEAD_PUT = 3
     HEAD_OPTIONS = 5
+    HEAD_PATCH = 6
     HEAD_CONNECT = 7
+    HEAD_TRACE = 8
 
 cdef enum:
     HEAD_METHODS = 35           # how many there are
@@ -361,6 +364,7 @@ cdef int head_parse_trailers(const uint8_t *data, size_t n, uint8_t tag, Buf *bl
 # The field line at `pos`, which moves on. 1: name and value; 0: it was the empty line; or a HeadError.
 cdef int head_field(const uint8_t *data, size_t n, size_t *pos, Slice *name, Slice *value) noexcept nogil
 cdef Slice head_method(int number) noexcept nogil
+cdef int head_method_number(const uint8_t *name, size_t n) noexcept nogil       # -1: not known
 cdef const char *head_error_text(int code) noexcept nogil
 cdef int head_error_status(int code) noexcept nogil      # what a client is answered
 

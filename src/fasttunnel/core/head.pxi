@@ -57,7 +57,7 @@ cdef Slice head_method(int number) noexcept nogil:
     return _methods[number]
 
 
-cdef int _method_number(const uint8_t *name, size_t n) noexcept nogil:
+cdef int head_method_number(const uint8_t *name, size_t n) noexcept nogil:
     cdef int number
     for number in range(HEAD_METHODS):
         if _methods[number].len == n and memcmp(_methods[number].ptr, name, n) == 0:
@@ -125,7 +125,7 @@ cdef int _request_line(const uint8_t *data, size_t n, size_t *pos, HttpHead *hea
     code = _supported(head)
     if code < 0:
         return code
-    head.method_number = _method_number(data, head.method.len)
+    head.method_number = head_method_number(data, head.method.len)
     return 0 if head.method_number >= 0 else HEAD_E_METHOD
 
 

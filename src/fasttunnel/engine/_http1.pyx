@@ -3,7 +3,7 @@
 The kernels parse heads and frame bodies. What is written to the other side is made from the parsed message, never from the
 raw bytes; a body byte is copied once.
 """
-import base64
+import binascii
 import hashlib
 from http import HTTPStatus
 
@@ -19,7 +19,10 @@ from fasttunnel.engine._io cimport out_append, out_reserve
 
 cdef bytes WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"      # RFC 6455 1.3
 cdef dict REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-cdef dict STATUS_LINES = {}
+cdef enum:
+    STATUSES = 1000                     # three digits
+
+cdef list STATUS_LINES = [None] * STATUSES
 cdef list METHODS = [bytes_of(head_method(_number)) for _number in range(HEAD_METHODS)]
 
 
@@ -128,7 +131,7 @@ cdef Py_ssize_t parse_trailers(const uint8_t *data, size_t n, size_t limit, uint
 
 cdef bytes websocket_accept(bytes key):
     """Sec-WebSocket-Accept for a key, RFC 6455 4.2.2."""
-    return base64.b64encode(hashlib.sha1(key + WEBSOCKET_GUID).digest())
+    return binascii.b2a_base64(hashlib.sha1(key + WEBSOCKET_GUID).digest(), newline=False)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------------
@@ -154,11 +157,13 @@ cdef int write_number(Out *out, uint64_t number) except -1:
 
 
 cdef int write_status_line(Out *out, int status) except -1:
-    cdef bytes line = STATUS_LINES.get(status)
+    cdef bytes line
+    if not 0 <= status < STATUSES:
+        raise ValueError(f"no status: {status}")
+    line = STATUS_LINES[status]
     if line is None:
         line = b"HTTP/1.1 %d %s\r\n" % (status, REASONS.get(status, b""))
-        if len(STATUS_LINES) < 1000:
-            STATUS_LINES[status] = line
+        STATUS_LINES[status] = line
     return write_bytes(out, line)
 
 
