@@ -34,7 +34,7 @@ class BadMessage(Exception):
         self.status = status
 
 
-cdef bytes bytes_of(Slice slice):
+cdef inline bytes bytes_of(Slice slice):
     """None for an absent one."""
     return slice.ptr[:slice.len] if slice.ptr != NULL else None
 
