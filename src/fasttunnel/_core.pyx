@@ -2,7 +2,7 @@
 """The kernels of the data plane, sans-I/O: WebSocket frames, gRPC messages, TunnelMessages, header fields, HTTP/1.1
 heads and bodies, and the request table.
 
-`_core.pxd` is what the engine uses. The classes and functions visible from Python (core/face.pxi) exist for tests: they
+`_core.pxd` is what the engine uses. The classes and functions visible from Python (core/face*.pxi) exist for tests: they
 copy, and they put every input into a block of exactly its size, so that a sanitizer sees a read beyond it.
 """
 from libc.stdint cimport INT32_MAX, UINT32_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -22,6 +22,7 @@ include "core/body.pxi"             # HTTP/1.1 bodies, end of a head
 include "core/head.pxi"             # HTTP/1.1 heads and trailers
 include "core/table.pxi"            # request_id -> entry
 include "core/face.pxi"             # the Python face, for tests
+include "core/face_head.pxi"        # and that of heads
 
 
 _define_fields()
