@@ -16,6 +16,8 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import h11
+import httptools
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -298,6 +300,49 @@ class TestCodec:
         benchmark.group = f"decode and encode a TunnelMessage of {size} B"
         data = encoded(size)
         assert benchmark(lambda: tunnel_pb2.TunnelMessage.FromString(data).SerializeToString()) == data
+
+
+HEAD = (
+    b"GET /index.html?x=1 HTTP/1.1\r\nHost: www.example.com\r\nUser-Agent: Mozilla/5.0 (X11; Linux; rv:120.0)\r\n"
+    b"Accept: text/html,application/xhtml+xml\r\nAccept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate\r\n"
+    b"Connection: keep-alive\r\nCookie: session=0123456789abcdef\r\nCache-Control: max-age=0\r\n\r\n"
+)
+
+
+class TestHead:
+    """A request of 8 fields, to pairs of bytes. The engine has none of these objects."""
+
+    def test_ours(self, benchmark: Any) -> None:
+        benchmark.group = "the fields of a head"
+        lines = HEAD.partition(b"\r\n")[2]
+        assert len(benchmark(_core.parse_fields, lines)) == 8
+
+    def test_httptools(self, benchmark: Any) -> None:
+        benchmark.group = "the fields of a head"
+
+        class Seen:
+            def __init__(self) -> None:
+                self.fields: list[tuple[bytes, bytes]] = []
+
+            def on_header(self, name: bytes, value: bytes) -> None:
+                self.fields.append((name, value))
+
+        def parse() -> int:
+            seen = Seen()
+            httptools.HttpRequestParser(seen).feed_data(HEAD)
+            return len(seen.fields)
+
+        assert benchmark(parse) == 8
+
+    def test_h11(self, benchmark: Any) -> None:
+        benchmark.group = "the fields of a head"
+
+        def parse() -> int:
+            connection = h11.Connection(h11.SERVER)
+            connection.receive_data(HEAD)
+            return len(connection.next_event().headers)
+
+        assert benchmark(parse) == 8
 
 
 @pytest.mark.parametrize("entries", [1, 1_000, 100_000])

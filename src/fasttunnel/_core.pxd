@@ -1,7 +1,7 @@
 """C face of the kernels: sans-I/O, no event loop, no socket, no Python object on the way.
 
 Conventions: kernels are ``noexcept nogil`` leaf functions named by family (``buf_``, ``ws_``, ``grpc_``, ``msg_``,
-``hdr_``, ``body_``, ``tbl_``); they return a code and write results last; a ``Slice`` borrows memory, and each struct
+``hdr_``, ``body_``, ``head_``, ``tbl_``); they return a code and write results last; a ``Slice`` borrows memory, and each struct
 says until when it is valid. Lengths from a peer stay in ``uint64_t`` until they have been compared with what is left.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -252,6 +252,9 @@ cdef bint hdr_name_ok(const uint8_t *name, size_t n) noexcept nogil             
 cdef bint hdr_value_ok(const uint8_t *value, size_t n) noexcept nogil
 cdef bint hdr_target_ok(const uint8_t *target, size_t n) noexcept nogil  # visible ASCII, no fragment; not empty
 cdef bint hdr_is(const uint8_t *name, size_t n, const char *lower) noexcept nogil     # equal without regard to case
+cdef bint hdr_same(const uint8_t *a, size_t n, const uint8_t *b, size_t m) noexcept nogil   # the same, of two names
+# A name or address with or without a port (RFC 9110 7.2), and nothing that another field could take for syntax; may be empty
+cdef bint hdr_host_ok(const uint8_t *host, size_t n) noexcept nogil
 # RFC 9110 7.6.1: connection, keep-alive, proxy-connection, te, transfer-encoding, upgrade
 cdef bint hdr_hop_by_hop(const uint8_t *name, size_t n) noexcept nogil
 # Forwarded, X-Forwarded-For, -Proto, -Host, -Port
@@ -290,6 +293,85 @@ cdef int body_read(BodyReader *b, const uint8_t *data, size_t n, uint64_t limit,
 # not yet; -1: a bare LF, bare CR or NUL. `*scanned` remembers how far it has looked, so that input that comes byte by
 # byte stays linear.
 cdef Py_ssize_t head_end(const uint8_t *data, size_t n, size_t *scanned) noexcept nogil
+
+
+# -- HTTP/1.1 heads (RFC 9112 2 to 6) -----------------------------------------------------------------------------------
+
+cdef enum HeadError:
+    HEAD_E_BYTES = -1           # what head_end refuses: bare CR or LF, NUL
+    HEAD_E_LINE = -2            # request line or status line
+    HEAD_E_TARGET = -3          # request target, its bytes or its form
+    HEAD_E_OLD = -4             # HTTP/0.x
+    HEAD_E_VERSION = -5         # 505
+    HEAD_E_METHOD = -6          # 501
+    HEAD_E_NAME = -7            # field name, or no colon behind it
+    HEAD_E_VALUE = -8           # control byte in a field value
+    HEAD_E_FOLD = -9            # folded line (RFC 9112 5.2)
+    HEAD_E_CONNECTION = -10     # Connection names too many
+    HEAD_E_LENGTH = -11
+    HEAD_E_LENGTHS = -12        # Content-Length twice
+    HEAD_E_CODINGS = -13        # Transfer-Encoding twice
+    HEAD_E_BOTH = -14           # one and the other
+    HEAD_E_CODING = -15         # the last coding is not chunked, or not the only chunked; HTTP/1.0 has none
+    HEAD_E_CODING_UNKNOWN = -16     # 501: other codings below chunked
+    HEAD_E_KEYS = -17           # Sec-WebSocket-Key twice
+    HEAD_E_PROTOCOL = -18       # Sec-WebSocket-Protocol that is no ASCII
+    HEAD_E_HOSTS = -19          # none, or more than one
+    HEAD_E_HOST = -20
+    HEAD_E_AUTHORITY = -21      # Host is not that of an absolute target
+    HEAD_E_CONNECT = -22        # 405
+    HEAD_E_MEMORY = -23
+
+cdef enum HeadMethod:           # numbers of some methods; head_method() has the names of all
+    HEAD_GET = 0
+    HEAD_POST = 1
+    HEAD_HEAD = 2
+    HEAD_PUT = 3
+    HEAD_OPTIONS = 5
+    HEAD_PATCH = 6
+    HEAD_CONNECT = 7
+    HEAD_TRACE = 8
+
+cdef enum:
+    HEAD_METHODS = 35           # how many there are
+
+cdef struct HttpHead:           # what a head says; slices are valid as long as the input of head_parse
+    # start line
+    Slice method
+    Slice target                # of a request: path and query
+    int method_number
+    int status
+    uint8_t major
+    uint8_t minor
+    bint http10
+    bint rootless               # the target was absolute and had no path: a "/" belongs in front of `target`
+    # fields
+    Slice host                  # of a request: from the target if that names one, else from Host
+    bint keep_alive             # the connection may be used for another message
+    uint8_t body_mode           # BodyMode, but for what the method or the status make of it
+    uint64_t content_length     # BODY_LENGTH
+    bint upgrade                # Upgrade names websocket and Connection names Upgrade
+    bint websocket              # and this is a GET: a handshake
+    bint ws_extensions          # there is a Sec-WebSocket-Extensions
+    uint32_t ws_protocols       # so many Sec-WebSocket-Protocol, of which
+    Slice ws_protocol           # this is the first
+    Slice ws_key
+    Slice ws_version
+    Slice ws_accept
+    Slice traceparent
+
+# Input is what head_end has found: a whole head, its empty line included. Fields that go on to the other side are added
+# to `block`: not those of the connection, of framing (but Content-Length), and of the handshake if it is one. Returns 0
+# or a HeadError, after which `head` and what was added mean nothing.
+cdef int head_parse(const uint8_t *data, size_t n, bint is_request, uint8_t tag, HttpHead *head, Buf *block) noexcept nogil
+# The same for the trailer section behind a chunked body (7.1.2).
+cdef int head_parse_trailers(const uint8_t *data, size_t n, uint8_t tag, Buf *block) noexcept nogil
+# The field line at `pos`, which moves on. 1: name and value; 0: it was the empty line; or a HeadError.
+cdef int head_field(const uint8_t *data, size_t n, size_t *pos, Slice *name, Slice *value) noexcept nogil
+cdef Slice head_method(int number) noexcept nogil
+cdef int head_method_number(const uint8_t *name, size_t n) noexcept nogil       # -1: not known
+cdef const char *head_error_text(int code) noexcept nogil
+cdef int head_error_status(int code) noexcept nogil      # what a client is answered
 
 
 # -- request table ----------------------------------------------------------------------------------------------------

@@ -129,6 +129,38 @@ class HeadEnd:
     def feed(self, data: bytes) -> int | None:
         """Offset behind the empty line, from the first byte fed. Raises KernelError for a bare CR or LF, or NUL."""
 
+class Head(NamedTuple):
+    """One HTTP/1.1 head; `fields` are those that go on to the other side. See `HttpHead` in `_core.pxd`."""
+
+    method: bytes | None
+    target: bytes | None
+    host: bytes | None
+    status: int
+    http10: bool
+    keep_alive: bool
+    body: Literal["none", "length", "chunked", "until_close"]
+    content_length: int
+    upgrade: bool
+    websocket: bool
+    ws_extensions: bool
+    ws_protocols: int
+    ws_protocol: bytes | None
+    ws_key: bytes | None
+    ws_version: bytes | None
+    ws_accept: bytes | None
+    traceparent: bytes | None
+    fields: list[tuple[bytes, bytes]]
+
+@final
+class HeadParser:
+    """Reads heads (RFC 9112 2 to 6) that follow one another."""
+
+    @property
+    def rest(self) -> bytes: ...
+    def __init__(self, is_request: bool = True) -> None: ...
+    def feed(self, data: bytes = b"") -> list[Head]:
+        """Heads that `data` completes. Raises KernelError (HeadError)."""
+
 @final
 class RequestTable:
     """request_id (1 to 16 bytes) -> positive number. A `secret` of 16 bytes replaces the process's own."""
@@ -197,6 +229,12 @@ def header_value_ok(value: bytes) -> bool:
 def target_ok(target: bytes) -> bool:
     """No space, control or DEL; not empty."""
 
+def host_ok(host: bytes) -> bool:
+    """A name or address with or without a port; may be empty."""
+
+def header_same(name: bytes, other: bytes) -> bool:
+    """Equal without regard to case."""
+
 def header_is(name: bytes, lower: bytes) -> bool:
     """Equal without regard to case."""
 
@@ -214,3 +252,15 @@ def header_has_token(value: bytes, lower: bytes) -> bool:
 
 def header_lower(name: bytes) -> bytes:
     """ASCII lower case."""
+
+def head_status(code: int) -> int:
+    """The status that answers a refusal of HeadParser (HeadError)."""
+
+def parse_fields(section: bytes) -> list[tuple[bytes, bytes]]:
+    """The field lines of a complete section. Raises KernelError (HeadError)."""
+
+def parse_trailers(section: bytes) -> list[tuple[bytes, bytes]]:
+    """The fields of a complete trailer section that go on. Raises KernelError (HeadError)."""
+
+def known_methods() -> list[bytes]:
+    """The methods that are served, and CONNECT, which is known and refused."""

@@ -18,6 +18,7 @@ FINE = Reply([answer("200 OK", body=b"fine")])
         (b"GET /", 400),  # RFC 9112 3: it was served as if it had said HTTP/1.1
         (b"GET / HTTP/0.9", 400),
         (b"GET / HTTP/2.0", 505),  # RFC 9110 15.6.6
+        (b"GET / HTTP/1.2", 505),
         (b"G\xe9T / HTTP/1.1", 400),  # RFC 9112 3, 9110 5.6.2: it was a method that is not known, 501
         (b" GET / HTTP/1.1", 400),
         (b"G-T / HTTP/1.1", 501),

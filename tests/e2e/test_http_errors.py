@@ -36,6 +36,7 @@ BAD_REQUESTS = {
     "parameters of chunked": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n",
     "control byte in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n",
     "host with an open bracket": b"GET / HTTP/1.1\r\nHost: [x\r\n\r\n",
+    "names of fields without end": b"GET / HTTP/1.1\r\nHost: a\r\nConnection: " + b"x," * 65 + b"\r\n\r\n",
     "chunked twice": b"POST / HTTP/1.1\r\nHost: a\r\n" + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n",
 }
 

@@ -273,3 +273,64 @@ def test_against_oracle(held: list[list[Route]], gone: set[int], requests: list[
         found = [routes.match(protocol, host, path) for _ in range(max(len(fair), 1))]
         assert {(id(each), its) for its, each in filter(None, found)} == fair
         assert not fair or None not in found
+
+
+# -- routes that take everything
+
+SOME_ROUTES = [
+    Route(),
+    Route(protocols=(HTTP,)),
+    Route(protocols=(GRPC, WEBSOCKET)),
+    Route(path_prefix="/api"),
+    Route(grpc_service="pkg.Service"),
+    Route(host="example.com"),
+    Route(host="*.example.com", protocols=(HTTP,)),
+]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sets(st.sampled_from(SOME_ROUTES), max_size=2)), max_size=8))
+def test_match_any_is_match(steps: list[tuple[str, set[Route]]]) -> None:
+    """After whatever came and went, and with the same turns; an empty set removes a target."""
+    fast: RouteTable[str] = RouteTable()
+    slow: RouteTable[str] = RouteTable()
+    for name, routes in steps:
+        for made in (fast, slow):
+            made.remove(name)
+            if routes:
+                made.add(name, sorted(routes, key=str))
+        for protocol in PROTOCOLS:
+            for host, path in [
+                ("", "/"),
+                ("example.com", "/api/x"),
+                ("a.example.com:80", "/pkg.Service/Get"),
+                ("x", ""),
+            ]:
+                found = fast.match_any(protocol)
+                if found is not None:
+                    assert slow.match(protocol, host, path) == found
+            depends = any(
+                route.host or route.path_prefix or (route.grpc_service and protocol == GRPC)
+                for route, _ in fast.routes()
+                if not route.protocols or protocol in route.protocols
+            )
+            served = any(
+                not route.protocols or protocol in route.protocols
+                for route, _ in fast.routes()
+                if not route.grpc_service or protocol == GRPC
+            )
+            assert (fast.match_any(protocol) is not None) == (served and not depends)
+            if served and not depends:
+                slow.match(protocol, "", "/")  # the turn that match_any has taken
+
+
+def test_match_any_takes_turns() -> None:
+    routes = table(a=Route(), b=Route(), c=Route())
+    assert [target(routes.match_any(HTTP)) for _ in range(4)] == ["a", "b", "c", "a"]
+    assert target(routes.match(HTTP, "x", "/")) == "b"
+    routes.remove("c")
+    assert [target(routes.match_any(HTTP)) for _ in range(3)] == ["a", "b", "a"]
+    routes.add("d", [Route(path_prefix="/d")])
+    assert routes.match_any(HTTP) is None
+    assert routes.match_any(4) is None
+    routes.remove("d")
+    assert target(routes.match_any(HTTP)) is not None

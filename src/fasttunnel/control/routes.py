@@ -175,6 +175,7 @@ class RouteTable(Generic[T]):
         # Per protocol: host as sent -> the levels that may hold its route, best first. Hosts come from strangers, so it
         # is emptied when it is full, and whenever a route comes or goes.
         self._candidates: dict[int, dict[str, tuple[_Level[T], ...]]] = {number: {} for number in PROTOCOLS}
+        self._everything: dict[int, _Bucket[T]] = {}  # per protocol: the only routes there are, if they take everything
         self._routes: dict[int, tuple[T, str, list[Route]]] = {}  # by id of the target; with its owner
 
     def routes(self) -> list[tuple[Route, T]]:
@@ -201,6 +202,11 @@ class RouteTable(Generic[T]):
             if level.root:
                 return self._take(level.root[0])
         return None
+
+    def match_any(self, protocol: int) -> tuple[Route, T] | None:
+        """What `match` has for a request of this protocol, whatever its host and path; None when it depends on them."""
+        bucket = self._everything.get(protocol)
+        return None if bucket is None else self._take(bucket)
 
     @staticmethod
     def _take(bucket: _Bucket[T]) -> tuple[Route, T]:
@@ -245,7 +251,7 @@ class RouteTable(Generic[T]):
                 bucket.members.append((route, target))
         _, _, held = self._routes.setdefault(id(target), (target, owner, []))
         held += wanted
-        self._forget_hosts()
+        self._routes_have_changed()
 
     def remove(self, target: T) -> None:
         """Route nothing to `target` any more. No error when nothing was."""
@@ -265,7 +271,7 @@ class RouteTable(Generic[T]):
                     del level.segments[_first_segment(rank[0])]
                 if not level.segments and not level.root:
                     del self._levels[protocol, route.host]
-        self._forget_hosts()
+        self._routes_have_changed()
 
     def _check_exclusive(self, target: T, route: Route, owner: str) -> None:
         for protocol, rank in _places(route):
@@ -281,9 +287,15 @@ class RouteTable(Generic[T]):
                     if not same and (other.exclusive or route.exclusive):
                         raise RouteTaken(f"route {route} ({PROTOCOLS[protocol]}) is taken by another client")
 
-    def _forget_hosts(self) -> None:
+    def _routes_have_changed(self) -> None:
         for known in self._candidates.values():
             known.clear()
+        self._everything.clear()
+        for protocol in PROTOCOLS:
+            level = self._levels.get((protocol, ""))
+            if level is None or level.segments or any(number == protocol and host for number, host in self._levels):
+                continue
+            self._everything[protocol] = level.root[0]
 
 
 def _first_segment(prefix: str) -> str:

@@ -18,15 +18,6 @@ cdef enum ChunkState:
     CHUNK_TRAILERS
 
 
-cdef inline int _hex_digit(uint8_t c) noexcept nogil:
-    if c'0' <= c <= c'9':
-        return c - c'0'
-    c |= 0x20
-    if c'a' <= c <= c'f':
-        return c - c'a' + 10
-    return -1
-
-
 cdef int _chunk_size_byte(BodyReader *b, uint8_t c) noexcept nogil:
     """One byte of a chunk's size line; 0 or BODY_E_CHUNK."""
     cdef int digit

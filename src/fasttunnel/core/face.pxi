@@ -418,6 +418,18 @@ def target_ok(bytes target not None):
     return bool(hdr_target_ok(block.data, block.n))
 
 
+def host_ok(bytes host not None):
+    cdef _Block block = _Block(host)
+    return bool(hdr_host_ok(block.data, block.n))
+
+
+def header_same(bytes name not None, bytes other not None):
+    cdef:
+        _Block block = _Block(name)
+        _Block beside = _Block(other)
+    return bool(hdr_same(block.data, block.n, beside.data, beside.n))
+
+
 def header_is(bytes name not None, bytes lower not None):
     cdef _Block block = _Block(name)
     return bool(hdr_is(block.data, block.n, lower))

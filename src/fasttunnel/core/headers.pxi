@@ -48,6 +48,15 @@ cdef bint hdr_name_ok(const uint8_t *name, size_t n) noexcept nogil:
     return n != 0
 
 
+cdef inline int _hex_digit(uint8_t c) noexcept nogil:
+    if c'0' <= c <= c'9':
+        return c - c'0'
+    c |= 0x20
+    if c'a' <= c <= c'f':
+        return c - c'a' + 10
+    return -1
+
+
 cdef inline bint _is_space(uint8_t c) noexcept nogil:
     return c == c' ' or c == c'\t'
 
@@ -76,6 +85,29 @@ cdef bint hdr_target_ok(const uint8_t *target, size_t n) noexcept nogil:
     return n != 0
 
 
+cdef inline bint _is_host_byte(uint8_t c) noexcept nogil:
+    return (c'a' <= c | 0x20 <= c'z' or c'0' <= c <= c'9' or c == c'.' or c == c'-' or c == c'_' or c == c'~')
+
+
+cdef bint hdr_host_ok(const uint8_t *host, size_t n) noexcept nogil:
+    cdef size_t i = 0
+    if n and host[0] == c'[':
+        i = 1
+        while i < n and (_hex_digit(host[i]) >= 0 or host[i] == c':' or host[i] == c'.'):
+            i += 1
+        if i == 1 or i == n or host[i] != c']':
+            return False
+        i += 1
+    else:
+        while i < n and _is_host_byte(host[i]):
+            i += 1
+    if i < n and host[i] == c':':
+        i += 1
+        while i < n and c'0' <= host[i] <= c'9':
+            i += 1
+    return i == n
+
+
 cdef inline uint8_t _lower(uint8_t c) noexcept nogil:
     return c | 0x20 if c'A' <= c <= c'Z' else c
 
@@ -86,6 +118,16 @@ cdef bint hdr_is(const uint8_t *name, size_t n, const char *lower) noexcept nogi
         if lower[i] == 0 or _lower(name[i]) != <uint8_t>lower[i]:
             return False
     return lower[n] == 0
+
+
+cdef bint hdr_same(const uint8_t *a, size_t n, const uint8_t *b, size_t m) noexcept nogil:
+    cdef size_t i
+    if n != m:
+        return False
+    for i in range(n):
+        if _lower(a[i]) != _lower(b[i]):
+            return False
+    return True
 
 
 cdef bint hdr_hop_by_hop(const uint8_t *name, size_t n) noexcept nogil:

@@ -1,7 +1,7 @@
 """HTTP/1.1 towards backends, with a pool of kept-alive connections."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fasttunnel._core cimport BodyReader, Msg
+from fasttunnel._core cimport BodyReader, Msg, Slice
 from fasttunnel.engine._target cimport Plan, Target
 from fasttunnel.engine._exchange cimport Endpoint
 from fasttunnel.engine._http1 cimport BodyWriter, Head
@@ -31,4 +31,4 @@ cdef class BackendHttp1(Conn):
     cdef int fail_request(self, uint32_t code, bytes text) except -1
 
 cdef Endpoint open_request(Plan plan)
-cdef int write_request_head(Out *out, bytes method, Plan plan, const Msg *m, uint8_t tag, bint *has_length, uint64_t *length) except -1
+cdef int write_request_head(Out *out, Slice method, Plan plan, const Msg *m, uint8_t tag, bint *has_length, uint64_t *length) except -1

@@ -6,11 +6,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fasttunnel._core cimport (
-    BODY_CHUNKED, BODY_DONE, BODY_LENGTH, BODY_NONE, BODY_PIECE, BODY_TRAILERS, BODY_UNTIL_CLOSE, Buf, MSG_HTTP_REQUEST,
-    MSG_HTTP_RESPONSE, Slice, TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_REQUEST_TRAILERS, TAG_HTTP_RESPONSE_HEADERS,
-    TAG_HTTP_RESPONSE_TRAILERS, body_read, buf_free, hdr_name_ok, hdr_target_ok, hdr_value_ok,
+    BODY_CHUNKED, BODY_DONE, BODY_LENGTH, BODY_NONE, BODY_PIECE, BODY_TRAILERS, BODY_UNTIL_CLOSE, Buf, HEAD_CONNECT, HEAD_GET,
+    HEAD_HEAD, HEAD_OPTIONS, HEAD_PATCH, HEAD_POST, HEAD_PUT, HEAD_TRACE, MSG_HTTP_REQUEST, MSG_HTTP_RESPONSE, Slice,
+    TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_REQUEST_TRAILERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, body_read,
+    buf_free, hdr_name_ok, hdr_target_ok, hdr_value_ok, head_method_number,
 )
-from fasttunnel.engine._target cimport text_of
 from fasttunnel.engine._http1 cimport (
     has_fields, parse_trailers, write_body, write_body_end, write_bytes, write_fields, write_number, write_text,
 )
@@ -25,8 +25,14 @@ cdef enum:
     PROTOCOL_ERROR = 5
     IDLE_MAX = 64                       # kept connections to one backend
 
-cdef frozenset REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))      # safe methods, RFC 9110 9.2.1
-cdef frozenset BODY_EXPECTED = frozenset((b"POST", b"PUT", b"PATCH"))
+
+cdef inline bint repeatable(int method) noexcept:
+    """Safe methods, RFC 9110 9.2.1."""
+    return method == HEAD_GET or method == HEAD_HEAD or method == HEAD_OPTIONS or method == HEAD_TRACE
+
+
+cdef inline bint body_expected(int method) noexcept:
+    return method == HEAD_POST or method == HEAD_PUT or method == HEAD_PATCH
 
 
 cdef Endpoint open_request(Plan plan):
@@ -45,15 +51,15 @@ cdef Endpoint open_request(Plan plan):
     return conn
 
 
-cdef int write_request_head(Out *out, bytes method, Plan plan, const Msg *m, uint8_t tag, bint *has_length,
+cdef int write_request_head(Out *out, Slice method, Plan plan, const Msg *m, uint8_t tag, bint *has_length,
                             uint64_t *length) except -1:
     """Request line, Host and fields, without the empty line. Returns 1 when something in it may not be written."""
     cdef bytes host = plan.host or plan.target.authority
-    if (not hdr_name_ok(method, len(method)) or not hdr_target_ok(plan.url, len(plan.url))
+    if (not hdr_name_ok(method.ptr, method.len) or not hdr_target_ok(plan.url, len(plan.url))
             or plan.url[0] != c"/" and plan.url != b"*"
             or not hdr_value_ok(host, len(host))):
         return 1
-    write_bytes(out, method)
+    out_append(out, method.ptr, method.len)
     write_text(out, " ")
     write_bytes(out, plan.url)
     write_text(out, " HTTP/1.1\r\nHost: ")
@@ -92,18 +98,18 @@ cdef class BackendHttp1(Conn):
         return self.touch()
 
     cdef int write_request(self, const Msg *m) except -1:
-        cdef bytes method = text_of(&m.method)
+        cdef int method = head_method_number(m.method.ptr, m.method.len)
         cdef bint has_length = False
         cdef uint64_t length = 0
         cdef size_t mark = self.out.len
-        self.is_head = method == b"HEAD"
+        self.is_head = method == HEAD_HEAD
         self.request_done = self.in_answer = self.blocked = False
         self.replay = None
-        if method == b"CONNECT" or write_request_head(&self.out, method, self.plan, m, TAG_HTTP_REQUEST_HEADERS, &has_length,
-                                                      &length):
+        if method == HEAD_CONNECT or write_request_head(&self.out, m.method, self.plan, m, TAG_HTTP_REQUEST_HEADERS, &has_length,
+                                                        &length):
             return 1
         self.writer.mode = BODY_NONE
-        if has_length or m.last and (m.body.len or method in BODY_EXPECTED) and not has_fields(m, TAG_HTTP_REQUEST_TRAILERS):
+        if has_length or m.last and (m.body.len or body_expected(method)) and not has_fields(m, TAG_HTTP_REQUEST_TRAILERS):
             self.writer.mode = BODY_LENGTH
             self.writer.remaining = length if has_length else m.body.len
             write_text(&self.out, "Content-Length: ")
@@ -113,7 +119,7 @@ cdef class BackendHttp1(Conn):
             self.writer.mode = BODY_CHUNKED
             write_text(&self.out, "Transfer-Encoding: chunked\r\n")
         write_text(&self.out, "\r\n")
-        if self.reused and m.last and m.body.len == 0 and method in REPEATABLE:
+        if self.reused and m.last and m.body.len == 0 and repeatable(method):
             self.replay = out_copy(&self.out, mark)
         return 0
 
@@ -174,17 +180,12 @@ cdef class BackendHttp1(Conn):
             raise BadMessage(502, "101 without an upgrade")
         if head.status < 200:
             m.informational = True
-            head.parser = None
             self.exchange.send(&m)
             return 0
         m.first = True
         if self.is_head or head.status == 204 or head.status == 304:
             head.body_mode = BODY_NONE
         head.start_body(&self.reader)
-        if self.reader.mode != BODY_NONE:
-            head.parser = None
-        elif not head.message_complete:
-            head.parser = None
         self.keep_alive = head.keep_alive and self.reader.mode != BODY_UNTIL_CLOSE
         self.in_answer = True
         if self.reader.mode != BODY_NONE and n:
@@ -306,7 +307,6 @@ cdef class BackendHttp1(Conn):
     cdef int on_lost(self, object exc) except -1:
         cdef BackendHttp1 fresh
         cdef Exchange exchange = self.exchange
-        self.head.parser = None         # it refers back to the head
         if exchange is None:
             if self in self.target.idle:
                 self.target.idle.remove(self)

@@ -1,13 +1,13 @@
 """WebSocket towards backends: the handshake is ours, with a key of our own; what it negotiates belongs to the two ends."""
-import base64
+import binascii
 import os
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fasttunnel._core cimport (
-    BODY_DONE, BODY_LENGTH, BODY_NONE, BODY_PIECE, BODY_TRAILERS, MSG_WS_REQUEST, MSG_WS_RESPONSE, Slice,
-    TAG_WS_REQUEST_HEADERS, TAG_WS_RESPONSE_HEADERS, body_read, buf_append, buf_free, hdr_value_ok,
+    BODY_DONE, BODY_LENGTH, BODY_NONE, BODY_PIECE, BODY_TRAILERS, HEAD_GET, MSG_WS_REQUEST, MSG_WS_RESPONSE, Slice,
+    TAG_WS_REQUEST_HEADERS, TAG_WS_RESPONSE_HEADERS, body_read, buf_append, buf_free, hdr_value_ok, head_method,
 )
 from fasttunnel.engine._backend_http1 cimport write_request_head
 from fasttunnel.engine._http1 cimport websocket_accept, write_bytes, write_text
@@ -53,9 +53,9 @@ cdef class BackendWebSocket(WebSocketConn):
     cdef int write_handshake(self, const Msg *m) except -1:
         cdef bint has_length = False
         cdef uint64_t length = 0
-        if write_request_head(&self.out, b"GET", self.plan, m, TAG_WS_REQUEST_HEADERS, &has_length, &length):
+        if write_request_head(&self.out, head_method(HEAD_GET), self.plan, m, TAG_WS_REQUEST_HEADERS, &has_length, &length):
             return 1
-        self.nonce = base64.b64encode(os.urandom(16))
+        self.nonce = binascii.b2a_base64(os.urandom(16), newline=False)
         write_text(&self.out, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ")
         write_bytes(&self.out, self.nonce)
         if m.subprotocol.len:
@@ -94,8 +94,7 @@ cdef class BackendWebSocket(WebSocketConn):
                 self.accepted()
                 return size
             if head.status >= 200:
-                break
-            head.parser = None              # 1xx other than 101: the answer proper follows
+                break                       # behind 1xx other than 101 the answer proper follows
         if head.status == 204 or head.status == 304:
             head.body_mode = BODY_NONE
         head.start_body(&self.reader)

@@ -14,23 +14,21 @@ cdef class Backends(Acceptor):
 
     cdef Endpoint accept(self, Exchange exchange, const Msg *m):
         cdef Plan plan = Plan()
-        cdef bytes path
-        cdef str prefix
         cdef object found, route
         plan.host = text_of(&m.host)
         if m.kind == MSG_GRPC_REQUEST:
-            path = b"/" + text_of(&m.service) + b"/" + text_of(&m.method)
-            plan.url = path
+            plan.url = b"/" + text_of(&m.service) + b"/" + text_of(&m.method)
         else:
             plan.url = text_of(&m.url)
-            path = plan.url.partition(b"?")[0]
-        found = self.routes.match(exchange.protocol, plan.host.decode("latin-1"), path.decode("latin-1"))
+        found = self.routes.match_any(exchange.protocol)
+        if found is None:
+            found = self.routes.match(exchange.protocol, plan.host.decode("latin-1"),
+                                      plan.url.partition(b"?")[0].decode("latin-1"))
         if found is None:
             return None
         route, plan.target = found
-        prefix = route.path_prefix
-        if route.strip_prefix and prefix and m.kind != MSG_GRPC_REQUEST:
-            plan.url = plan.url[len(prefix):]
+        if route.strip_prefix and route.path_prefix and m.kind != MSG_GRPC_REQUEST:
+            plan.url = plan.url[len(route.path_prefix):]
             if plan.url[:1] != b"/":
                 plan.url = b"/" + plan.url
         if route.host_rewrite:

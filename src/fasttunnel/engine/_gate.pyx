@@ -1,7 +1,7 @@
 """The server's front desk: finds the tunnel of a request, and words what goes wrong."""
 from libc.stdint cimport uint8_t, uint32_t
 
-from fasttunnel._core cimport hdr_append
+from fasttunnel._core cimport buf_append, hdr_append
 from fasttunnel.errors import ANSWERS, ResetCode
 
 cdef enum:
@@ -61,7 +61,6 @@ cdef class Gate:
 
     cdef Link find(self, int protocol, bytes host, bytes target):
         """The tunnel for a request, or None. One look-up per request, never per message."""
-        cdef str name = host.decode("latin-1"), path = target.partition(b"?")[0].decode("latin-1")
         cdef object found
         cdef Link link
         cdef int _attempt
@@ -70,7 +69,9 @@ cdef class Gate:
             self.full = b"the server has as many requests under way as it may"
             return None
         for _attempt in range(SHARERS_ASKED):
-            found = self.routes.match(protocol, name, path)
+            found = self.routes.match_any(protocol)
+            if found is None:
+                found = self.routes.match(protocol, host.decode("latin-1"), target.partition(b"?")[0].decode("latin-1"))
             if found is None:
                 return None
             link = found[1]
@@ -146,7 +147,13 @@ cdef class Visitor:
 
     cdef int add_fields(self, Buf *block, uint8_t tag, bytes host) except -1:
         """X-Forwarded-For, -Proto, -Host and Forwarded: what the visitor sent of these has been dropped, it proves nothing."""
-        cdef bytes forwarded = self.forwarded_for + b";proto=http"
+        cdef bytes forwarded
+        cdef size_t mark = block.len
+        if self.fields is not None and self.fields_tag == tag and self.fields_host == host:
+            if buf_append(block, <const uint8_t *>self.fields, len(self.fields)) < 0:
+                raise MemoryError
+            return 0
+        forwarded = self.forwarded_for + b";proto=http"
         if host:
             forwarded += b';host="' + host + b'"'
         if (hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-For", 15, self.address, len(self.address)) < 0
@@ -154,4 +161,7 @@ cdef class Visitor:
                 or hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-Host", 16, host, len(host)) < 0
                 or hdr_append(block, tag, <const uint8_t *>b"Forwarded", 9, forwarded, len(forwarded)) < 0):
             raise MemoryError
+        self.fields = (<const char *>block.data + mark)[:block.len - mark]
+        self.fields_host = host
+        self.fields_tag = tag
         return 0

@@ -1,4 +1,4 @@
-"""HTTP/1.1 messages (RFC 9112): heads read by httptools and checked, bodies framed by the kernels, both written here."""
+"""HTTP/1.1 messages (RFC 9112): heads and bodies are read by the kernels, and written here."""
 from libc.stdint cimport uint8_t, uint64_t
 
 from fasttunnel._core cimport Buf, BodyReader, Msg, Slice
@@ -8,15 +8,10 @@ from fasttunnel.engine._socket cimport Out
 
 cdef class Head:
     """One parsed head and what follows from it. Reused for the messages of one connection, one after the other."""
-    cdef object parser                  # httptools; None: a fresh one is needed
     cdef bint is_request
     cdef size_t scanned                 # how far the empty line has been looked for
-    cdef list fields                    # (name, value) as they came
-    cdef bint fields_complete
-    cdef bint message_complete          # the parser is ready for the next head
     # what it says
     cdef bytes method
-    cdef bytes url                      # as sent
     cdef bytes target                   # path and query
     cdef bytes host
     cdef int status
@@ -37,13 +32,10 @@ cdef class Head:
     # Take one head from the front of data. Returns its length, 0: incomplete; raises BadMessage.
     cdef Py_ssize_t parse(self, const uint8_t *data, size_t n, size_t limit, uint8_t tag) except -1
     cdef int start_body(self, BodyReader *reader) except -1
-    cdef int _classify(self, uint8_t tag) except -1
-    cdef int _check_request(self, list hosts) except -1
-    cdef int add(self, uint8_t tag, bytes name, bytes value) except -1
+    cdef bytes joined_protocols(self, const uint8_t *data, size_t n)
 
 cdef Py_ssize_t parse_trailers(const uint8_t *data, size_t n, size_t limit, uint8_t tag, Buf *block) except -1
 cdef bytes websocket_accept(bytes key)
-cdef bint host_ok(bytes host)
 
 
 cdef struct BodyWriter:                 # what is still owed of the body being written

@@ -3,8 +3,6 @@
 One request at a time: what is pipelined behind it waits in the connection's rest, and the socket is not read meanwhile, so
 answers are in order by construction. A body is sent on as it comes; its first bytes travel with the head if they came together.
 """
-import base64
-
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
@@ -43,10 +41,15 @@ cdef double HALF_CLOSED_S = limits.HALF_CLOSED_S
 
 cdef bint valid_key(bytes key):
     """Sec-WebSocket-Key: 16 bytes in base64 (RFC 6455 4.2.1)."""
-    try:
-        return key is not None and len(key) == 24 and len(base64.b64decode(key, validate=True)) == 16
-    except ValueError:
+    cdef const uint8_t *p
+    cdef int i
+    if key is None or len(key) != 24:
         return False
+    p = key
+    for i in range(22):
+        if not (c"a" <= p[i] | 0x20 <= c"z" or c"0" <= p[i] <= c"9" or p[i] == c"+" or p[i] == c"/"):
+            return False
+    return p[22] == c"=" and p[23] == c"="
 
 
 cdef void set_slice(Slice *slice, bytes value) noexcept:
@@ -604,7 +607,6 @@ cdef class PublicHttp1(Conn):
         return self.close()
 
     cdef int on_lost(self, object exc) except -1:
-        self.head.parser = None         # it refers back to the head
         self.gate.unqueue(self)
         if self.exchange is not None:
             self.exchange.reset(CANCELLED, b"the public side closed the connection")

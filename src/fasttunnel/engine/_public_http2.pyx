@@ -12,13 +12,13 @@ from fasttunnel._core cimport (
     GRPC_BLOCKED, GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
     PROTO_HTTP, Slice, TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING,
     TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_REQUEST_TRAILERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary, grpc_prefix,
-    grpc_split, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok,
+    grpc_split, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_host_ok, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok,
     hdr_value_ok, msg_headers,
     msg_next_header,
 )
 from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of, trace_id_of
 from fasttunnel.engine._grpc cimport decode_timeout, encode_message, is_grpc_type, status_text
-from fasttunnel.engine._http1 cimport has_fields, host_ok
+from fasttunnel.engine._http1 cimport has_fields
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
 from fasttunnel.engine._link cimport Link
 
@@ -177,7 +177,7 @@ cdef class PublicStream(H2Stream):
             return self.answer_error(414, b"request target above the limit")
         self.authority = self.authority or b""
         if (self.odd_head or not self.path.startswith(b"/") and not (self.path == b"*" and self.method == b"OPTIONS")
-                or not hdr_target_ok(self.path, len(self.path)) or not host_ok(self.authority)
+                or not hdr_target_ok(self.path, len(self.path)) or not hdr_host_ok(self.authority, len(self.authority))
                 or not hdr_name_ok(self.method, len(self.method))):
             return self.answer_error(400, b"bad scheme, path, host or method")
         if self.is_grpc and self.timeout_s < 0:

@@ -38,6 +38,13 @@ def tokens(fields: Iterable[Field], name: bytes) -> set[bytes]:
     return {token.strip().lower() for value in get_all(fields, name) for token in value.split(b",")}
 
 
+def nominated(fields: Iterable[Field]) -> list[bytes]:
+    """What Connection names beside its own options (RFC 9110 7.6.1)."""
+    values = get_all(fields, b"connection")
+    options = [token.strip(b" \t").lower() for value in values for token in value.split(b",")]
+    return [option for option in options if option not in (b"", b"close", b"keep-alive", b"upgrade")]
+
+
 def check(fields: Iterable[Field], *, status: int = 0) -> None:
     """RFC 9110 5.1, 5.5. Raises BadMessage."""
     if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in fields):

@@ -33,6 +33,7 @@ from fasttunnel.reference.strict import check_head, chunk_has_come
 
 READ_BYTES = 65_536
 LINGER_S, LINGER_BYTES = 2.0, 16 * 1024 * 1024  # to read what a peer still sends before its connection is closed
+CONNECTION_OPTIONS = 64  # of one head
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 BODY_EXPECTED = frozenset((b"POST", b"PUT", b"PATCH"))
 # Methods of the IANA registry; others are 501 (RFC 9110 9.1).
@@ -115,10 +116,12 @@ class Http1Stream(HttpStream):
         if event is None or isinstance(event, h11.ConnectionClosed):
             return None
         self.http10 = event.http_version == b"1.0"
-        if event.http_version[:2] != b"1.":  # RFC 9110 2.5, 15.6.6
-            raise BadMessage("bad HTTP version", status=505 if event.http_version >= b"2" else 400)
+        if event.http_version not in (b"1.0", b"1.1"):  # RFC 9110 2.5, 15.6.6; there is no other 1.x
+            raise BadMessage("bad HTTP version", status=505 if event.http_version > b"1.1" else 400)
         of_message = [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()]
         fields.check(of_message, status=400)
+        if len(fields.nominated(of_message)) > CONNECTION_OPTIONS:
+            raise BadMessage("too many options in Connection", status=400)
         lengths = fields.get_all(of_message, b"content-length")
         coded = fields.get(of_message, b"transfer-encoding") is not None
         if (coded and (lengths or self.http10)) or any(len(length) > 19 for length in lengths):
