@@ -116,6 +116,8 @@ cdef struct GrpcPiece:          # one message, or one fragment; body is valid as
 # Same rules as ws_parse: a piece is min(remaining, max_fragment, credit) bytes, given out once it lies there whole.
 cdef int grpc_split(GrpcSplitter *s, const uint8_t *data, size_t n, uint64_t credit, size_t *consumed,
                     GrpcPiece *out) noexcept nogil
+# Whether what grpc_split would give out next is the rest of a message, all of it.
+cdef bint grpc_whole(const GrpcSplitter *s, const uint8_t *data, size_t n) noexcept nogil
 cdef bint grpc_at_boundary(const GrpcSplitter *s) noexcept nogil                  # no message begun
 cdef void grpc_prefix(uint8_t *out, bint compressed, uint32_t message_bytes) noexcept nogil    # 5 bytes
 

@@ -105,6 +105,8 @@ class GrpcMessages:
     @property
     def at_boundary(self) -> bool: ...
     def __init__(self, max_fragment: int = 65536, *, max_message_bytes: int = 0, credit: int = ...) -> None: ...
+    def whole(self, data: bytes) -> bool:
+        """Whether a message, or what is left of it, would be complete with these bytes."""
     def feed(self, data: bytes = b"", credit: int | None = None) -> list[Piece]:
         """Messages that `data` completes; `credit` replaces what was left of it. Raises KernelError (GrpcResult)."""
 

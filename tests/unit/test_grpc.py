@@ -40,6 +40,15 @@ def test_fragments(length: int) -> None:
         assert piece[1:] == (True, i == 0, i < len(pieces) - 1, length)
 
 
+@pytest.mark.parametrize("length", [0, 1, 5, 300])
+def test_whether_a_message_is_whole(length: int) -> None:
+    data = wire(bytes(length))
+    for cut in range(len(data)):
+        assert not GrpcMessages().whole(data[:cut])
+    assert GrpcMessages().whole(data)
+    assert GrpcMessages().whole(data + b"\x00\x00")
+
+
 def test_whole_messages_only() -> None:
     body = bytes(200_000)
     outcome = feed_every_way(partial(GrpcMessages, max_fragment=0), wire(body))

@@ -163,6 +163,11 @@ cdef class GrpcMessages:
         """Whether the stream may end here: no message is begun."""
         return bool(grpc_at_boundary(&self._splitter)) and not self.rest
 
+    def whole(self, bytes data not None):
+        """Whether `feed` would complete a message with no more than this, without looking at its flag and size."""
+        cdef _Block block = _Block(self.rest + data)
+        return bool(grpc_whole(&self._splitter, block.data, block.n))
+
     def feed(self, bytes data not None=b"", credit=None):
         """Messages and fragments that `data` completes. `credit`, in body bytes, replaces what was left of it."""
         cdef:

@@ -55,6 +55,14 @@ cdef int grpc_split(GrpcSplitter *s, const uint8_t *data, size_t n, uint64_t cre
     return GRPC_PIECE
 
 
+cdef bint grpc_whole(const GrpcSplitter *s, const uint8_t *data, size_t n) noexcept nogil:
+    if s.in_message:
+        return s.remaining <= n
+    if n < GRPC_PREFIX_BYTES:
+        return False
+    return _big_endian(data + 1, 4) <= n - GRPC_PREFIX_BYTES
+
+
 cdef bint grpc_at_boundary(const GrpcSplitter *s) noexcept nogil:
     return not s.in_message
 

@@ -225,75 +225,17 @@ cdef int _message_fields(const uint8_t *data, size_t n, int row, int depth, Msg 
     return c.error
 
 
-cdef bint _usual_frame(const uint8_t *data, size_t n, Msg *m) noexcept nogil:
-    """A WebSocketFrame as msg_encode_ws writes it: each field once, in order, nothing else. False: it is not.
-
-    Half of what the table costs, for the one message that comes a million times a second. Whatever is unusual here, or
-    wrong, is left to the table, which begins anew.
-    """
-    cdef:
-        Cursor c = cur_over(data, n)
-        const uint8_t *id
-        uint64_t id_len
-        uint8_t tag, last = 0
-    if n < 24 or data[0] != (2 << 3 | WIRE_BYTES) or data[1] > REQUEST_ID_BYTES:
-        return False
-    id_len = data[1]
-    id = data + 2
-    if not _all_ascii(id, id_len) or id[id_len] != (3 << 3 | WIRE_VARINT) or id[id_len + 1] > 2 \
-            or id[id_len + 2] != (4 << 3 | WIRE_VARINT) or id[id_len + 3] != PROTO_WEBSOCKET \
-            or id[id_len + 4] != (MSG_WS_FRAME << 3 | WIRE_BYTES):
-        return False                    # n is 24 at least, and 2 + 16 + 5 bytes have been looked at
-    c.p = id + id_len + 4
-    m.run = c.p
-    c.p += 1
-    if cur_varint(&c, 5) != cur_left(&c) or c.error:
-        return False
-    m.request_id.ptr = id
-    m.request_id.len = <size_t>id_len
-    m.direction = id[id_len + 1]
-    m.protocol_type = PROTO_WEBSOCKET
-    m.kind = MSG_WS_FRAME
-    while c.p != c.end:
-        tag = c.p[0]
-        if tag <= last:
-            return False
-        last = tag
-        c.p += 1
-        if tag == (1 << 3 | WIRE_BYTES):
-            if not cur_slice(&c, &m.connection_id) or m.connection_id.len != id_len \
-                    or memcmp(m.connection_id.ptr, id, id_len) != 0:
-                return False
-        elif tag == (2 << 3 | WIRE_VARINT):
-            m.fin = cur_varint(&c, 10) != 0
-        elif tag == (3 << 3 | WIRE_VARINT):
-            m.opcode = <uint32_t>cur_varint(&c, 10)
-        elif tag == (4 << 3 | WIRE_VARINT):
-            m.masked = cur_varint(&c, 10) != 0
-        elif tag == (5 << 3 | WIRE_BYTES):
-            cur_slice(&c, &m.body)
-        elif tag == (6 << 3 | WIRE_VARINT):
-            m.frame_direction = <int32_t>cur_varint(&c, 10)
-        elif tag == (7 << 3 | WIRE_VARINT):
-            m.rsv = <uint32_t>cur_varint(&c, 10)
-        elif tag == (8 << 3 | WIRE_VARINT):
-            m.frame_bytes = cur_varint(&c, 10)
-        elif tag == (9 << 3 | WIRE_VARINT):
-            m.more = cur_varint(&c, 10) != 0
-        else:
-            return False
-    return not c.error
-
-
 cdef int msg_decode(const uint8_t *data, size_t n, Msg *out, size_t *where) noexcept nogil:
     cdef:
         const uint8_t *bad = data
+        Cursor member
         int error
     memset(out, 0, sizeof(Msg))
-    if _usual_frame(data, n, out):
-        out.end = data + n
-        return 0
-    memset(out, 0, sizeof(Msg))
+    if _usual_envelope(data, n, &member, out):
+        if _usual_frame(member, out) if out.kind == MSG_WS_FRAME else _usual_chunk(member, out):
+            out.end = data + n
+            return 0
+        memset(out, 0, sizeof(Msg))
     error = _message_fields(data, n, 0, MAX_DEPTH, out, &bad)
     out.end = data + n if n else data                   # last: another member clears all that stands behind the kind
     if error:
@@ -462,7 +404,10 @@ cdef size_t _encode(const Msg *m, bint prefixed, uint8_t *out, uint8_t **gap) no
     if m.protocol_type:
         out[0] = 4 << 3 | WIRE_VARINT
         out = put_varint(out + 1, <uint64_t><int64_t>m.protocol_type)
-    if has_member:
+    if _is_chunk(m):
+        out[0] = <uint8_t>(m.kind << 3 | WIRE_BYTES)
+        out = _put_chunk(m, put_varint(out + 1, _chunk_size(m)), gap)
+    elif has_member:
         out = put_varint(out, <uint64_t>m.kind << 3 | WIRE_BYTES)
         out = put_varint(out, _fields_size(m, m.kind))
         out = _put_fields(m, m.kind, out, gap)
@@ -470,80 +415,3 @@ cdef size_t _encode(const Msg *m, bint prefixed, uint8_t *out, uint8_t **gap) no
     if prefixed:
         grpc_prefix(start, False, <uint32_t>(<size_t>(out - start) + left_out - GRPC_PREFIX_BYTES))
     return <size_t>(out - start)
-
-
-cdef size_t msg_encode_ws(const uint8_t *id, size_t id_len, int direction, const WsFrame *f,
-                          uint8_t *out) noexcept nogil:
-    return _encode_ws(id, id_len, direction, f, out, NULL)
-
-
-cdef size_t msg_encode_ws_around(const uint8_t *id, size_t id_len, int direction, const WsFrame *f, uint8_t *out,
-                                 size_t *gap) noexcept nogil:
-    return _encode_ws(id, id_len, direction, f, out, gap)
-
-
-cdef inline size_t _encode_ws(const uint8_t *id, size_t id_len, int direction, const WsFrame *f, uint8_t *out,
-                              size_t *gap) noexcept nogil:
-    cdef:
-        uint8_t *start = out
-        size_t n = f.payload_len
-        size_t inner = 0
-    if id_len > REQUEST_ID_BYTES:
-        return 0
-    if id_len:
-        inner += 2 + id_len
-    if n:
-        inner += 1 + varint_size(n) + n
-    if f.first and f.more:
-        inner += 1 + varint_size(f.frame_bytes)
-    inner += 2 * ((f.fin != 0) + (f.opcode != 0) + (f.masked != 0) + (direction != 0) + (f.rsv != 0) + (f.more != 0))
-
-    out += GRPC_PREFIX_BYTES
-    if id_len:
-        out[0] = 2 << 3 | WIRE_BYTES
-        out[1] = <uint8_t>id_len
-        out = put_bytes(out + 2, id, id_len)
-    if direction:
-        out[0] = 3 << 3 | WIRE_VARINT
-        out[1] = <uint8_t>direction
-        out += 2
-    out[0] = 4 << 3 | WIRE_VARINT
-    out[1] = PROTO_WEBSOCKET
-    out[2] = MSG_WS_FRAME << 3 | WIRE_BYTES
-    out = put_varint(out + 3, inner)
-
-    if id_len:
-        out[0] = 1 << 3 | WIRE_BYTES
-        out[1] = <uint8_t>id_len
-        out = put_bytes(out + 2, id, id_len)
-    out = _put_small(out, 2, f.fin)
-    out = _put_small(out, 3, f.opcode)
-    out = _put_small(out, 4, f.masked)
-    if n:
-        out[0] = 5 << 3 | WIRE_BYTES
-        out = put_varint(out + 1, n)
-        if gap != NULL:
-            gap[0] = <size_t>(out - start)
-        elif f.masked:
-            ws_mask(out, f.payload, n, f.key)
-        else:
-            memcpy(out, f.payload, n)
-        if gap == NULL:
-            out += n
-    out = _put_small(out, 6, <uint8_t>direction)
-    out = _put_small(out, 7, f.rsv)
-    if f.first and f.more:
-        out[0] = 8 << 3 | WIRE_VARINT
-        out = put_varint(out + 1, f.frame_bytes)
-    out = _put_small(out, 9, f.more)
-    grpc_prefix(start, False, <uint32_t>(<size_t>(out - start) + (n if gap != NULL else 0) - GRPC_PREFIX_BYTES))
-    return <size_t>(out - start)
-
-
-cdef inline uint8_t *_put_small(uint8_t *out, int number, uint8_t value) noexcept nogil:
-    """A varint field below 128."""
-    if value:
-        out[0] = <uint8_t>(number << 3 | WIRE_VARINT)
-        out[1] = value
-        out += 2
-    return out

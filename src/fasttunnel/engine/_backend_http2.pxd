@@ -23,7 +23,6 @@ cdef class BackendCall(H2Stream):
     cdef Buf block                      # initial metadata, encoded for the first chunk
     cdef Buf trailing                   # trailing metadata, for the last
     cdef size_t field_bytes
-    cdef uint64_t writing               # bytes of the message being written that are still to come
     cdef int http_status
     cdef int status                     # grpc-status; -1: none yet
     cdef bytes message
@@ -42,6 +41,7 @@ cdef class BackendCall(H2Stream):
     cdef int remember(self, const Msg *m) except -1
     cdef int retry(self) except -1
     cdef int open(self, const Msg *m) except -1
+    cdef size_t send_messages(self, const uint8_t *data, size_t n, bint pumped, int *result) except? 0xffffffffffffffff
     cdef int put_fields(self, Msg *m) except -1
     cdef int put_status(self, Msg *m) except -1
     cdef int send_chunk(self, Msg *m) except -1

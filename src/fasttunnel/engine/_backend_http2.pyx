@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 from fasttunnel._core cimport (
     GRPC_BLOCKED, GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_GRPC_RESPONSE, Slice,
     TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING, buf_append, buf_free, grpc_at_boundary,
-    grpc_prefix, grpc_split, hdr_append, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok, hdr_value_ok, msg_headers,
+    grpc_split, grpc_whole, hdr_append, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok, hdr_value_ok, msg_headers,
     msg_decode, msg_next_header,
 )
 from fasttunnel.engine._exchange cimport Exchange
@@ -126,7 +126,6 @@ cdef class BackendCall(H2Stream):
     # -- request
 
     cdef int on_message(self, const Msg *m) except -1:
-        cdef uint8_t prefix[5]
         if m.kind != MSG_GRPC_REQUEST:
             return 0
         if m.first and self.open(m):
@@ -136,16 +135,8 @@ cdef class BackendCall(H2Stream):
         if self.replayable:
             self.remember(m)
         if m.body.ptr != NULL:
-            if self.writing == 0:
-                if m.more and m.message_bytes <= m.body.len:
-                    return self.fail_call(PROTOCOL_ERROR, b"fragments of a message do not add up")
-                self.writing = m.message_bytes if m.more else m.body.len
-                grpc_prefix(prefix, m.compressed, <uint32_t>self.writing)
-                self.write(prefix, 5)
-            if m.body.len > self.writing or (m.body.len == self.writing) == m.more:
+            if self.write_chunk(m):
                 return self.fail_call(PROTOCOL_ERROR, b"fragments of a message do not add up")
-            self.writing -= m.body.len
-            self.write(m.body.ptr, m.body.len)
             if self.overfull():
                 return self.fail_call(OVERLOADED, b"messages come faster than the backend reads")
         if m.last:
@@ -274,11 +265,53 @@ cdef class BackendCall(H2Stream):
             buf_free(&self.replay)
         return 0
 
-    cdef int pump(self) except -1:
+    cdef int on_data(self, const uint8_t *data, size_t n) except -1:
+        cdef int result
+        cdef size_t used
+        if self.first_sent and self.rest.len == 0 and self.exchange is not None and self.failure is None:
+            # A stream that goes on: whole messages are sent from here. What pump() gets are beginnings and ends, which travel
+            # together when they come in one read, and large messages.
+            used = self.send_messages(data, n, False, &result)
+            self.used(used)
+            if used == n:
+                return 0
+            data += used
+            n -= used
+        return H2Stream.on_data(self, data, n)
+
+    cdef size_t send_messages(self, const uint8_t *data, size_t n, bint pumped, int *result) except? 0xffffffffffffffff:
+        """Cut messages out and send them, each as a chunk. Returns the bytes used; `result` says what came behind them."""
         cdef Msg m
         cdef GrpcPiece piece
         cdef size_t pos = 0, used = 0
         cdef uint64_t credit
+        result[0] = GRPC_NEED_MORE
+        while self.exchange is not None and (pumped or grpc_whole(&self.splitter, data + pos, n - pos)):
+            credit = self.exchange.sendable()
+            if credit == 0 and self.exchange.congested():
+                result[0] = GRPC_BLOCKED
+                break
+            result[0] = grpc_split(&self.splitter, data + pos, n - pos, credit, &used, &piece)
+            pos += used
+            if result[0] != GRPC_PIECE:
+                break
+            memset(&m, 0, sizeof(m))
+            m.kind = MSG_GRPC_RESPONSE
+            m.body.ptr = piece.body
+            m.body.len = piece.body_len
+            m.compressed = piece.compressed
+            m.more = piece.more
+            if piece.first and piece.more:
+                m.message_bytes = piece.message_bytes
+            self.put_fields(&m)
+            if pumped and self.receive_end and pos == n and not piece.more:
+                self.put_status(&m)
+            self.send_chunk(&m)
+        return pos
+
+    cdef int pump(self) except -1:
+        cdef Msg m
+        cdef size_t pos
         cdef int result = GRPC_NEED_MORE
         if self.exchange is None:
             return self.take(self.rest.len)
@@ -301,27 +334,7 @@ cdef class BackendCall(H2Stream):
             self.trailing = self.block
             memset(&self.block, 0, sizeof(Buf))
             return self.send_end()
-        while self.exchange is not None:
-            credit = self.exchange.sendable()
-            if credit == 0 and self.exchange.congested():
-                result = GRPC_BLOCKED
-                break
-            result = grpc_split(&self.splitter, self.rest.data + pos, self.rest.len - pos, credit, &used, &piece)
-            pos += used
-            if result != GRPC_PIECE:
-                break
-            memset(&m, 0, sizeof(m))
-            m.kind = MSG_GRPC_RESPONSE
-            m.body.ptr = piece.body
-            m.body.len = piece.body_len
-            m.compressed = piece.compressed
-            m.more = piece.more
-            if piece.first and piece.more:
-                m.message_bytes = piece.message_bytes
-            self.put_fields(&m)
-            if self.receive_end and pos == self.rest.len and not piece.more:
-                self.put_status(&m)
-            self.send_chunk(&m)
+        pos = self.send_messages(self.rest.data, self.rest.len, True, &result)
         if self.exchange is not None:
             if result < 0:
                 if result == GRPC_E_TOO_LARGE:

@@ -8,7 +8,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strlen
 
-from fasttunnel._core cimport Buf, buf_append, buf_consume, buf_free, buf_reserve, hdr_lower
+from fasttunnel._core cimport Buf, buf_append, buf_consume, buf_free, buf_reserve, grpc_prefix, hdr_lower
 from fasttunnel.engine._io cimport THROUGH_BYTES
 from fasttunnel.engine._socket cimport out_append
 from fasttunnel.engine._nghttp2 cimport *
@@ -323,9 +323,12 @@ cdef class H2Stream(Endpoint):
     cdef int take(self, size_t n) except -1:
         if n:
             buf_consume(&self.rest, n)
-            if self.conn is not None:
-                nghttp2_session_consume_stream(self.conn.session, self.id, n)
-                self.conn.touch()
+        return self.used(n)
+
+    cdef int used(self, size_t n) except -1:
+        if n and self.conn is not None:
+            nghttp2_session_consume_stream(self.conn.session, self.id, n)
+            self.conn.touch()
         return 0
 
     cdef int write(self, const uint8_t *data, size_t n) except -1:
@@ -337,6 +340,26 @@ cdef class H2Stream(Endpoint):
                 raise MemoryError
             self.resume()
         return 0
+
+    cdef int write_chunk(self, const Msg *m) except -1:
+        """The gRPC message of a chunk, or its fragment. Returns 1 when fragments are not what the first one announced."""
+        cdef size_t n = m.body.len
+        cdef bint begins = self.writing == 0
+        if m.body.ptr == NULL or self.conn is None:
+            return 0
+        if begins:
+            if m.more and m.message_bytes <= n:
+                return 1
+            self.writing = m.message_bytes if m.more else n
+        if n > self.writing or (n == self.writing) == m.more:
+            return 1
+        if begins:
+            if buf_reserve(&self.out, n + 5) < 0:
+                raise MemoryError
+            grpc_prefix(self.out.data + self.out.len, m.compressed, <uint32_t>self.writing)
+            self.out.len += 5
+        self.writing -= n
+        return self.write(m.body.ptr, n) if n else self.resume()
 
     cdef bint overfull(self) noexcept:
         """More waits than windows explain: empty messages, which cost no credit, faster than the peer reads."""

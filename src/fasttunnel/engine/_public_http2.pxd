@@ -42,7 +42,6 @@ cdef class PublicStream(H2Stream):
     cdef bint last_sent
     cdef bint answer_begun
     cdef bint answer_done
-    cdef uint64_t writing               # bytes of the gRPC message being written that are still to come
 
     cdef int begin(self) except -1
     cdef int body_too_large(self) except -1
@@ -50,6 +49,7 @@ cdef class PublicStream(H2Stream):
     cdef int leave_queue(self) except -1
     cdef int begin_exchange(self, Link link, double timeout_s) except -1
     cdef int pump_grpc(self) except -1
+    cdef size_t send_messages(self, const uint8_t *data, size_t n, bint pumped, int *result) except? 0xffffffffffffffff
     cdef int pump_http(self) except -1
     cdef int fill_first(self, Msg *m) except -1
     cdef int answer_grpc(self, const Msg *m) except -1

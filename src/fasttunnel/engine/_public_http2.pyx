@@ -11,8 +11,8 @@ from libc.string cimport memset
 from fasttunnel._core cimport (
     GRPC_BLOCKED, GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
     PROTO_HTTP, Slice, TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING,
-    TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_REQUEST_TRAILERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary, grpc_prefix,
-    grpc_split, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_host_ok, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok,
+    TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_REQUEST_TRAILERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary,
+    grpc_split, grpc_whole, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_host_ok, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok,
     hdr_value_ok, msg_headers,
     msg_next_header,
 )
@@ -151,8 +151,19 @@ cdef class PublicStream(H2Stream):
         return 0
 
     cdef int on_data(self, const uint8_t *data, size_t n) except -1:
+        cdef int result
+        cdef size_t used
         if self.body_bytes > 0:
             self.body_bytes -= <int64_t>n
+        if self.is_grpc and self.first_sent and self.rest.len == 0 and self.exchange is not None:
+            # A stream that goes on: whole messages are sent from here. What pump() gets are beginnings and ends, which travel
+            # together when they come in one read, and large messages.
+            used = self.send_messages(data, n, False, &result)
+            self.used(used)
+            if used == n:
+                return 0
+            data += used
+            n -= used
         return H2Stream.on_data(self, data, n)
 
     cdef int on_headers(self) except -1:
@@ -299,46 +310,53 @@ cdef class PublicStream(H2Stream):
             m.scheme.len = 4
         return 0
 
-    cdef int pump_grpc(self) except -1:
+    cdef size_t send_messages(self, const uint8_t *data, size_t n, bint pumped, int *result) except? 0xffffffffffffffff:
+        """Cut messages out and send them, each as a chunk. Returns the bytes used; `result` says what came behind them."""
         cdef Msg m
         cdef GrpcPiece piece
         cdef size_t pos = 0, used = 0
         cdef uint64_t credit
-        cdef int result = GRPC_NEED_MORE
         cdef bint first
-        while self.exchange is not None and not self.last_sent:
+        result[0] = GRPC_NEED_MORE
+        while self.exchange is not None and not self.last_sent and (
+                pumped or grpc_whole(&self.splitter, data + pos, n - pos)):
             credit = self.exchange.sendable()
             if credit == 0 and self.exchange.congested():
-                result = GRPC_BLOCKED
+                result[0] = GRPC_BLOCKED
                 break
-            result = grpc_split(&self.splitter, self.rest.data + pos, self.rest.len - pos, credit, &used, &piece)
+            result[0] = grpc_split(&self.splitter, data + pos, n - pos, credit, &used, &piece)
             pos += used
-            if result == GRPC_PIECE:
-                memset(&m, 0, sizeof(m))
-                m.kind = MSG_GRPC_REQUEST
-                first = not self.first_sent
-                if first:
-                    self.fill_first(&m)
-                m.body.ptr = piece.body
-                m.body.len = piece.body_len
-                m.compressed = piece.compressed
-                m.more = piece.more
-                if piece.first and piece.more:
-                    m.message_bytes = piece.message_bytes
-                m.last = self.receive_end and pos == self.rest.len and not piece.more
-                self.last_sent = m.last
-                self.exchange.send(&m)
-                if first:
-                    buf_free(&self.block)
-                continue
-            if result < 0:
-                if result == GRPC_E_TOO_LARGE:
-                    self.exchange.reset(TOO_LARGE, b"message above the limit of the tunnel")
-                    self.on_reset(TOO_LARGE, b"message above the limit of the tunnel")
-                else:
-                    self.exchange.reset(PROTOCOL_ERROR, b"bad gRPC message flags from the public side")
-                    self.on_reset(PROTOCOL_ERROR, b"bad gRPC message flags")
-            break
+            if result[0] != GRPC_PIECE:
+                break
+            memset(&m, 0, sizeof(m))
+            m.kind = MSG_GRPC_REQUEST
+            first = not self.first_sent
+            if first:
+                self.fill_first(&m)
+            m.body.ptr = piece.body
+            m.body.len = piece.body_len
+            m.compressed = piece.compressed
+            m.more = piece.more
+            if piece.first and piece.more:
+                m.message_bytes = piece.message_bytes
+            m.last = pumped and self.receive_end and pos == n and not piece.more
+            self.last_sent = m.last
+            self.exchange.send(&m)
+            if first:
+                buf_free(&self.block)
+        return pos
+
+    cdef int pump_grpc(self) except -1:
+        cdef Msg m
+        cdef int result = GRPC_NEED_MORE
+        cdef size_t pos = self.send_messages(self.rest.data, self.rest.len, True, &result)
+        if self.exchange is not None and result < 0:
+            if result == GRPC_E_TOO_LARGE:
+                self.exchange.reset(TOO_LARGE, b"message above the limit of the tunnel")
+                self.on_reset(TOO_LARGE, b"message above the limit of the tunnel")
+            else:
+                self.exchange.reset(PROTOCOL_ERROR, b"bad gRPC message flags from the public side")
+                self.on_reset(PROTOCOL_ERROR, b"bad gRPC message flags")
         if self.exchange is not None and not self.last_sent:
             if self.receive_end and result == GRPC_NEED_MORE:
                 if pos < self.rest.len or not grpc_at_boundary(&self.splitter):
@@ -427,7 +445,6 @@ cdef class PublicStream(H2Stream):
         return 0
 
     cdef int answer_grpc(self, const Msg *m) except -1:
-        cdef uint8_t prefix[5]
         cdef bint typed = False
         cdef HeaderIter it
         cdef Slice name, value
@@ -444,16 +461,8 @@ cdef class PublicStream(H2Stream):
             self.answer_begun = True
             self.conn.submit_response(self, True)
         if m.body.ptr != NULL:
-            if self.writing == 0:
-                self.writing = m.message_bytes if m.more else m.body.len
-                if m.more and m.message_bytes <= m.body.len:
-                    return self.bad_answer(b"fragments of a message do not add up")
-                grpc_prefix(prefix, m.compressed, <uint32_t>self.writing)
-                self.write(prefix, 5)
-            if m.body.len > self.writing or (m.body.len == self.writing) == m.more:
+            if self.write_chunk(m):
                 return self.bad_answer(b"fragments of a message do not add up")
-            self.writing -= m.body.len
-            self.write(m.body.ptr, m.body.len)
             if self.overfull():
                 self.exchange.reset(OVERLOADED, b"messages come faster than the public side reads")
                 return self.on_reset(OVERLOADED, b"messages come faster than they are read")
