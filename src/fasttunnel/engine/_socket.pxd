@@ -3,6 +3,7 @@
 What a transport of asyncio does per read and per write costs more than parsing a frame; here it is a C call. The event
 loop watches one descriptor, the epoll's, and calls the Poller once for all sockets that are ready.
 """
+from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fasttunnel.engine._exchange cimport Endpoint
@@ -41,11 +42,14 @@ cdef class Poller:
     cdef list ready                     # sockets that may have more to read, though no event will say so
     cdef list gone                      # sockets whose connection_lost() or connect_failed() is due
     cdef readonly set dialling          # sockets that are being connected
-    cdef list retired                   # sockets to which an event of this turn may still point
+    cdef PyObject **slots               # the Socket of each descriptor in the epoll, owned; NULL: none
+    cdef int slot_count
+    cdef uint32_t stamp                 # of the socket that was put in last
 
     cdef int schedule(self) except -1
     cdef bint end_turn(self) except -1  # everything that is ready has been read: flush; True: there is more to do
     cdef int _deliver(self, int n) except -1
+    cdef int hold_slot(self, int fd, Socket sock) except -1              # its events go to this one; None: to nobody
 
 
 cdef class Socket(Endpoint):
@@ -53,6 +57,7 @@ cdef class Socket(Endpoint):
     it ends, connection_lost() once, never from within a call of its owner."""
     cdef Poller poller                  # None until it is known where it runs
     cdef int fd                         # -1: not open
+    cdef uint32_t stamp                 # tells its events from those of an earlier socket with its descriptor
     cdef readonly bint attached         # from connection_made() until connection_lost()
     cdef bint connecting                # output is kept until the connection stands
     cdef bint readable                  # there may be something to read: a read has not come back short since the last event

@@ -8,8 +8,10 @@ that there may be something to read. Where there is no epoll, the loop watches e
 import os
 import traceback
 
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
-from libc.stdint cimport uint8_t, uint32_t, uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -82,7 +84,6 @@ cdef class Poller:
         self.loop = loop
         self.ready = []
         self.gone = []
-        self.retired = []
         self.dialling = set()
         self.epoll = ft_epoll_create() if use_epoll else -1
         if self.epoll >= 0:
@@ -95,13 +96,17 @@ cdef class Poller:
         if self.epoll >= 0:
             c_close(self.epoll)
         free(self.events)
+        free(self.slots)
 
     def close(self):
         """No more turns; sockets are closed by their owners before."""
+        cdef int fd
         if self.epoll >= 0:
             self.loop.remove_reader(self.epoll)
             c_close(self.epoll)
             self.epoll = -1
+            for fd in range(self.slot_count):
+                self.hold_slot(fd, None)
 
     cdef int schedule(self) except -1:
         """Have a turn soon, though nothing may become ready."""
@@ -122,13 +127,18 @@ cdef class Poller:
         cdef Socket sock
         cdef list batch = self.ready
         cdef bint more
-        cdef int i
+        cdef int i, fd
         self.turning = True
         try:
             if batch:
                 self.ready = []
             for i in range(n):
-                sock = <Socket>self.events[i].data.ptr
+                fd = <int>(self.events[i].data.u64 & 0xffffffff)
+                if fd >= self.slot_count or self.slots[fd] == NULL:
+                    continue            # closed in this turn
+                sock = <Socket>self.slots[fd]
+                if sock.stamp != <uint32_t>(self.events[i].data.u64 >> 32):
+                    continue            # and opened anew
                 try:
                     sock._events(self.events[i].events)
                 except Exception as error:
@@ -146,8 +156,6 @@ cdef class Poller:
                 more = True                 # it may have left something to write
         finally:
             self.turning = False
-            if self.retired:
-                self.retired = []
         if more or self.ready:
             self.schedule()
         return 0
@@ -170,6 +178,27 @@ cdef class Poller:
 
     cdef bint end_turn(self) except -1:
         return False
+
+    cdef int hold_slot(self, int fd, Socket sock) except -1:
+        cdef PyObject **grown
+        cdef PyObject *former
+        cdef int count
+        if fd >= self.slot_count:
+            count = max(fd + 1, self.slot_count * 2, 64)
+            grown = <PyObject **>realloc(self.slots, <size_t>count * sizeof(PyObject *))
+            if grown == NULL:
+                raise MemoryError
+            memset(grown + self.slot_count, 0, <size_t>(count - self.slot_count) * sizeof(PyObject *))
+            self.slots = grown
+            self.slot_count = count
+        former = self.slots[fd]
+        if sock is None:
+            self.slots[fd] = NULL
+        else:
+            Py_INCREF(sock)
+            self.slots[fd] = <PyObject *>sock
+        Py_XDECREF(former)
+        return 0
 
 
 # -- sockets ----------------------------------------------------------------------------------------------------------------
@@ -282,6 +311,7 @@ cdef class Socket(Endpoint):
         """Take the descriptor of another one over, with all that is under way on it."""
         self.poller = former.poller
         self.fd = former.fd
+        self.stamp = former.stamp
         self.attached = former.attached
         self.peer_eof = former.peer_eof
         self.reading_paused = former.reading_paused
@@ -292,9 +322,12 @@ cdef class Socket(Endpoint):
         former.queue_len = former.queue_cap = 0
         former.fd = -1
         former.attached = False
-        if self.poller.turning:             # an event of this turn may point to it; the next line brings it again
-            self.poller.retired.append(former)
-        return self._watch(EPOLL_CTL_MOD, EPOLLOUT if self.watching_out else 0)
+        self.hung_up = former.hung_up
+        self.readable = former.readable
+        if self.poller.epoll < 0:
+            return self._watch_by_loop()
+        self.poller.hold_slot(self.fd, self)
+        return self.read_soon() if self.readable and not self.reading_paused else 0
 
     # -- events
 
@@ -304,11 +337,17 @@ cdef class Socket(Endpoint):
             return self._watch_by_loop()
         memset(&event, 0, sizeof(event))
         event.events = <uint32_t>EPOLLIN | <uint32_t>EPOLLRDHUP | EPOLLET | more
-        event.data.ptr = <void *>self
         if more:
             self.watching_out = True
+        if operation == EPOLL_CTL_ADD:
+            self.poller.stamp += 1
+            self.stamp = self.poller.stamp
+            self.poller.hold_slot(self.fd, self)
+        event.data.u64 = <uint64_t>self.stamp << 32 | <uint32_t>self.fd
         if epoll_ctl(self.poller.epoll, operation, self.fd, &event) < 0:
-            raise os_error(errno)
+            operation = errno
+            self.poller.hold_slot(self.fd, None)
+            raise os_error(operation)
         return 0
 
     cdef int _watch_by_loop(self) except -1:
@@ -552,15 +591,15 @@ cdef class Socket(Endpoint):
             if self.poller.epoll < 0:
                 self.poller.loop.remove_reader(self.fd)
                 self.poller.loop.remove_writer(self.fd)
+            else:
+                self.poller.hold_slot(self.fd, None)
             c_close(self.fd)
             self.fd = -1
         elif not self.connecting:
             return 0
         self._drop_queue()
         self.error = error
-        self.poller.gone.append(self)       # which also keeps it while events may point to it
-        if self.poller.turning:
-            self.poller.retired.append(self)
+        self.poller.gone.append(self)
         return self.poller.schedule()
 
     cdef int set_option(self, int level, int name, int value) except -1:

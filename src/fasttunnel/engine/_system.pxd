@@ -1,5 +1,5 @@
 """What the data plane calls of the system: sockets and epoll. Declarations only; the header evens the systems out."""
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "<sys/uio.h>" nogil:
@@ -63,7 +63,7 @@ cdef extern from "<arpa/inet.h>" nogil:
 
 cdef extern from "socket_compat.h" nogil:
     ctypedef union epoll_data_t:
-        void *ptr
+        uint64_t u64
     cdef struct epoll_event:
         uint32_t events
         epoll_data_t data

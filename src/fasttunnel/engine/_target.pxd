@@ -14,6 +14,7 @@ cdef class Target:
     cdef Reactor reactor
     cdef sockaddr_storage address       # where `address_bytes` is not 0
     cdef socklen_t address_bytes        # 0: the host is a name
+    cdef str purpose                    # what its connections are for, in words
     cdef object dialler                 # callable(conn, target): looks the name up and connects in the background
     cdef double connect_timeout_s
     cdef double keep_alive_timeout_s

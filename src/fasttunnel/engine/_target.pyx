@@ -22,6 +22,7 @@ cdef class Target:
         self.head_bytes = config.header_list_bytes
         self.ws_message_bytes = config.ws_message_bytes
         self.grpc_message_bytes = config.grpc_message_bytes
+        self.purpose = f"backend {self}"
         self.idle = []
         self.multiplexed = []
 
@@ -32,7 +33,7 @@ cdef class Target:
         conn.reactor = self.reactor
         conn.poller = self.reactor
         if self.address_bytes:
-            conn.dial(<const sockaddr *>&self.address, self.address_bytes, f"backend {self}")
+            conn.dial(<const sockaddr *>&self.address, self.address_bytes, self.purpose)
             return conn.arm(self.connect_timeout_s)
         conn.connecting = True
         self.dialler(conn, self)

@@ -41,7 +41,7 @@ static inline int ft_epoll_create(void) { return epoll_create1(EPOLL_CLOEXEC); }
 
 struct epoll_event {
     uint32_t events;
-    union { void *ptr; } data;
+    union { uint64_t u64; } data;
 };
 enum { EPOLLIN = 1, EPOLLOUT = 4, EPOLLERR = 8, EPOLLHUP = 16, EPOLLRDHUP = 0x2000, EPOLL_CTL_ADD = 1, EPOLL_CTL_MOD = 3 };
 #define EPOLLET 0x80000000u
