@@ -391,7 +391,10 @@ cdef class Conn(Socket):
         cdef bint marked = self.dirty
         if self.feeding or self.flushing:
             return 0
-        self._write_out()
+        try:
+            self._write_out()
+        except Exception as error:
+            return self.reactor.contain(self, error)        # of this connection, not of whoever sends on it
         self.dirty = marked             # it is still in the reactor's list
         return self.touch()
 
