@@ -14,7 +14,7 @@ cdef bint _usual_envelope(const uint8_t *data, size_t n, Cursor *c, Msg *m) noex
     """
     cdef:
         const uint8_t *id = data + 2
-        uint64_t id_len
+        uint64_t id_len, member_bytes
         uint8_t protocol
     if n < ENVELOPE_BYTES or data[0] != (2 << 3 | WIRE_BYTES) or data[1] > REQUEST_ID_BYTES:
         return False
@@ -32,7 +32,8 @@ cdef bint _usual_envelope(const uint8_t *data, size_t n, Cursor *c, Msg *m) noex
         return False
     c[0] = cur_over(data, n)
     c.p = id + id_len + 5
-    if cur_varint(c, 5) != cur_left(c) or c.error:
+    member_bytes = cur_varint(c, 5)
+    if c.error or member_bytes != cur_left(c):
         return False
     m.run = id + id_len + 4
     m.request_id.ptr = id

@@ -41,7 +41,7 @@ cdef Endpoint open_request(Plan plan):
     cdef BackendHttp1 conn
     while target.idle:
         conn = target.idle.pop()
-        if conn.attached and not conn.closing and not conn.peer_eof:
+        if conn.attached and conn.fd >= 0 and not conn.closing and not conn.peer_eof:
             conn.disarm()
             conn.plan = plan
             conn.reused = True

@@ -249,8 +249,7 @@ cdef class Conn(Socket):
         try:
             if self.closing:                # given up meanwhile
                 return self.disconnect(None)
-            if self.out.len:
-                self.touch()
+            self.touch()                    # what was to be sent has waited, here or in libnghttp2
             self.on_connected()
         except Exception as error:
             self.reactor.contain(self, error)

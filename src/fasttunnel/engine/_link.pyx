@@ -549,6 +549,7 @@ cdef class Link(Carrier):
         return out_reserve(&self.batch, n)
 
     cdef int commit(self, size_t n) except -1:
+        cdef Link _held = self
         self.batch.len += n
         self.messages_sent += 1
         if self.conn is None:
@@ -571,12 +572,18 @@ cdef class Link(Carrier):
 
     cdef int pass_on(self, size_t n, size_t gap, const uint8_t *payload, size_t payload_bytes) except -1:
         """Send the batch with a last message of n bytes around a payload that is not copied."""
+        cdef Link _held = self              # the flush may lose the tunnel, and with it the last reference
         self.part = payload
         self.part_bytes = payload_bytes
         self.part_at = self.batch.len + gap
         self.batch.len += n
         self.messages_sent += 1
         self.conn.flush_early()
+        if self.conn is None:
+            self.part_bytes = 0
+            out_clear(&self.batch)
+            self.batch_pos = 0
+            return 0
         return self.gather() if self.part_bytes else 0
 
     cdef int gather(self) except -1:
@@ -651,6 +658,7 @@ cdef class Link(Carrier):
         cdef Exchange exchange
         cdef Endpoint endpoint
         cdef int64_t before
+        cdef Link _held = self
         while self.waiting and not self.congested():
             if self.light and (self.light_left > 0 or not self.ring):
                 exchange = self.light.popleft()

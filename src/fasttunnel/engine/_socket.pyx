@@ -183,6 +183,8 @@ cdef class Poller:
         cdef PyObject **grown
         cdef PyObject *former
         cdef int count
+        if fd < 0:
+            return 0
         if fd >= self.slot_count:
             count = max(fd + 1, self.slot_count * 2, 64)
             grown = <PyObject **>realloc(self.slots, <size_t>count * sizeof(PyObject *))
@@ -324,6 +326,10 @@ cdef class Socket(Endpoint):
         former.attached = False
         self.hung_up = former.hung_up
         self.readable = former.readable
+        if self.fd < 0:                     # lost in this very turn: whoever takes over is the one to be told
+            self.error = former.error
+            self.poller.gone.append(self)
+            return self.poller.schedule()
         if self.poller.epoll < 0:
             return self._watch_by_loop()
         self.poller.hold_slot(self.fd, self)
