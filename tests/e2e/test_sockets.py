@@ -184,3 +184,15 @@ async def test_descriptors_run_out_and_come_back(stack: AsyncExitStack, watched:
     tunnel.events.warnings.clear()
     for idle in waiting:
         await idle.close()
+
+
+async def test_a_grpc_backend_that_waits_for_the_client_to_speak(stack: AsyncExitStack, watched: None) -> None:
+    """The connection's preface is sent as soon as it stands, whoever is to speak first."""
+    backend = await start_raw(stack)
+    tunnel = await start_tunnel(stack, backend.url.replace("http:", "grpc:"))
+    stub = await open_channel(stack, tunnel.authority)
+    calling = asyncio.ensure_future(stub.Unary(Note()))
+    peer = await backend.accept()
+    assert await peer.exactly(24) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    peer.drop()
+    await asyncio.gather(calling, return_exceptions=True)
