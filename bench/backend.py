@@ -28,15 +28,19 @@ def _apart(sock: socket.socket, request: bytes) -> None:
     if os.fork():
         sock.close()
         return
-    loop = Loop()
-    serve_http(loop, sock, request)
-    while not loop.ended:
-        loop.run(0.2)
-    os._exit(0)
+    try:
+        loop = Loop()
+        loop.serving = True
+        serve_http(loop, sock, request)
+        while not loop.ended:
+            loop.run(0.2)
+    finally:
+        os._exit(0)  # whatever happens: above is the loop of the process that was forked
 
 
 def main() -> None:
     loop = Loop()
+    loop.serving = True
     if "--first" in sys.argv:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
         go_first()

@@ -24,16 +24,16 @@ cdef class BulkConnection(Peer):
             if used == 0:
                 return 0
             if memcmp(data, b"HTTP/1.1 200", 12) or self.load.up:
-                self.loop.wrong(f"bulk answered {bytes(data[:used])!r}")
+                self.wrong(f"bulk answered {bytes(data[:used])!r}")
                 return n
             self.open = True
         if not is_bulk(data + used, n - used, self.got):
-            self.loop.wrong(f"wrong bulk after {self.got} bytes")
+            self.wrong(f"wrong bulk after {self.got} bytes")
         self.got += n - used
         return n
 
     cdef int on_end(self) except -1:
-        return self.loop.wrong(f"bulk ended after {self.got} bytes")
+        return self.wrong(f"bulk ended after {self.got} bytes")
 
 
 cdef class BulkLoad:

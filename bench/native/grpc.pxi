@@ -15,7 +15,7 @@ cdef struct Call:
     uint8_t prefix[5]
     uint64_t may_send                   # messages allowed to be sent so far
     uint64_t last                       # messages to send in all; 0: no end
-    bint deferred, half_closed, ok, trailers
+    bint deferred, half_closed, cut_short, trailers
     int kind
     int64_t at
     uint8_t *echo                       # the backend's: message bytes to send back
@@ -64,14 +64,14 @@ cdef class Http2Peer(Peer):
     cdef ssize_t on_data(self, const uint8_t *data, size_t n) except -1:
         cdef ssize_t used = nghttp2_session_mem_recv(self.session, data, n)
         if used != <ssize_t>n:
-            self.loop.wrong(f"HTTP/2: {used}")
+            self.wrong(f"HTTP/2: {used}")
         self.pump()
         return n
 
     cdef int pump(self) except -1:
-        while self.out_len - self.out_pos < 1 << 20 and nghttp2_session_want_write(self.session):
+        while not self.ended and self.out_len - self.out_pos < 1 << 20 and nghttp2_session_want_write(self.session):
             if nghttp2_session_send(self.session):
-                return self.loop.wrong("HTTP/2: cannot send")
+                return self.wrong("HTTP/2: cannot send")
         return 0
 
     cdef int on_written(self) except -1:
@@ -112,17 +112,18 @@ cdef int h2_begin(nghttp2_session *s, const nghttp2_frame *frame, void *user) no
 
 cdef int h2_header(nghttp2_session *s, const nghttp2_frame *frame, const uint8_t *name, size_t name_len,
                    const uint8_t *value, size_t value_len, uint8_t flags, void *user) noexcept:
+    cdef Http2Peer peer = <Http2Peer>user
     cdef Call *call = <Call *>nghttp2_session_get_stream_user_data(s, frame.hd.stream_id)
     if call is NULL:
         return 0
     if name_len == 11 and memcmp(name, b"grpc-status", 11) == 0:
         call.trailers = value_len == 1 and value[0] == 48
         if not call.trailers:
-            (<Http2Peer>user).loop.wrong(f"grpc-status {bytes(value[:value_len])!r}")
-    elif name_len == 12 and memcmp(name, b"grpc-message", 12) == 0:
-        (<Http2Peer>user).loop.error = RuntimeError(f"grpc-message {bytes(value[:value_len])!r}")
+            peer.wrong(f"grpc-status {bytes(value[:value_len])!r}")
+    elif name_len == 12 and memcmp(name, b"grpc-message", 12) == 0 and not peer.loop.serving:
+        peer.loop.error = RuntimeError(f"grpc-message {bytes(value[:value_len])!r}")
     elif name_len == 5 and memcmp(name, b":path", 5) == 0:
-        (<Http2Peer>user).on_path(call, bytes(value[:value_len]))
+        peer.on_path(call, bytes(value[:value_len]))
     return 0
 
 
@@ -189,7 +190,7 @@ cdef class GrpcConnection(Http2Peer):
         provider.source.ptr, provider.read_callback = call, h2_fill
         call.id = nghttp2_submit_request(self.session, NULL, nva, len(fields), &provider, call)
         if call.id < 0:
-            self.loop.wrong("HTTP/2: no request can be made")
+            self.wrong("HTTP/2: no request can be made")
         return 0
 
     cdef int fill(self, Call *call, uint8_t *out, size_t room, uint32_t *flags) except -1:
@@ -225,7 +226,7 @@ cdef class GrpcConnection(Http2Peer):
                 if call.in_at == 5:
                     call.size = <size_t>call.prefix[1] << 24 | call.prefix[2] << 16 | call.prefix[3] << 8 | call.prefix[4]
                     if call.prefix[0] or call.size != load.size:
-                        return self.loop.wrong(f"call {call.number}: a message of {call.size} bytes")
+                        return self.wrong(f"call {call.number}: a message of {call.size} bytes")
             else:
                 take = min(5 + call.size - call.in_at, n)
                 # The answer is an echo; of a stream that the backend drained, of its last message.
@@ -233,7 +234,7 @@ cdef class GrpcConnection(Http2Peer):
                 if load.kind == 1:
                     echoed = 0
                 if memcmp(data, window(call.number + echoed) + call.in_at - 5, take):
-                    return self.loop.wrong(f"call {call.number}, message {call.got}: a wrong payload")
+                    return self.wrong(f"call {call.number}, message {call.got}: a wrong payload")
                 call.in_at += take
             if call.in_at == call.size + 5 and call.in_at >= 5:
                 call.in_at = 0
@@ -255,14 +256,14 @@ cdef class GrpcConnection(Http2Peer):
         if self.loop.error is not None:
             return 0
         if code or not call.trailers or call.got != self.load.down:
-            return self.loop.wrong(f"call {call.number}: closed with {code}, {call.got} messages of {self.load.down}")
+            return self.wrong(f"call {call.number}: closed with {code}, {call.got} messages of {self.load.down}")
         if self.load.kind == 2:
             self.loop.answered += STREAMED
         self.loop.times.add(self.loop.now - call.at)
         return self.call()
 
     cdef int on_end(self) except -1:
-        return self.loop.wrong("a connection ended")
+        return self.wrong("a connection ended")
 
 
 cdef class GrpcLoad:
@@ -381,14 +382,20 @@ cdef class GrpcBackend(Http2Peer):
     cdef int on_half_close(self, Call *call) except -1:
         call.half_closed = True
         call.may_send = STREAMED if call.kind == 1 else 1
-        if call.kind == 2 and call.got != STREAMED:
-            self.loop.wrong(f"{call.got} messages of {STREAMED}")
+        # Some relays end a call like this whose client has gone in the middle of it.
+        call.cut_short = call.kind == 2 and call.got != STREAMED
         return self.wake(call)
 
     cdef int fill(self, Call *call, uint8_t *out, size_t room, uint32_t *flags) except -1:
-        cdef nghttp2_nv status
+        cdef nghttp2_nv nva[2]
         cdef size_t n, at = 0
         if call.kind in (1, 2) and not call.half_closed:
+            return 0
+        if call.cut_short:
+            flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
+            message = b"%d messages of %d" % (call.got, STREAMED)
+            nva[0], nva[1] = header(b"grpc-status", b"13"), header(b"grpc-message", message)
+            nghttp2_submit_trailer(self.session, call.id, nva, 2)
             return 0
         while at < room and call.echo_pos < call.echo_len:
             n = min(call.echo_len - call.echo_pos, room - at)
@@ -400,8 +407,8 @@ cdef class GrpcBackend(Http2Peer):
                 call.echo_pos = 0
         if call.half_closed and call.echo_pos == call.echo_len:
             flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
-            status = header(b"grpc-status", b"0")
-            nghttp2_submit_trailer(self.session, call.id, &status, 1)
+            nva[0] = header(b"grpc-status", b"0")
+            nghttp2_submit_trailer(self.session, call.id, nva, 1)
         return <int>at
 
 

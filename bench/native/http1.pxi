@@ -68,12 +68,12 @@ cdef class HttpConnection(Peer):
                 return 0
             self.left = content_length(data, used)
             if memcmp(data, b"HTTP/1.1 200", 12) or self.left != size:
-                self.loop.wrong(f"request {self.got} answered {bytes(data[:used])!r}")
+                self.wrong(f"request {self.got} answered {bytes(data[:used])!r}")
                 return n
             self.within = True
         take = min(<size_t>self.left, n - used)
         if memcmp(data + used, window(self.number) + (size - self.left), take):
-            self.loop.wrong(f"connection {self.number}, request {self.got}: a wrong body")
+            self.wrong(f"connection {self.number}, request {self.got}: a wrong body")
         self.left -= take
         if self.left == 0:
             self.within = False
@@ -84,7 +84,7 @@ cdef class HttpConnection(Peer):
         return used + take
 
     cdef int on_end(self) except -1:
-        return self.loop.wrong(f"connection {self.number} ended after {self.got} requests")
+        return self.wrong(f"connection {self.number} ended after {self.got} requests")
 
 
 cdef class HttpLoad:
@@ -134,11 +134,12 @@ cdef class HttpBackend(WebSocketBackend):
     cdef uint64_t which
     cdef bint wrong_body
 
+    @cython.boundscheck(True)           # a request may lack any part
     cdef ssize_t on_handshake(self, const uint8_t *data, size_t n) except -1:
         cdef size_t used = 0, head, take
         if self.draining:
             if not is_bulk(data, n, self.drained):
-                self.loop.wrong(f"wrong bulk after {self.drained} bytes")
+                self.wrong(f"wrong bulk after {self.drained} bytes")
             self.drained += n
             return n
         while used < n:
@@ -159,7 +160,7 @@ cdef class HttpBackend(WebSocketBackend):
                 if method == "POST":
                     self.left = content_length(data + used, head)
                     if self.left != self.body:
-                        self.loop.wrong(f"a body of {self.left} bytes")
+                        self.wrong(f"a body of {self.left} bytes")
                         return n
                 else:
                     self.answer(self.body)

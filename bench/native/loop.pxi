@@ -1,6 +1,8 @@
 """The event loop: sockets that are ready, one write per event, latencies in a histogram."""
 import socket
+import sys
 
+cimport cython
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
@@ -120,6 +122,7 @@ cdef class Loop:
     cdef public uint64_t opened         # connections ready for traffic
     cdef public uint64_t ended          # connections that closed, or were never made
     cdef public object error            # the first thing that was wrong
+    cdef public bint serving            # a backend's: what is wrong with one connection must not cost the others theirs
     cdef public object hand_over        # called with socket and request when bulk is asked for, to serve it elsewhere
     cdef int64_t now                    # when the events under way came
     cdef bint keep_going
@@ -168,10 +171,22 @@ cdef class Loop:
                 continue
             for i in range(n):
                 peer = <Peer>events[i].data.ptr     # held: it may end here
-                peer.on_event(events[i].events)
+                if self.serving:
+                    self.serve(peer, events[i].events)
+                else:
+                    peer.on_event(events[i].events)
         if self.error is not None:
             raise self.error
         return (self.now - start) / 1e9
+
+    cdef int serve(self, Peer peer, uint32_t events) except -1:
+        try:
+            peer.on_event(events)
+        except Exception as error:      # what a client sends may make no sense at all
+            if isinstance(peer, Listener):
+                raise
+            peer.wrong(repr(error))
+        return 0
 
     cdef int wrong(self, str what) except -1:
         if self.error is None:
@@ -237,6 +252,15 @@ cdef class Peer:
             self.end()
             self.on_end()
         return 0
+
+    cdef int wrong(self, str what) except -1:
+        """The other side did what it may not: the end of a load, but of nothing more than this connection to a backend."""
+        if not self.loop.serving:
+            return self.loop.wrong(what)
+        if self.ended:
+            return 0
+        print(f"backend: {what}", file=sys.stderr, flush=True)
+        return self.lost(what)
 
     cdef uint8_t *grow(self, size_t n) except NULL:
         """Room for n more bytes of output; the caller adds what it wrote to `out_len`."""
@@ -324,7 +348,7 @@ cdef class Peer:
             return 0
         if n - used:
             if n - used > READ_BYTES // 2:
-                return self.loop.wrong(f"{n - used} bytes of input that make no sense: {bytes(data[:60])!r}")
+                return self.wrong(f"{n - used} bytes of input that make no sense: {bytes(data[:60])!r}")
             self.rest = <uint8_t *>realloc(self.rest, n - used)
             memcpy(self.rest, data + used, n - used)
         elif self.rest_len:

@@ -89,7 +89,7 @@ cdef class WebSocketPeer(Peer):
                         self.mask |= <uint64_t>data[at + head - 4 + i % 4] << (8 * i)
                 self.opcode, self.left, self.within = data[at] & 0x0F, self.size, True
                 if data[at] & 0xF0 != 0x80:
-                    self.loop.wrong("a fragmented message or reserved bits")
+                    self.wrong("a fragmented message or reserved bits")
                 self.on_frame()
                 at += head
             take = min(n - at, self.left)
@@ -126,7 +126,7 @@ cdef class WebSocketConnection(WebSocketPeer):
         if end < 0:
             return 0
         if not head.startswith(b"HTTP/1.1 101 "):
-            self.loop.wrong(f"handshake answered {head[:end]!r}")
+            self.wrong(f"handshake answered {head[:end]!r}")
             return n
         self.open = True
         self.loop.opened += 1
@@ -158,7 +158,7 @@ cdef class WebSocketConnection(WebSocketPeer):
         cdef Loop loop = self.loop
         cdef uint64_t asked
         if not self.right:
-            return loop.wrong(
+            return self.wrong(
                 f"connection {self.number}, message {self.got}: opcode {self.opcode}, {self.size} bytes is not the answer")
         self.got += 1
         if load.kind == 2:              # drained: an answer stands for ACK_EVERY messages
@@ -184,7 +184,7 @@ cdef class WebSocketConnection(WebSocketPeer):
         return 0
 
     cdef int on_end(self) except -1:
-        return self.loop.wrong(f"connection {self.number} ended after {self.got} messages")
+        return self.wrong(f"connection {self.number} ended after {self.got} messages")
 
 
 cdef class WebSocketLoad:
@@ -255,6 +255,7 @@ cdef class WebSocketBackend(WebSocketPeer):
     cdef uint64_t number, got
     cdef size_t echoed
 
+    @cython.boundscheck(True)           # a request may lack any part
     cdef int accept(self, bytes head, str path) except -1:
         key = [line.split(b":", 1)[1].strip() for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:")]
         answer = base64.b64encode(hashlib.sha1(key[0] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
@@ -290,7 +291,7 @@ cdef class WebSocketBackend(WebSocketPeer):
             while memcmp(first, window(self.number), min(n, 16)):
                 self.number += 1
                 if self.number > STEPS:
-                    return self.loop.wrong("not the pattern")
+                    return self.wrong("not the pattern")
         return 0
 
     cdef int on_message(self) except -1:

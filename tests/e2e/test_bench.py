@@ -3,12 +3,15 @@
 import json
 import os
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from tests.support import programs
+from tests.support.http2 import connect_http2
+from tests.support.raw import connect
 
 ROOT = Path(__file__).parents[2]
 CELLS = ["WebSocket 64 x 1 x 256 B", "WebSocket 8 x 2 x 64 KiB down", "HTTP POST 64 x 64 KiB", "gRPC * 8 x 8*"]
@@ -40,6 +43,44 @@ async def test_a_short_run(tmp_path: Path) -> None:
         assert (run["cpu_us"] > 0) == (run["system"] != "direct")
     page = path.with_suffix(".html").read_text()
     assert "gRPC bidi 8 x 8 x 16 x 256 B" in page
+
+
+async def test_backends_outlive_a_client_that_does_what_it_may_not(stack: AsyncExitStack) -> None:
+    await bench("list")  # which compiles them
+    program = ["env", "-C", str(ROOT), sys.executable, "-m", "bench.backend"]
+    backend = await programs.start(stack, *program)
+    http, grpc = map(int, (await backend.line(r"^(\d+) (\d+)$")).groups())
+    message = b"\0\0\0\0\1x"
+    beside = await connect_http2(stack, "127.0.0.1", grpc)
+    echo = await beside.open("POST", "/bench.Echo/Bidi", end=False)
+
+    for _ in range(2):  # what a relay leaves of a call whose client has gone
+        short = await beside.ask("POST", "/bench.Echo/Client", body=2 * message)
+        assert dict(short.trailers) == {"grpc-status": "13", "grpc-message": "2 messages of 100"}
+    broken = await connect_http2(stack, "127.0.0.1", grpc)
+    for kind in ("Unary", "Server", "Client", "Bidi"):
+        await (await broken.open("POST", f"/bench.Echo/{kind}", end=False)).send(message[:3])
+    broken.peer.drop()
+    handshake = "GET /ws/echo HTTP/1.1\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    for port, nonsense in (
+        (grpc, "GET / HTTP/1.1\r\nHost: bench\r\n\r\n"),
+        (http, "nonsense\r\n\r\n"),
+        (http, "POST /1 HTTP/1.1\r\n\r\n"),
+        (http, "GET http://bench HTTP/1.1\r\n\r\n"),
+        (http, "GET /ws/echo HTTP/1.1\r\n\r\n"),
+        (http, "POST /bulk/9 HTTP/1.1\r\nContent-Length: 9\r\n\r\nnonsense!"),
+        (http, f"{handshake}\2\1x"),
+    ):
+        peer = await connect(stack, "127.0.0.1", port)
+        await peer.send(nonsense)
+        await peer.to_end()
+        await backend.line("^backend: ")
+
+    await echo.send(message, end=True)
+    await echo.done()
+    assert (bytes(echo.body), dict(echo.trailers)) == (message, {"grpc-status": "0"})
+    peer = await connect(stack, "127.0.0.1", http)
+    assert (await peer.ask("GET /1/0 HTTP/1.1\r\n\r\n")).status == 200
 
 
 async def test_a_run_beside_itself_is_not_slower(tmp_path: Path) -> None:
