@@ -1,6 +1,13 @@
 """gRPC over HTTP/2 by libnghttp2: calls of every kind, and the backend that answers them."""
 from fasttunnel.engine._nghttp2 cimport *
 
+cdef extern from *:
+    """
+    /* Of 1.57, and of older ones where distributions have added it. */
+    void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *, uint64_t, uint64_t) __attribute__((weak));
+    """
+    void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *option, uint64_t burst, uint64_t rate)
+
 DEF STREAMED = 100                      # messages of a call that streams one way
 DEF WINDOW = 1 << 24
 
@@ -44,6 +51,9 @@ cdef class Http2Peer(Peer):
         nghttp2_option_new(&option)
         nghttp2_option_set_no_closed_streams(option, 1)
         nghttp2_option_set_peer_max_concurrent_streams(option, 1000)
+        if server and <void *>nghttp2_option_set_stream_reset_rate_limit is not NULL:
+            # Each load that ends leaves a relay its calls to reset, and the relay may have one connection for all loads.
+            nghttp2_option_set_stream_reset_rate_limit(option, 1 << 30, 1 << 30)
         nghttp2_session_callbacks_new(&callbacks)
         nghttp2_session_callbacks_set_send_callback(callbacks, h2_send)
         nghttp2_session_callbacks_set_on_header_callback(callbacks, h2_header)
