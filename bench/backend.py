@@ -1,7 +1,8 @@
 """The backends of the suite in a process of their own: prints the ports (HTTP and WebSocket, gRPC) and serves.
 
-python -m bench.backend [--first]
+python -m bench.backend [--first] [TIMES]
 
+With TIMES there are so many ports of each kind, in pairs.
 With --first it goes before everybody else on its CPU, where that is permitted, and serves bulk by processes of their
 own, which do not: small messages then never wait for bulk here.
 """
@@ -45,8 +46,9 @@ def main() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
         go_first()
         loop.hand_over = _apart
-    http, grpc = HttpListener(loop), GrpcListener(loop)
-    print(http.port, grpc.port, flush=True)
+    times = int(sys.argv[-1]) if sys.argv[-1].isdecimal() else 1
+    listeners = [listener(loop) for _ in range(times) for listener in (HttpListener, GrpcListener)]
+    print(*(listener.port for listener in listeners), flush=True)
     try:
         loop.run(24 * 3600)
     except RuntimeError as error:

@@ -80,15 +80,22 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 @contextlib.contextmanager
-def backend(*options: str) -> Iterator[dict[str, int]]:
-    """Ports of the backends, by kind."""
-    process = _start([sys.executable, "-m", "bench.backend", *options], LOAD_CPU, stdout=subprocess.PIPE)
+def backends(times: int, *options: str) -> Iterator[list[dict[str, int]]]:
+    """So many times the ports of the backends, by kind. They are one process."""
+    process = _start([sys.executable, "-m", "bench.backend", *options, str(times)], LOAD_CPU, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
-        http, grpc = map(int, process.stdout.readline().split())
-        yield {"http": http, "grpc": grpc}
+        ports = list(map(int, process.stdout.readline().split()))
+        yield [{"http": http, "grpc": grpc} for http, grpc in zip(ports[::2], ports[1::2], strict=True)]
     finally:
         _end([process])
+
+
+@contextlib.contextmanager
+def backend(*options: str) -> Iterator[dict[str, int]]:
+    """Ports of the backends, by kind."""
+    with backends(1, *options) as (ports,):
+        yield ports
 
 
 @contextlib.contextmanager
@@ -205,7 +212,10 @@ def run(
     runs = []
     for round_ in range(rounds):
         for kind in ("http", "grpc"):
-            with backend() as ports, contextlib.ExitStack() as stack:
+            with backends(len(systems)) as all_ports, contextlib.ExitStack() as stack:
+                # Each has a port of its own behind it. Connections that were closed hold their local ports to that
+                # destination for a second and more, and who comes next would pay for the search for others.
+                ports = {system.name: own[kind] for system, own in zip(systems, all_ports, strict=True)}
                 up: dict[str, tuple[Running, contextlib.ExitStack]] = {}
                 for cell in (cell for cell in cells if cell.kind == kind):
                     for system in (system for system in systems if kind in system.carries):
@@ -215,7 +225,7 @@ def run(
                                 if system.name in up:
                                     up.pop(system.name)[1].close()
                                 own = stack.enter_context(contextlib.ExitStack())
-                                up[system.name] = (own.enter_context(running(system, kind, ports[kind])), own)
+                                up[system.name] = (own.enter_context(running(system, kind, ports[system.name])), own)
                             figures = measure(cell, up[system.name][0], seconds, warm)
                         except (RuntimeError, OSError) as error:
                             figures = {"error": str(error)[:300]}
