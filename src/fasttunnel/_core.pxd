@@ -262,7 +262,6 @@ cdef bint hdr_hop_by_hop(const uint8_t *name, size_t n) noexcept nogil
 # Forwarded, X-Forwarded-For, -Proto, -Host, -Port
 cdef bint hdr_forwarding(const uint8_t *name, size_t n) noexcept nogil
 cdef void hdr_lower(uint8_t *dst, const uint8_t *src, size_t n) noexcept nogil
-cdef bint hdr_has_token(const uint8_t *value, size_t n, const char *lower) noexcept nogil   # in a comma separated list
 
 
 # -- HTTP/1.1 bodies (RFC 9112 6, 7) ----------------------------------------------------------------------------------
@@ -322,7 +321,9 @@ cdef enum HeadError:
     HEAD_E_HOST = -20
     HEAD_E_AUTHORITY = -21      # Host is not that of an absolute target
     HEAD_E_CONNECT = -22        # 405
-    HEAD_E_MEMORY = -23
+    HEAD_E_VERSIONS = -23       # Sec-WebSocket-Version twice in a request
+    HEAD_E_ACCEPTS = -24        # Sec-WebSocket-Accept twice
+    HEAD_E_MEMORY = -25
 
 cdef enum HeadMethod:           # numbers of some methods; head_method() has the names of all
     HEAD_GET = 0

@@ -249,9 +249,6 @@ def is_forwarding(name: bytes) -> bool:
 def header_block(headers: Iterable[tuple[bytes, bytes]], tag: int, retag: int | None = None) -> bytes:
     """Encoded Header fields with `tag`, all given the tag `retag` afterwards unless it is None."""
 
-def header_has_token(value: bytes, lower: bytes) -> bool:
-    """Whether the comma separated list holds the token, without regard to case."""
-
 def header_lower(name: bytes) -> bytes:
     """ASCII lower case."""
 

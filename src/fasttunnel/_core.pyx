@@ -16,8 +16,8 @@ include "core/cursor.pxi"           # checked reader of foreign bytes, writer
 include "core/buffer.pxi"           # growable bytes
 include "core/websocket.pxi"        # RFC 6455 frames
 include "core/grpc.pxi"             # length-prefixed messages
-include "core/message.pxi"
-include "core/message_hot.pxi"      # its frames and chunks, without the table          # TunnelMessage
+include "core/message.pxi"          # TunnelMessage
+include "core/message_hot.pxi"      # its frames and chunks, without the table
 include "core/headers.pxi"          # names, values, hop-by-hop rules
 include "core/body.pxi"             # HTTP/1.1 bodies, end of a head
 include "core/head.pxi"             # HTTP/1.1 heads and trailers

@@ -4,7 +4,6 @@ import pytest
 
 from fasttunnel._core import (
     header_block,
-    header_has_token,
     header_is,
     header_lower,
     header_name_ok,
@@ -89,27 +88,6 @@ def test_hop_by_hop() -> None:
         assert not is_hop_by_hop(name[:-1])
     for name in (b"", b"host", b"trailer", b"proxy-authenticate", b"proxy-authorization", b"content-length", b"xx"):
         assert not is_hop_by_hop(name)
-
-
-@pytest.mark.parametrize(
-    ("value", "found"),
-    [
-        (b"upgrade", True),
-        (b"Upgrade", True),
-        (b"keep-alive, Upgrade", True),
-        (b"keep-alive,\t upgrade \t,x", True),
-        (b",,upgrade,", True),
-        (b"", False),
-        (b",", False),
-        (b"upgrades", False),
-        (b"upgrad", False),
-        (b"up grade", False),
-        (b"keep-alive; upgrade", False),
-        (b"upgrade=1", False),
-    ],
-)
-def test_has_token(value: bytes, found: bool) -> None:
-    assert header_has_token(value, b"upgrade") == found
 
 
 def test_forwarding() -> None:

@@ -465,11 +465,6 @@ def header_block(headers, uint8_t tag, retag=None):
         buf_free(&block)
 
 
-def header_has_token(bytes value not None, bytes lower not None):
-    cdef _Block block = _Block(value)
-    return bool(hdr_has_token(block.data, block.n, lower))
-
-
 def header_lower(bytes name not None):
     cdef _Block block = _Block(name)
     hdr_lower(block.data, block.data, block.n)

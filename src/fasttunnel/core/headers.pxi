@@ -150,24 +150,6 @@ cdef void hdr_lower(uint8_t *dst, const uint8_t *src, size_t n) noexcept nogil:
         dst[i] = _lower(src[i])
 
 
-cdef bint hdr_has_token(const uint8_t *value, size_t n, const char *lower) noexcept nogil:
-    cdef:
-        size_t start = 0
-        size_t i, end
-    for i in range(n + 1):
-        if i < n and value[i] != c',':
-            continue
-        end = i
-        while start < end and _is_space(value[start]):
-            start += 1
-        while end > start and _is_space(value[end - 1]):
-            end -= 1
-        if end > start and hdr_is(value + start, end - start, lower):
-            return True
-        start = i + 1
-    return False
-
-
 cdef void hdr_retag(Buf *block, uint8_t tag) noexcept nogil:
     """The block is one that hdr_append made: tag, length as a varint, field."""
     cdef size_t pos = 0

@@ -249,7 +249,6 @@ cdef class Conn(Socket):
         try:
             if self.closing:                # given up meanwhile
                 return self.disconnect(None)
-            self.touch()                    # what was to be sent has waited, here or in libnghttp2
             self.on_connected()
         except Exception as error:
             self.reactor.contain(self, error)
@@ -357,7 +356,7 @@ cdef class Conn(Socket):
         self._write_out()
         if not self.write_paused and self.fd >= 0:
             self.written()
-        if self.closing and self.fd >= 0 and self.out.len == 0:
+        if self.closing and self.fd >= 0 and self.out.len == 0 and not self.dirty:      # dirty: fill() has more
             self.pause_reading()
             if self.queue_len == 0:
                 self.disconnect(None)
@@ -387,15 +386,14 @@ cdef class Conn(Socket):
 
     cdef int flush_early(self) except -1:
         # Called from the midst of somebody's send: only writes, written() and all that it may set off come later.
-        cdef bint marked = self.dirty
         if self.feeding or self.flushing:
             return 0
+        self.touch()
         try:
             self._write_out()
         except Exception as error:
-            return self.reactor.contain(self, error)        # of this connection, not of whoever sends on it
-        self.dirty = marked             # it is still in the reactor's list
-        return self.touch()
+            self.reactor.contain(self, error)       # of this connection, not of whoever sends on it
+        return 0
 
     cdef int hold(self) except -1:
         return self.pause_reading() if self.attached else 0
@@ -437,12 +435,15 @@ cdef class Conn(Socket):
         self.out.data = NULL
         self.out.len = self.out.cap = 0
         self.reactor.conns.add(successor)
-        successor.inherit(self)
-        successor.on_connected()
-        if successor.out.len:
-            successor.touch()
-        if n:
-            successor.take_in(data, n)
+        try:
+            successor.inherit(self)
+            successor.on_connected()
+            if successor.out.len:
+                successor.touch()
+            if n:
+                successor.take_in(data, n)
+        except Exception as error:          # it is the successor's by now
+            self.reactor.contain(successor, error)
         return 0
 
     cdef int arm(self, double delay_s) except -1:

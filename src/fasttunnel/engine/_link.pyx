@@ -782,7 +782,7 @@ cdef class Link(Carrier):
         """By the peer's fault the tunnel ends, with a warning; other tunnels live on."""
         if self.conn is None:
             return 0
-        self.handler.warning(f"tunnel with {self.peer} ended: {text}")
+        self.handler.warning(f"tunnel with {self.far_end or self.peer} ended: {text}")
         if self.stream.server:
             self.stream.refuse(grpc_status, text)
         else:

@@ -103,9 +103,9 @@ cdef class PublicHttp1(Conn):
         try:
             while True:
                 if self.phase == PHASE_HEAD:
-                    while pos < n and self.head.scanned == 0 and (data[pos] == 13 or data[pos] == 10):
-                        pos += 1            # RFC 9112 2.2: empty lines before a request are ignored
-                    if pos == n:
+                    while self.head.scanned == 0 and n - pos >= 2 and data[pos] == 13 and data[pos + 1] == 10:
+                        pos += 2            # RFC 9112 2.2: empty lines before a request are ignored
+                    if pos == n or self.head.scanned == 0 and n - pos == 1 and data[pos] == 13:
                         return <Py_ssize_t>pos
                     if self.write_paused or self.out.len > OUT_LIMIT:
                         self.stalled = True     # whoever does not read answers gets no more of them made

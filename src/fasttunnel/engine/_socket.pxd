@@ -62,8 +62,9 @@ cdef class Socket(Endpoint):
     cdef bint connecting                # output is kept until the connection stands
     cdef bint readable                  # there may be something to read: a read has not come back short since the last event
     cdef bint listed                    # in the poller's list of those
-    cdef bint hung_up                   # the peer has closed its side: read on until that shows
+    cdef bint unsure                    # a short read does not say that all is read: the peer has ended its side, or sent urgent data
     cdef bint peer_eof                  # all has been read
+    cdef bint broken                    # writing has failed: what came before is read, then it is lost
     cdef bint reading_paused
     cdef bint write_paused              # the socket has not taken all it was given
     cdef bint watching_out              # epoll tells when it takes more
@@ -80,7 +81,7 @@ cdef class Socket(Endpoint):
     cdef int took(self, size_t n) except -1                          # n bytes were read there
     cdef int dial_over(self) except -1                               # it stands or has failed: what is told next
     cdef int on_end(self) except -1                                  # the peer has ended its side
-    cdef int on_writable(self) except -1                             # all that was given has been taken
+    cdef int on_writable(self) except -1                             # all that was given has been taken, or a dialled one stands
 
     cdef int adopt(self, int fd) except -1                           # a connected socket, ours from now on
     cdef int dial(self, const sockaddr *address, socklen_t n, str purpose) except -1
@@ -105,7 +106,8 @@ cdef class Socket(Endpoint):
     cdef int _watch(self, int operation, uint32_t more) except -1
     cdef int _watch_by_loop(self) except -1
     cdef int _finish_dialling(self) except -1
-    cdef int _keep_borrowed(self) except -1
+    cdef bint _keep_borrowed(self) noexcept
+    cdef int _write_failed(self, object error) except -1
     cdef int _drop_queue(self) noexcept
 
 

@@ -16,8 +16,8 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from fasttunnel.engine._system cimport (
-    AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP,
-    MSG_NOSIGNAL, SHUT_WR, SO_ERROR, SO_LINGER, SOL_SOCKET, TCP_NODELAY, c_close, c_connect, c_getpeername, c_getsockopt, c_recv,
+    AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP,
+    IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SO_ERROR, SO_LINGER, SOL_SOCKET, TCP_NODELAY, c_close, c_connect, c_getpeername, c_getsockopt, c_recv,
     c_send, c_sendmsg, c_setsockopt, c_shutdown, epoll_ctl, epoll_event, epoll_wait, ft_epoll_create, ft_socket, htons, inet_ntop,
     inet_pton, iovec, linger, msghdr, ntohs, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
@@ -251,6 +251,7 @@ cdef class Socket(Endpoint):
     # -- opening
 
     cdef int adopt(self, int fd) except -1:
+        cdef bint dialled = self.connecting
         self.fd = fd                        # closed by __dealloc__ if it cannot be watched
         self.connecting = False
         self._watch(EPOLL_CTL_ADD, 0)
@@ -258,7 +259,7 @@ cdef class Socket(Endpoint):
         if self.poller.epoll < 0:
             self._watch_by_loop()
         self.connection_made()
-        return 0
+        return self.on_writable() if dialled and self.fd >= 0 else 0
 
     def adopt_descriptor(self, int fd):
         """Take a connected, non-blocking socket over from Python."""
@@ -297,7 +298,7 @@ cdef class Socket(Endpoint):
         if self.poller.epoll < 0:
             self._watch_by_loop()
         self.connection_made()
-        return 0
+        return self.on_writable() if self.fd >= 0 else 0
 
     def _dial_failed(self):
         cdef object error = self.error
@@ -324,10 +325,11 @@ cdef class Socket(Endpoint):
         former.queue_len = former.queue_cap = 0
         former.fd = -1
         former.attached = False
-        self.hung_up = former.hung_up
+        self.unsure = former.unsure
+        self.broken = former.broken
+        self.error = former.error
         self.readable = former.readable
         if self.fd < 0:                     # lost in this very turn: whoever takes over is the one to be told
-            self.error = former.error
             self.poller.gone.append(self)
             return self.poller.schedule()
         if self.poller.epoll < 0:
@@ -342,7 +344,7 @@ cdef class Socket(Endpoint):
         if self.poller.epoll < 0:
             return self._watch_by_loop()
         memset(&event, 0, sizeof(event))
-        event.events = <uint32_t>EPOLLIN | <uint32_t>EPOLLRDHUP | EPOLLET | more
+        event.events = <uint32_t>EPOLLIN | <uint32_t>EPOLLPRI | <uint32_t>EPOLLRDHUP | EPOLLET | more
         if more:
             self.watching_out = True
         if operation == EPOLL_CTL_ADD:
@@ -389,10 +391,10 @@ cdef class Socket(Endpoint):
                 return 0
         if events & <uint32_t>EPOLLOUT and self.queue_len:
             self.write()
-        if events & (<uint32_t>EPOLLIN | <uint32_t>EPOLLRDHUP | <uint32_t>EPOLLHUP | <uint32_t>EPOLLERR):
+        if events & (<uint32_t>EPOLLIN | <uint32_t>EPOLLPRI | <uint32_t>EPOLLRDHUP | <uint32_t>EPOLLHUP | <uint32_t>EPOLLERR):
             self.readable = True
-            if events & (<uint32_t>EPOLLRDHUP | <uint32_t>EPOLLHUP | <uint32_t>EPOLLERR):
-                self.hung_up = True
+            if events & (<uint32_t>EPOLLPRI | <uint32_t>EPOLLRDHUP | <uint32_t>EPOLLHUP | <uint32_t>EPOLLERR):
+                self.unsure = True
             if self.fd >= 0 and not self.reading_paused:
                 return self.read()
         return 0
@@ -415,20 +417,22 @@ cdef class Socket(Endpoint):
         self.poller.reads += 1
         n = c_recv(self.fd, place, room, 0)
         if n > 0:
-            if <size_t>n < room and not self.hung_up:
+            if <size_t>n < room and not self.unsure:
                 self.readable = False
             else:
                 self.read_soon()
             return self.took(<size_t>n)
         self.readable = False
+        if n < 0 and errno == EINTR:
+            self.readable = True
+            return self.read_soon()
+        if self.broken:
+            return self.disconnect(self.error)
         if n == 0:
             self.peer_eof = True
             if self.poller.epoll < 0:
                 self._watch_by_loop()
             return self.on_end()
-        if errno == EINTR:
-            self.readable = True
-            return self.read_soon()
         if errno == EAGAIN:
             return 0
         return self.disconnect(os_error(errno))
@@ -483,7 +487,7 @@ cdef class Socket(Endpoint):
         cdef ssize_t n = 0
         if out.len == 0:
             return 0
-        if self.queue_len == 0 and self.fd >= 0:
+        if self.queue_len == 0 and self.fd >= 0 and not self.broken:
             self.poller.writes += 1
             n = c_send(self.fd, out.data, out.len, MSG_NOSIGNAL)
             if <size_t>n == out.len:
@@ -514,7 +518,7 @@ cdef class Socket(Endpoint):
         cdef ssize_t n
         cdef size_t left
         cdef int i, taken = 0
-        if self.fd < 0:
+        if self.fd < 0 or self.broken:
             self._drop_queue()
             return 0
         while taken < self.queue_len:
@@ -533,7 +537,7 @@ cdef class Socket(Endpoint):
                 if errno == EINTR:
                     continue
                 if errno != EAGAIN:
-                    return self.disconnect(os_error(errno))
+                    return self._write_failed(os_error(errno))
                 break
             left = <size_t>n
             while taken < self.queue_len and left >= self.queue[taken].len:
@@ -549,7 +553,8 @@ cdef class Socket(Endpoint):
                 self.queue[i] = self.queue[taken + i]
             self.queue_len -= taken
             self.write_paused = True
-            self._keep_borrowed()
+            if not self._keep_borrowed():
+                return self.disconnect(MemoryError("no memory for what is to be sent"))
             if self.poller.epoll < 0:
                 return self._watch_by_loop()
             return 0 if self.watching_out else self._watch(EPOLL_CTL_MOD, EPOLLOUT)
@@ -561,7 +566,17 @@ cdef class Socket(Endpoint):
             return self.on_writable()
         return 0
 
-    cdef int _keep_borrowed(self) except -1:
+    cdef int _write_failed(self, object error) except -1:
+        """The peer may have said why before it closed: that is read before the socket is given up."""
+        self._drop_queue()
+        self.write_paused = False
+        if self.peer_eof or self.reading_paused:
+            return self.disconnect(error)
+        self.broken = True
+        self.error = error
+        return self.read_soon()
+
+    cdef bint _keep_borrowed(self) noexcept:
         cdef Chunk *chunk
         cdef int i
         for i in range(self.queue_len):
@@ -569,10 +584,10 @@ cdef class Socket(Endpoint):
             if chunk.block == NULL:
                 chunk.block = <uint8_t *>malloc(chunk.len)
                 if chunk.block == NULL:
-                    raise MemoryError
+                    return False
                 memcpy(chunk.block, chunk.data, chunk.len)
                 chunk.data = chunk.block
-        return 0
+        return True
 
     cdef int _drop_queue(self) noexcept:
         cdef int i

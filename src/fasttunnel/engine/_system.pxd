@@ -76,6 +76,7 @@ cdef extern from "socket_compat.h" nogil:
     enum:
         EPOLLIN
         EPOLLOUT
+        EPOLLPRI
         EPOLLERR
         EPOLLHUP
         EPOLLRDHUP

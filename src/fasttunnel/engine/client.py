@@ -125,8 +125,6 @@ class ClientEngine:
             link.end(0, "the client was stopped")
         for task in (*self._dials, *self._tunnels.values()):
             task.cancel()
-        for dialled in list(self._reactor.dialling):
-            dialled.cut()
         if grace_s <= 0:
             # Otherwise it is left to the server to end the connection: a gRPC server drops what its application has not
             # read yet when the connection goes.
@@ -139,6 +137,8 @@ class ClientEngine:
         self._tunnels.clear()
 
     async def _close(self) -> None:
+        for dialled in list(self._reactor.dialling):
+            dialled.cut()
         for conn in list(self._reactor.conns):
             conn.leave()
         await settle(self._reactor)

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 
 from fasttunnel.engine._socket import Socket
 
+# A host may have addresses of a family, or of an interface, that this machine does not have.
+NOT_HERE = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
+
 
 async def listening_sockets(host: str, port: int, backlog: int, reuse_port: bool) -> list[socket.socket]:
-    """One for each address of the host. Raises OSError."""
+    """One for each address of the host that this machine has. Raises OSError."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
+    missing: OSError | None = None
     try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, kind, protocol)
-            sockets.append(sock)
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if reuse_port:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            sock.listen(backlog)
+        for family, _, _, _, address in dict.fromkeys(found):
+            try:
+                sockets.append(_listening_socket(family, address, backlog, reuse_port))
+            except OSError as error:
+                if error.errno not in NOT_HERE:
+                    raise
+                missing = error
+        if missing is not None and not sockets:
+            raise missing
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -32,19 +35,44 @@ async def listening_sockets(host: str, port: int, backlog: int, reuse_port: bool
     return sockets
 
 
+def _listening_socket(family: int, address: tuple[object, ...], backlog: int, reuse_port: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 async def connect(conn: Socket, host: str, port: int) -> None:
     """Connect to the first address of the host that takes it. Raises the OSError of the last one."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for candidate in found:
-        family, kind, protocol, _, address = candidate
-        with socket.socket(family, kind, protocol) as sock:
-            sock.setblocking(False)
-            try:
-                await loop.sock_connect(sock, address)
-            except OSError:
-                if candidate is found[-1]:
-                    raise
-            else:
-                conn.adopt_descriptor(sock.detach())
-                return
+        try:
+            sock = await _connected(candidate[0], candidate[4])
+        except OSError:
+            if candidate is found[-1]:
+                raise
+        else:
+            conn.adopt_descriptor(sock.detach())
+            return
+
+
+async def _connected(family: int, address: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

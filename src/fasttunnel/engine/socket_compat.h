@@ -43,7 +43,7 @@ struct epoll_event {
     uint32_t events;
     union { uint64_t u64; } data;
 };
-enum { EPOLLIN = 1, EPOLLOUT = 4, EPOLLERR = 8, EPOLLHUP = 16, EPOLLRDHUP = 0x2000, EPOLL_CTL_ADD = 1, EPOLL_CTL_MOD = 3 };
+enum { EPOLLIN = 1, EPOLLPRI = 2, EPOLLOUT = 4, EPOLLERR = 8, EPOLLHUP = 16, EPOLLRDHUP = 0x2000, EPOLL_CTL_ADD = 1, EPOLL_CTL_MOD = 3 };
 #define EPOLLET 0x80000000u
 
 static inline int ft_accept(int fd) { return ft_prepare(accept(fd, NULL, NULL)); }

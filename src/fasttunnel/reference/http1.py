@@ -42,7 +42,8 @@ METHODS = frozenset(
     b"MKCALENDAR MKCOL MOVE PROPFIND PROPPATCH PURGE QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNLINK UNLOCK "
     b"UNSUBSCRIBE NOTIFY M-SEARCH".split()
 )
-_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)")  # absolute-form, RFC 9112 3.2.2
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]+)(.*)")  # absolute-form, RFC 9112 3.2.2
+_EMPTY_LINES = re.compile(rb"(\r\n)*")
 
 
 class Http1Stream(HttpStream):
@@ -103,7 +104,7 @@ class Http1Stream(HttpStream):
         """More bytes have come; none: the end of the connection."""
         self._heard = self._heard or bool(data)
         if data and self.public and self._h11.their_state is h11.IDLE and not self.waiting_bytes:
-            data = data.lstrip(b"\r\n")  # RFC 9112 2.2: empty lines before a request
+            data = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]  # RFC 9112 2.2: before a request
             if not data:
                 return
         self._h11.receive_data(data)
