@@ -321,9 +321,7 @@ cdef enum HeadError:
     HEAD_E_HOST = -20
     HEAD_E_AUTHORITY = -21      # Host is not that of an absolute target
     HEAD_E_CONNECT = -22        # 405
-    HEAD_E_VERSIONS = -23       # Sec-WebSocket-Version twice in a request
-    HEAD_E_ACCEPTS = -24        # Sec-WebSocket-Accept twice
-    HEAD_E_MEMORY = -25
+    HEAD_E_MEMORY = -23
 
 cdef enum HeadMethod:           # numbers of some methods; head_method() has the names of all
     HEAD_GET = 0

@@ -292,7 +292,15 @@ cdef int _content_length(const Slice *value, HttpHead *head, HeadFraming *framin
     return 1
 
 
-cdef int _websocket_field(const Slice *name, const Slice *value, bint is_request, HttpHead *head, bint upgrade) noexcept nogil:
+cdef inline void _take_once(Slice *into, const Slice *value) noexcept nogil:
+    """A field that a handshake has once (RFC 6455 11.3): the value of two is empty, which is none that is accepted."""
+    if into.ptr == NULL:
+        into[0] = value[0]
+    else:
+        into.len = 0
+
+
+cdef int _websocket_field(const Slice *name, const Slice *value, HttpHead *head, bint upgrade) noexcept nogil:
     """Sec-WebSocket-*: in a handshake all but the extensions stay here."""
     cdef size_t i
     if name.len == 17 and hdr_is(name.ptr, name.len, "sec-websocket-key"):
@@ -300,13 +308,9 @@ cdef int _websocket_field(const Slice *name, const Slice *value, bint is_request
             return HEAD_E_KEYS
         head.ws_key = value[0]
     elif name.len == 20 and hdr_is(name.ptr, name.len, "sec-websocket-accept"):
-        if head.ws_accept.ptr != NULL:
-            return HEAD_E_ACCEPTS
-        head.ws_accept = value[0]
+        _take_once(&head.ws_accept, value)
     elif name.len == 21 and hdr_is(name.ptr, name.len, "sec-websocket-version"):
-        if head.ws_version.ptr != NULL and is_request:     # an answer may list what it speaks in several (RFC 6455 4.4)
-            return HEAD_E_VERSIONS
-        head.ws_version = value[0]
+        _take_once(&head.ws_version, value)
     elif name.len == 22 and hdr_is(name.ptr, name.len, "sec-websocket-protocol"):
         for i in range(value.len):
             if value.ptr[i] >= 0x80:                # it travels as text
@@ -342,7 +346,7 @@ cdef int _take_field(const Slice *name, Slice *value, bint is_request, const Hea
         head.upgrade = hdr_is(value.ptr, value.len, "websocket")
         return 0
     if n > 14 and hdr_is(p, 14, "sec-websocket-"):
-        return _websocket_field(name, value, is_request, head, options.upgrade)
+        return _websocket_field(name, value, head, options.upgrade)
     if n == 11 and hdr_is(p, n, "traceparent"):
         head.traceparent = value[0]
     elif is_request and hdr_forwarding(p, n):
@@ -506,10 +510,6 @@ cdef const char *head_error_text(int code) noexcept nogil:
         return "unsupported Transfer-Encoding"
     if code == HEAD_E_KEYS:
         return "two Sec-WebSocket-Keys"
-    if code == HEAD_E_VERSIONS:
-        return "two Sec-WebSocket-Versions"
-    if code == HEAD_E_ACCEPTS:
-        return "two Sec-WebSocket-Accepts"
     if code == HEAD_E_PROTOCOL:
         return "bad Sec-WebSocket-Protocol"
     if code == HEAD_E_HOSTS:

@@ -313,10 +313,7 @@ class PublicConnection:
 
     async def _serve_websocket(self, stream: Http1Stream, head: Head) -> None:
         """The handshake, RFC 6455 4.2.1. The key stays here: the backend is asked with a key of its own."""
-        versions = fields.get_all(head.fields, b"sec-websocket-version")
-        if len(versions) > 1:
-            raise BadMessage("two Sec-WebSocket-Versions", status=400, final=True)
-        if versions != [b"13"]:
+        if fields.get_all(head.fields, b"sec-websocket-version") != [b"13"]:
             raise BadMessage("only WebSocket version 13 is spoken here", status=426, final=not stream.ended)
         keys = fields.get_all(head.fields, b"sec-websocket-key")
         offered = b", ".join(fields.get_all(head.fields, b"sec-websocket-protocol"))
