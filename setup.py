@@ -18,26 +18,29 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 PACKAGE = Path("src/fasttunnel")
 ENGINE = PACKAGE / "engine"
-NGHTTP2_MINIMUM = "1.52"
-NGHTTP2_HELP = f"""fasttunnel needs libnghttp2 {NGHTTP2_MINIMUM} or newer and its headers: {{problem}}.
-Install it with
-  Debian, Ubuntu   apt-get install libnghttp2-dev pkg-config
-  Fedora           dnf install libnghttp2-devel pkgconf-pkg-config
-  Alpine           apk add nghttp2-dev pkgconf
-  macOS            brew install libnghttp2 pkg-config"""
+# Library, its least version, and the modules that link it.
+LIBRARIES = {"libnghttp2": ("1.52", ("_http2",)), "libssl": ("3.0", ("_tls",)), "libcrypto": ("3.0", ("_tls",))}
+HELP = """fasttunnel needs {library} {minimum} or newer and its headers: {problem}.
+Install what it needs with
+  Debian, Ubuntu   apt-get install libnghttp2-dev libssl-dev pkg-config
+  Fedora           dnf install libnghttp2-devel openssl-devel pkgconf-pkg-config
+  Alpine           apk add nghttp2-dev openssl-dev pkgconf
+  macOS            brew install libnghttp2 openssl pkg-config"""
 
 DEBUG, SANITIZE, ANNOTATE = (os.environ.get(f"FASTTUNNEL_{name}") == "1" for name in ("DEBUG", "SANITIZE", "ANNOTATE"))
 
 
-def pkg_config(*arguments: str) -> list[str]:
-    """Flags of libnghttp2, or a clear end of the build."""
-    command = [os.environ.get("PKG_CONFIG", "pkg-config"), *arguments, f"libnghttp2 >= {NGHTTP2_MINIMUM}"]
+def pkg_config(library: str, *arguments: str) -> list[str]:
+    """Flags of a library, or a clear end of the build."""
+    minimum, _ = LIBRARIES[library]
+    command = [os.environ.get("PKG_CONFIG", "pkg-config"), *arguments, f"{library} >= {minimum}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except FileNotFoundError:
-        sys.exit(NGHTTP2_HELP.format(problem="pkg-config is not installed"))
+        sys.exit(HELP.format(library=library, minimum=minimum, problem="pkg-config is not installed"))
     except subprocess.CalledProcessError as error:
-        sys.exit(NGHTTP2_HELP.format(problem=" ".join(error.stderr.split()) or "not found"))
+        problem = " ".join(error.stderr.split()) or "not found"
+        sys.exit(HELP.format(library=library, minimum=minimum, problem=problem))
     return shlex.split(done.stdout)
 
 
@@ -65,12 +68,13 @@ def extensions() -> list[Extension]:
             extra_link_args=["-fsanitize=address,undefined"] if SANITIZE else [],
         )
         if source.parent == ENGINE:
-            # Modules that cimport _http2 include its header; only _http2 itself links the library.
+            # Modules that cimport another include the headers of its library; only that one itself links it.
             extension.include_dirs.append(str(ENGINE))
             extension.depends += [str(header) for header in sorted(ENGINE.glob("*.h"))]
-            extension.extra_compile_args += pkg_config("--cflags")
-            if source.stem == "_http2":
-                extension.extra_link_args += pkg_config("--libs")
+            for library, (_, users) in LIBRARIES.items():
+                extension.extra_compile_args += pkg_config(library, "--cflags")
+                if source.stem in users:
+                    extension.extra_link_args += pkg_config(library, "--libs")
         else:
             extension.depends += [str(part) for part in sorted((PACKAGE / "core").glob("*.pxi"))]
         found.append(extension)

@@ -45,6 +45,10 @@ ENGINES: Final = ("cython", "asyncio")
 class ServerLimits(TypedDict, total=False):
     """Further options of a Server: see `fasttunnel.control.config.ServerConfig` and `fasttunnel.limits`."""
 
+    cert: Sequence[str] | str
+    key: Sequence[str] | str
+    tls: Sequence[Literal["public", "tunnel"]]
+    client_ca: str
     initial_window: int
     max_fragment: int
     max_window: int
@@ -71,6 +75,14 @@ class ServerLimits(TypedDict, total=False):
 class ClientLimits(TypedDict, total=False):
     """Further options of a Client: see `fasttunnel.control.config.ClientConfig` and `fasttunnel.limits`."""
 
+    tls: bool
+    ca: str
+    pins: Sequence[str] | str
+    server_name: str
+    cert: str
+    key: str
+    backend_ca: str
+    backend_verify: bool
     initial_window: int
     max_fragment: int
     max_window: int
@@ -89,8 +101,8 @@ class ClientLimits(TypedDict, total=False):
 class Server:
     """The public end of tunnels.
 
-    `listen` is where the public sends HTTP/1.1, HTTP/2 (h2c), WebSocket and gRPC requests, `tunnel` where clients dial
-    in; port 0 takes a free one. Without a `token` both must be loopback addresses. `events` is told what happens (by
+    `listen` is where the public sends HTTP/1.1, HTTP/2, WebSocket and gRPC requests, `tunnel` where clients dial in;
+    port 0 takes a free one. Without a `token` both must be loopback addresses. With `cert` both speak TLS. `events` is told what happens (by
     default the logger "fasttunnel"), `engine` is "cython", "asyncio" or a class of one's own; without it the compiled
     engine is taken if it can be loaded.
 
@@ -167,7 +179,7 @@ class Server:
     @property
     def public_url(self) -> str:
         """Where to send requests, as seen from this machine."""
-        return f"http://{_reachable(self.address)}"
+        return f"http{'s' * self.config.secures('public')}://{_reachable(self.address)}"
 
     @property
     def tunnel(self) -> str:

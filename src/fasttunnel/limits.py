@@ -60,6 +60,12 @@ TARGET_BYTES: Final = 16_384
 HEAD_TIMEOUT_S: Final = 30.0
 """A public connection must complete each head it has begun in this time."""
 
+RELOAD_INTERVAL_S: Final = 2.0
+"""How often files that may change are looked at."""
+
+HANDSHAKE_TIMEOUT_S: Final = 10.0
+"""TLS: from the TCP connection until the end of the handshake."""
+
 KEEP_ALIVE_TIMEOUT_S: Final = 75.0
 """A public connection between two requests is closed after this."""
 

@@ -16,6 +16,23 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--server", metavar="HOST:PORT", help="The tunnel port of the server.")
 @click.option(
+    "--tls",
+    is_flag=True,
+    default=None,
+    help="Dial the server by TLS, and check its certificate. The options from here to --key imply it.",
+)
+@click.option("--ca", metavar="F", help="Who signs the server's certificate (PEM). Default: the authorities of the system.")
+@click.option(
+    "--pin",
+    "pins",
+    multiple=True,
+    metavar="sha256//...",
+    help="The key that the server has; without --ca that is enough. `fasttunnel cert --pin FILE` says it.",
+)
+@click.option("--server-name", metavar="NAME", help="Name in the server's certificate. Default: the host of --server.")
+@click.option("--cert", metavar="F", help="Certificate (PEM) for a server that asks for one.")
+@click.option("--key", metavar="F", help="Its key. Default: it is in the same file.")
+@click.option(
     "--connections",
     type=int,
     metavar="N",
@@ -30,6 +47,12 @@ if TYPE_CHECKING:
 @click.argument("routes", nargs=-1, metavar="[ROUTE=]BACKEND ...")
 def client(
     server: str | None,
+    tls: bool | None,
+    ca: str | None,
+    pins: tuple[str, ...],
+    server_name: str | None,
+    cert: str | None,
+    key: str | None,
     connections: int | None,
     token_file: Path | None,
     config: Path | None,
@@ -42,7 +65,7 @@ def client(
     """Dial a server and pass its requests to backends.
 
     \b
-    BACKEND  http://HOST:PORT (HTTP and WebSocket) or grpc://HOST:PORT (HTTP/2 without TLS)
+    BACKEND  http://HOST:PORT (HTTP and WebSocket) or grpc://HOST:PORT; with TLS https:// and grpcs://
     ROUTE    host, *.host, host/prefix or /prefix; for gRPC also host/pkg.Service or /pkg.Service;
              without a ROUTE it is everything of the backend's kind. The longest match wins.
 
@@ -74,6 +97,12 @@ def client(
                 assignments,
                 token_file,
                 server=server,
+                tls=tls,
+                ca=ca,
+                pins=pins,
+                server_name=server_name,
+                cert=cert,
+                key=key,
                 connections=connections,
                 routes=routes,
                 token=token or None,

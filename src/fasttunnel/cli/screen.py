@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from fasttunnel.control.config import ClientConfig, RouteSpec
+from fasttunnel.control.config import ClientConfig, RouteSpec, ServerConfig
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import Route
 from fasttunnel.version import __version__
@@ -42,20 +42,24 @@ class ServerScreen(Screen):
     """The server's. `public` is the address that URLs are made with, known once the server listens."""
 
     public: tuple[str, int] = ("", 0)
+    secure = False  # TLS there
 
     def listening(self, kind: str, address: str) -> None:
         """Told by the summary."""
 
-    def summary(self, public_url: str, tunnel: str, has_token: bool) -> None:
+    def summary(self, public_url: str, tunnel: str, config: ServerConfig) -> None:
         self.line("public", (public_url, "bold green"), "  HTTP, WebSocket and gRPC")
-        self.line("tunnel", tunnel, "  clients need the token" if has_token else "  no token: for this machine only")
+        needed = ["the token"] * (config.token is not None) + ["a certificate"] * bool(config.client_ca)
+        needs = f"  clients need {' and '.join(needed)}" if needed else "  no token: for this machine only"
+        self.line("tunnel", tunnel, needs + ", and use TLS" * config.secures("tunnel"))
         self.line("routes", "none yet; to add some, run beside your app (here one on port 3000):")
-        self.line("", f"fasttunnel client --server {tunnel} http://127.0.0.1:3000")
+        tls = " --tls" * config.secures("tunnel")
+        self.line("", f"fasttunnel client --server {tunnel}{tls} http://127.0.0.1:3000")
 
     def link_up(self, client_id: str, session_id: str, peer: str, routes: Sequence[Route]) -> None:
         self.line("client", f"{client_id or session_id} from {peer}", style="bold green")
         for route in routes:
-            self.line("", (route.url(*self.public), "green"), f"  {route.kinds}")
+            self.line("", (route.url(*self.public, secure=self.secure), "green"), f"  {route.kinds}")
 
     def link_down(self, client_id: str, session_id: str, reason: str) -> None:
         self.line("gone", f"{client_id or session_id}: {reason}", style="bold red")

@@ -17,9 +17,22 @@ if TYPE_CHECKING:
 @click.option(
     "--listen",
     metavar="HOST:PORT",
-    help=f"Where the public sends HTTP/1.1, HTTP/2 (h2c), WebSocket and gRPC requests. Default: {DEFAULT_LISTEN}",
+    help=f"Where the public sends HTTP/1.1, HTTP/2, WebSocket and gRPC requests. Default: {DEFAULT_LISTEN}",
 )
 @click.option("--tunnel", metavar="HOST:PORT", help=f"Where clients dial in. Default: {DEFAULT_TUNNEL}")
+@click.option(
+    "--cert",
+    multiple=True,
+    metavar="F",
+    help="Certificate chain (PEM): both ports speak TLS. Several: which one goes by the name that is asked for (SNI). "
+    "They are read again when they change.",
+)
+@click.option("--key", multiple=True, metavar="F", help="Key of each certificate. Default: it is in the same file.")
+@click.option(
+    "--client-ca",
+    metavar="F",
+    help="Clients have to show a certificate that was signed by one of these (mutual TLS on the tunnel port).",
+)
 @click.option(
     "--reuse-port",
     is_flag=True,
@@ -42,6 +55,9 @@ if TYPE_CHECKING:
 def server(
     listen: str | None,
     tunnel: str | None,
+    cert: tuple[str, ...],
+    key: tuple[str, ...],
+    client_ca: str | None,
     reuse_port: bool | None,
     queue_timeout_s: float | None,
     token_file: Path | None,
@@ -62,6 +78,9 @@ def server(
         fasttunnel server --token-file token --listen [::]:80 --tunnel [::]:7000
         fasttunnel server --listen 127.0.0.1:0
 
+    With TLS on both ports:
+        fasttunnel server --listen 0.0.0.0:443 --tunnel 0.0.0.0:7000 --token-file token --cert chain.pem --key key.pem
+
     \b
     A file for --config holds the same and more, such as
         listen = "0.0.0.0:80"
@@ -79,6 +98,9 @@ def server(
                 token_file,
                 listen=listen,
                 tunnel=tunnel,
+                cert=cert,
+                key=key,
+                client_ca=client_ca,
                 reuse_port=reuse_port,
                 queue_timeout_s=queue_timeout_s,
                 token=token or None,
@@ -95,8 +117,8 @@ def server(
     end = Server.from_config(settings, events=screen, engine=engine)
 
     def started() -> None:
-        screen.public = end.address
+        screen.public, screen.secure = end.address, settings.secures("public")
         screen.title("server")
-        screen.summary(end.public_url, end.tunnel, settings.token is not None)
+        screen.summary(end.public_url, end.tunnel, settings)
 
     running.run(lambda: running.serve(end, started, screen.say))

@@ -10,12 +10,13 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from fasttunnel import limits
 from fasttunnel.control.routes import GRPC, HTTP, WEBSOCKET, Route, check_host, format_address
+from fasttunnel.control.tls import Certificate, pair, read_pin
 from fasttunnel.errors import ConfigError
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
@@ -27,6 +28,9 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Window = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_WINDOW_BYTES)]
 Fragment = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_FRAGMENT_BYTES)]
 HeaderList = Annotated[int, msgspec.Meta(ge=4096, le=1024 * 1024)]
+
+# Options that name files.
+FILES = ("token_file", "cert", "key", "ca", "client_ca", "backend_ca")
 
 C = TypeVar("C", bound="ServerConfig | ClientConfig")
 
@@ -53,7 +57,7 @@ class Secret:
 class Backend(msgspec.Struct, frozen=True):
     """Where requests end: a server that the client connects to."""
 
-    scheme: str  # "http" (HTTP/1.1 and WebSocket) or "grpc" (HTTP/2 with prior knowledge)
+    scheme: str  # "http", "https" (HTTP/1.1 and WebSocket), "grpc" (HTTP/2 with prior knowledge) or "grpcs"
     host: str
     port: int
 
@@ -62,7 +66,16 @@ class Backend(msgspec.Struct, frozen=True):
 
     @property
     def protocols(self) -> tuple[int, ...]:
-        return (GRPC,) if self.scheme == "grpc" else (HTTP, WEBSOCKET)
+        return (GRPC,) if self.grpc else (HTTP, WEBSOCKET)
+
+    @property
+    def grpc(self) -> bool:
+        return self.scheme in ("grpc", "grpcs")
+
+    @property
+    def secure(self) -> bool:
+        """Reached by TLS."""
+        return self.scheme in ("https", "grpcs")
 
 
 class RouteSpec(msgspec.Struct, frozen=True):
@@ -82,6 +95,10 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     tunnel: str = DEFAULT_TUNNEL
     reuse_port: bool = False
     token: Secret | None = None
+    cert: tuple[str, ...] = ()  # PEM files; which one goes by the name that is asked for
+    key: tuple[str, ...] = ()  # of each; none: it is in the same file
+    tls: tuple[Literal["public", "tunnel"], ...] = ("public", "tunnel")  # ports that use them
+    client_ca: str = ""  # who signs the certificates that clients have to show
     initial_window: Window = limits.INITIAL_WINDOW_BYTES
     max_fragment: Fragment = limits.FRAGMENT_BYTES
     header_list_bytes: HeaderList = limits.HEADER_LIST_BYTES
@@ -103,10 +120,21 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
 
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        return pair(self.cert, self.key)
+
+    def secures(self, port: Literal["public", "tunnel"]) -> bool:
+        """Whether this port speaks TLS."""
+        return bool(self.cert) and port in self.tls
+
     def __post_init__(self) -> None:
+        _ = self.certificates
+        if self.client_ca and not self.secures("tunnel"):
+            raise ConfigError("--client-ca needs TLS on the tunnel port", hint="add --cert and --key")
         for option, address in (("--listen", self.listen), ("--tunnel", self.tunnel)):
             host, _ = parse_address(address)
-            if self.token is None and not is_loopback(host):
+            if self.token is None and not self.client_ca and not is_loopback(host):
                 raise ConfigError(
                     f"{option} {address} is open to the network, so a token is needed",
                     detail="without one, anybody who reaches the tunnel port could serve your routes and read them",
@@ -120,6 +148,14 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     server: str
     token: Secret | None = None
     client_id: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    tls: bool = False  # the tunnel; implied by the options behind it
+    ca: str = ""  # PEM file of those who sign the server's certificate; empty: the system's
+    pins: tuple[str, ...] = ()  # keys that the server may have, sha256//BASE64; without `ca` such a key is enough
+    server_name: str = ""  # that the server's certificate has to have; empty: the host that is dialled
+    cert: str = ""  # what we show to a server that asks, a PEM file
+    key: str = ""  # empty: in the same file
+    backend_ca: str = ""  # PEM file of those who sign the certificates of backends; empty: the system's
+    backend_verify: bool = True
     routes: tuple[RouteSpec, ...] = ()
     initial_window: Window = limits.INITIAL_WINDOW_BYTES
     max_fragment: Fragment = limits.FRAGMENT_BYTES
@@ -135,8 +171,24 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     backoff_max_s: Positive = limits.BACKOFF_MAX_S
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
 
+    @property
+    def secure(self) -> bool:
+        """Whether the tunnel uses TLS."""
+        return self.tls or bool(self.ca or self.pins or self.server_name or self.cert)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        return Certificate(self.cert, self.key or self.cert) if self.cert else None
+
+    @property
+    def pinned(self) -> frozenset[bytes]:
+        return frozenset(map(read_pin, self.pins))
+
     def __post_init__(self) -> None:
         parse_address(self.server)
+        _ = self.pinned
+        if self.key and not self.cert:
+            raise ConfigError("a key without a certificate", hint="name the certificate with --cert")
         if not self.routes:
             raise ConfigError("there is nothing to serve", hint="name a backend, such as http://127.0.0.1:3000")
         if len(self.routes) > limits.ROUTES_PER_CLIENT:
@@ -158,12 +210,18 @@ class RouteEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 def server_config(options: Mapping[str, Any]) -> ServerConfig:
     """A checked configuration from options by name, as from a TOML table."""
-    return _convert(_with_token(options), ServerConfig)
+    options = _with_token(options)
+    for name in ("cert", "key", "tls"):
+        if isinstance(options.get(name), str):
+            options[name] = (options[name],) if options[name] else ()
+    return _convert(options, ServerConfig)
 
 
 def client_config(options: Mapping[str, Any]) -> ClientConfig:
     """Like server_config; `routes` are texts ("[ROUTE=]BACKEND"), tables (RouteEntry) or RouteSpecs."""
     options = _with_token(options)
+    if isinstance(options.get("pins"), str):
+        options["pins"] = (options["pins"],)
     if "server" not in options:
         raise ConfigError("there is no server to dial", hint="name its tunnel port with --server HOST:PORT")
     routes = tuple(_route_spec(entry, index) for index, entry in enumerate(options.pop("routes", ())))
@@ -171,15 +229,19 @@ def client_config(options: Mapping[str, Any]) -> ClientConfig:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The options in a TOML file; the token_file is sought beside it. Raises ConfigError."""
+    """The options in a TOML file; other files that it names are sought beside it. Raises ConfigError."""
     try:
         options = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}", detail=error.strerror) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML", detail=str(error)) from None
-    if isinstance(options.get("token_file"), str):
-        options["token_file"] = str(path.parent / options["token_file"])
+    for name in FILES:
+        named = options.get(name)
+        if isinstance(named, str) and named:
+            options[name] = str(path.parent / named)
+        elif isinstance(named, list):
+            options[name] = [str(path.parent / one) if isinstance(one, str) else one for one in named]
     return options
 
 
@@ -290,8 +352,9 @@ def is_loopback(host: str) -> bool:
 def parse_route(text: str) -> RouteSpec:
     """`[ROUTE=]BACKEND` of the command line. Raises ConfigError.
 
-    BACKEND is http://HOST:PORT (HTTP and WebSocket) or grpc://HOST:PORT; ROUTE is host, *.host, host/prefix, /prefix,
-    or for gRPC host/pkg.Service, /pkg.Service. Without ROUTE it is everything of the backend's kind.
+    BACKEND is http://HOST:PORT (HTTP and WebSocket) or grpc://HOST:PORT, with TLS https:// or grpcs://; ROUTE is host,
+    *.host, host/prefix, /prefix, or for gRPC host/pkg.Service, /pkg.Service. Without ROUTE it is everything of the
+    backend's kind.
     """
     match = _SPEC.fullmatch(text)
     if match is None:
@@ -300,7 +363,7 @@ def parse_route(text: str) -> RouteSpec:
     host, slash, path = (match["route"] or "").partition("/")
     if match["route"] == "":
         raise ConfigError(f"{text!r} has nothing before the '='", hint="leave the '=' away to serve everything")
-    is_service = backend.scheme == "grpc"
+    is_service = backend.grpc
     if is_service and "/" in path:
         raise ConfigError(f"{path!r} is not a gRPC service", hint="routes go by service, such as /pkg.Service")
     route = Route(
@@ -315,14 +378,9 @@ def parse_route(text: str) -> RouteSpec:
 def _parse_backend(text: str) -> Backend:
     scheme, _, rest = text.partition("://")
     scheme = scheme.lower()
-    if scheme not in ("http", "grpc"):
-        secure = scheme in ("https", "grpcs", "wss")
-        other = {"ws": "http", "h2c": "grpc"}.get(scheme, "http")
-        raise ConfigError(
-            f"backend {text!r} is not http:// or grpc://",
-            detail="TLS to backends is not supported" if secure else None,
-            hint=f"write {other}://{rest}",
-        )
+    if scheme not in ("http", "https", "grpc", "grpcs"):
+        other = {"ws": "http", "wss": "https", "h2c": "grpc", "h2": "grpcs"}.get(scheme, "http")
+        raise ConfigError(f"backend {text!r} is not http://, https://, grpc:// or grpcs://", hint=f"write {other}://{rest}")
     try:
         host, port = parse_address(rest.removesuffix("/"))
     except ConfigError:

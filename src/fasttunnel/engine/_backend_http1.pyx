@@ -16,7 +16,7 @@ from fasttunnel.engine._http1 cimport (
 )
 from fasttunnel.engine._exchange cimport Exchange
 from fasttunnel.engine._http1 import BadMessage
-from fasttunnel.engine._socket cimport out_append, out_copy
+from fasttunnel.engine._out cimport out_append, out_copy
 
 cdef enum:
     NO_ERROR = 0

@@ -191,7 +191,7 @@ cdef class BackendCall(H2Stream):
             return 1
         nv_start(&conn.nv, <size_t>(m.end - m.run))
         nv_add_text(&conn.nv, ":method", "POST")
-        nv_add_text(&conn.nv, ":scheme", "http")
+        nv_add_text(&conn.nv, ":scheme", "https" if self.plan.target.tls_context is not None else "http")
         nv_add(&conn.nv, <const uint8_t *>b":path", 5, path, len(path))
         nv_add(&conn.nv, <const uint8_t *>b":authority", 10, authority, len(authority))
         nv_add_text(&conn.nv, "te", "trailers")

@@ -12,7 +12,7 @@ from fasttunnel._core cimport (
 from fasttunnel.engine._backend_http1 cimport write_request_head
 from fasttunnel.engine._http1 cimport websocket_accept, write_bytes, write_text
 from fasttunnel.engine._http1 import BadMessage
-from fasttunnel.engine._socket cimport out_append
+from fasttunnel.engine._out cimport out_append
 
 cdef enum:
     BACKEND_UNREACHABLE = 3

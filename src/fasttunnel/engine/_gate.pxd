@@ -42,6 +42,7 @@ cdef class Gate:
 cdef class Visitor:
     """Who is at the other end of a public connection, as the forwarding fields name it."""
     cdef bytes address
+    cdef bytes scheme                   # of its requests
     cdef bytes forwarded_for            # for=... of Forwarded, RFC 7239 6
     cdef bytes fields                   # what add_fields() has added for this host and tag: the next request has mostly the same
     cdef bytes fields_host

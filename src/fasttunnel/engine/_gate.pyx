@@ -85,7 +85,7 @@ cdef class Gate:
         return None
 
     cdef bint crowded(self) noexcept:
-        return 0 < self.max_connections < len(self.reactor.conns) - self.reactor.links
+        return 0 < self.max_connections < len(self.reactor.conns) + len(self.reactor.opening) - self.reactor.links
 
     cdef bint away(self, int protocol, bytes host, bytes target) except -1:
         """Of a request for which find() has nothing: whether its client is only away."""
@@ -140,8 +140,9 @@ cdef bytes trace_id_of(bytes traceparent):
 
 
 cdef class Visitor:
-    def __init__(self, str address not None):
+    def __init__(self, str address not None, bint secure):
         self.address = address.encode()
+        self.scheme = b"https" if secure else b"http"
         # RFC 7239 6: an IPv6 address is bracketed and quoted, a name that is not an address is hidden as "unknown".
         self.forwarded_for = b'for="[' + self.address + b']"' if ":" in address else b"for=" + self.address
 
@@ -153,11 +154,11 @@ cdef class Visitor:
             if buf_append(block, <const uint8_t *>self.fields, len(self.fields)) < 0:
                 raise MemoryError
             return 0
-        forwarded = self.forwarded_for + b";proto=http"
+        forwarded = self.forwarded_for + b";proto=" + self.scheme
         if host:
             forwarded += b';host="' + host + b'"'
         if (hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-For", 15, self.address, len(self.address)) < 0
-                or hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-Proto", 17, <const uint8_t *>b"http", 4) < 0
+                or hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-Proto", 17, self.scheme, len(self.scheme)) < 0
                 or hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-Host", 16, host, len(host)) < 0
                 or hdr_append(block, tag, <const uint8_t *>b"Forwarded", 9, forwarded, len(forwarded)) < 0):
             raise MemoryError

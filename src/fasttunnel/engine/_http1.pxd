@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from fasttunnel._core cimport Buf, BodyReader, Msg, Slice
 from fasttunnel.engine._io cimport Conn
-from fasttunnel.engine._socket cimport Out
+from fasttunnel.engine._out cimport Out
 
 
 cdef class Head:

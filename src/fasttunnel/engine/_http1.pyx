@@ -15,7 +15,7 @@ from fasttunnel._core cimport (
     hdr_is, hdr_name_ok, hdr_value_ok, head_end, head_error_status, head_error_text, head_field, head_method, head_parse,
     head_parse_trailers, msg_headers, msg_next_header,
 )
-from fasttunnel.engine._socket cimport out_append, out_reserve
+from fasttunnel.engine._out cimport out_append, out_reserve
 
 cdef bytes WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"      # RFC 6455 1.3
 cdef dict REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}

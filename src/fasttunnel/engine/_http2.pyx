@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset, strlen
 
 from fasttunnel._core cimport Buf, buf_append, buf_consume, buf_free, buf_reserve, grpc_prefix, hdr_lower
 from fasttunnel.engine._io cimport THROUGH_BYTES
-from fasttunnel.engine._socket cimport out_append
+from fasttunnel.engine._out cimport out_append
 from fasttunnel.engine._nghttp2 cimport *
 
 cdef enum:

@@ -2,7 +2,8 @@
 from libc.stdint cimport int64_t, uint8_t
 
 from fasttunnel._core cimport Buf
-from fasttunnel.engine._socket cimport Out, Poller, Socket
+from fasttunnel.engine._out cimport Out
+from fasttunnel.engine._socket cimport Poller, Socket
 
 
 cdef enum:

@@ -11,9 +11,11 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
 from fasttunnel._core cimport buf_append, buf_free
-from fasttunnel.engine._socket cimport out_append, out_clear
+from fasttunnel.engine._out cimport out_append, out_clear
+from fasttunnel import limits
 
 cdef double CLOSE_TIMEOUT_S = 10.0
+cdef double HANDSHAKE_TIMEOUT_S = limits.HANDSHAKE_TIMEOUT_S
 cdef enum:
     LATE_BYTES = 65536                  # of one read when the turn is used up: less would cost more reads and writes than it saves time
     READ_SLACK = 16384                  # for framing, control frames and heads beside the payload that has credit
@@ -298,7 +300,10 @@ cdef class Conn(Socket):
         reactor.read_now += n
         return self.take_in(reactor.read_buffer, kept + n)
 
-    cdef int dial_over(self) except -1:
+    cdef int opening_begins(self) except -1:
+        return self.arm(HANDSHAKE_TIMEOUT_S)
+
+    cdef int opening_over(self) except -1:
         return self._drop_timer()
 
     cdef int on_end(self) except -1:
@@ -359,7 +364,7 @@ cdef class Conn(Socket):
         if self.closing and self.fd >= 0 and self.out.len == 0 and not self.dirty:      # dirty: fill() has more
             self.pause_reading()
             if self.queue_len == 0:
-                self.disconnect(None)
+                self.end()
         return 0
 
     cdef int _write_out(self) except -1:
@@ -371,7 +376,7 @@ cdef class Conn(Socket):
             self.fill()
         finally:
             self.flushing = False
-        if self.queue_len == 0:
+        if self.queue_len == 0 and self.tls == NULL:
             return self.write_out(&self.out)
         self.put(&self.out)
         return self.write()

@@ -6,7 +6,7 @@ from fasttunnel._core cimport GrpcPiece, GrpcSplitter, Msg, Table, WsFrame
 from fasttunnel.engine._exchange cimport Carrier, Endpoint, Exchange, WindowBudget
 from fasttunnel.engine._http2 cimport H2Stream, Http2Conn
 from fasttunnel.engine._io cimport Reactor
-from fasttunnel.engine._socket cimport Out
+from fasttunnel.engine._out cimport Out
 
 
 cdef enum:

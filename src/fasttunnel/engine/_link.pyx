@@ -27,8 +27,9 @@ from fasttunnel._core cimport (
 from fasttunnel.engine._grpc cimport decode_message, encode_message
 from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
 from fasttunnel.engine._io cimport Conn, THROUGH_BYTES
-from fasttunnel.engine._socket cimport out_append, out_clear, out_reserve
+from fasttunnel.engine._out cimport out_append, out_clear, out_reserve
 from fasttunnel.engine._nghttp2 cimport NGHTTP2_SETTINGS
+from fasttunnel.engine._tls cimport tls_identity
 
 from fasttunnel import limits
 
@@ -53,6 +54,9 @@ cdef enum:
     PROTOCOL_ERROR = 5
     TUNNEL_LOST = 9
 
+    TLS_ALERT = 21                      # RFC 8446 5.1: the first byte of what a TLS server answers to others
+
+cdef str NO_TUNNEL_PORT = "it does not speak HTTP/2 (is it the server's --tunnel port?)"
 cdef bytes IDLE_TEXT = b"nothing has passed for too long"
 cdef double GOODBYE_S = 10.0            # for a client to take the end of its tunnel and close the connection
 cdef bytes CONNECT_PATH = b"/fasttunnel.v1.TunnelService/Connect"
@@ -205,8 +209,7 @@ cdef class LinkStream(H2Stream):
             if link.part_bytes:
                 conn.put_part(NULL, data, link.part_at)
                 conn.put_part(NULL, link.part, link.part_bytes)
-                conn.put(&link.batch)
-                conn.skip(link.part_at)
+                conn.put(&link.batch, link.part_at)
                 link.part_bytes = 0
             else:
                 conn.put(&link.batch)
@@ -257,7 +260,7 @@ cdef class LinkConn(Http2Conn):
         stream.link = link
         nv_start(&self.nv, 0)
         nv_add_text(&self.nv, ":method", "POST")
-        nv_add_text(&self.nv, ":scheme", "http")
+        nv_add_text(&self.nv, ":scheme", "https" if self.tls != NULL else "http")
         nv_add_text(&self.nv, ":path", CONNECT_PATH)
         nv_add(&self.nv, <const uint8_t *><char *>b":authority", 10, self.authority, len(self.authority))
         nv_add_text(&self.nv, "te", "trailers")
@@ -270,6 +273,12 @@ cdef class LinkConn(Http2Conn):
             raise ConnectionError("the server takes no stream")
         self.handler.opened(link)
         return 0
+
+    def connect_failed(self, str text, bint timed_out):
+        """The TLS handshake failed; the TCP connection is the engine's affair."""
+        self.connecting = False
+        if self.acceptor is not None:
+            self.handler.refused(self, "it did not finish the TLS handshake in time" if timed_out else text)
 
     cdef H2Stream new_stream(self):
         cdef LinkStream stream = LinkStream()
@@ -298,9 +307,9 @@ cdef class LinkConn(Http2Conn):
         self.reads += 1
         # RFC 9113 3.4: a server speaks first with a SETTINGS frame.
         if self.reads == 1 and self.acceptor is not None and n > 3 and data[3] != NGHTTP2_SETTINGS:
+            hint = "it speaks TLS: use --tls" if data[0] == TLS_ALERT and self.tls == NULL else NO_TUNNEL_PORT
             for stream in list(self.streams.values()):
-                (<LinkStream>stream).link.lose(
-                    GRPC_UNAVAILABLE, "it does not speak HTTP/2 (is it the server's --tunnel port?)")
+                (<LinkStream>stream).link.lose(GRPC_UNAVAILABLE, hint)
             self.abort()
             return <Py_ssize_t>n
         return Http2Conn.feed(self, data, n)
@@ -463,6 +472,11 @@ cdef class Link(Carrier):
     @property
     def peer(self):
         return self.conn.peer_text() if self.conn is not None else "unknown"
+
+    @property
+    def certificate(self):
+        """Common name in the certificate that the peer has shown; None: it has shown none."""
+        return tls_identity(self.conn.tls) if self.conn is not None and self.conn.tls != NULL else None
 
     # -- requests
 

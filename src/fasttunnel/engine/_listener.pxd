@@ -1,5 +1,6 @@
 """Listening sockets."""
 from fasttunnel.engine._socket cimport Poller, Socket
+from fasttunnel.engine._tls cimport TlsContext
 
 
 cdef class Listener:
@@ -8,5 +9,6 @@ cdef class Listener:
     cdef int fd
     cdef object sock                    # the Python object that owns fd
     cdef object factory
+    cdef public TlsContext tls_context  # of the connections accepted from now on; None: without TLS
     cdef object resume                  # timer: accepting goes on when there are descriptors again
     cdef bint troubled

@@ -15,7 +15,8 @@ cdef double NO_DESCRIPTORS_S = 0.5      # pause of accepting when the process ha
 cdef class Listener:
     """`factory()` makes the Socket for each connection; `sock` is a listening, non-blocking socket object, ours from now on."""
 
-    def __init__(self, Poller poller, sock, factory):
+    def __init__(self, Poller poller, sock, factory, TlsContext tls_context=None):
+        self.tls_context = tls_context
         self.poller = poller
         self.sock = sock
         self.fd = sock.fileno()
@@ -48,6 +49,7 @@ cdef class Listener:
                 c_close(fd)
                 raise
             made.poller = self.poller
+            made.tls_context = self.tls_context
             made.adopt(fd)
 
     def _resume(self):

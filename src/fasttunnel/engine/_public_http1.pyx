@@ -20,7 +20,7 @@ from fasttunnel.engine._http1 cimport (
     write_text,
 )
 from fasttunnel.engine._http1 import BadMessage
-from fasttunnel.engine._socket cimport out_append
+from fasttunnel.engine._out cimport out_append
 from fasttunnel.engine._link cimport Link
 from fasttunnel.engine._public_http2 cimport PublicHttp2
 from fasttunnel.engine._public_websocket cimport PublicWebSocket
@@ -88,7 +88,7 @@ cdef class PublicHttp1(Conn):
         self.head = Head(True)
 
     cdef int on_connected(self) except -1:
-        self.visitor = Visitor(self.peer_address()[0])
+        self.visitor = Visitor(self.peer_address()[0], self.tls != NULL)
         return self.arm(REFUSED_S if self.refused else self.gate.head_timeout_s)
 
     def leave(self):
@@ -187,8 +187,7 @@ cdef class PublicHttp1(Conn):
         set_slice(&m.method, head.method)
         set_slice(&m.url, head.target)
         set_slice(&m.host, head.host)
-        m.scheme.ptr = <const uint8_t *>b"http"
-        m.scheme.len = 4
+        set_slice(&m.scheme, self.visitor.scheme)
         if head.traceparent is not None:
             trace_id = trace_id_of(head.traceparent)
             set_slice(&m.trace_id, trace_id)

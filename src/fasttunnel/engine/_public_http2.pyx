@@ -66,7 +66,7 @@ cdef class PublicHttp2(Http2Conn):
         self.gate = gate
 
     cdef int on_connected(self) except -1:
-        self.visitor = Visitor(self.peer_address()[0])
+        self.visitor = Visitor(self.peer_address()[0], self.tls != NULL)
         self.arm(limits.REFUSED_S if self.refused else self.gate.head_timeout_s)
         return self.start_session(True, False, STREAM_WINDOW, CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS,
                                   <uint32_t>self.gate.head_bytes)
@@ -306,8 +306,7 @@ cdef class PublicStream(H2Stream):
         else:
             set_slice(&m.method, self.method)
             set_slice(&m.url, self.path)
-            m.scheme.ptr = <const uint8_t *>b"http"
-            m.scheme.len = 4
+            set_slice(&m.scheme, (<PublicHttp2>self.conn).visitor.scheme)
         return 0
 
     cdef size_t send_messages(self, const uint8_t *data, size_t n, bint pumped, int *result) except? 0xffffffffffffffff:

@@ -4,7 +4,7 @@ from libc.string cimport memcmp
 
 from fasttunnel._core cimport MSG_WS_FRAME, Msg, WsFrame, ws_build_head, ws_mask
 from fasttunnel.engine._gate cimport close_code_of, explain
-from fasttunnel.engine._socket cimport out_append, out_reserve
+from fasttunnel.engine._out cimport out_append, out_reserve
 
 cdef enum:
     CANCELLED = 1

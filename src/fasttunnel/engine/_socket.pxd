@@ -7,21 +7,9 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fasttunnel.engine._exchange cimport Endpoint
+from fasttunnel.engine._out cimport Out
 from fasttunnel.engine._system cimport epoll_event, sockaddr, sockaddr_storage, socklen_t
-
-
-# -- output: memory that grows until it is given to a socket -----------------------------------------------------------
-
-cdef struct Out:
-    uint8_t *data                       # owned, by malloc; NULL: empty
-    size_t len
-    size_t cap
-    size_t hint                         # what the last batches needed: the size of the next block
-
-cdef uint8_t *out_reserve(Out *out, size_t n) except NULL        # room for n more; write there, then add to out.len
-cdef int out_append(Out *out, const void *src, size_t n) except -1
-cdef void out_clear(Out *out) noexcept
-cdef bytes out_copy(Out *out, size_t start)                      # what was written from `start` on
+from fasttunnel.engine._tls cimport Tls, TlsContext
 
 
 cdef struct Chunk:                      # of a socket's queue
@@ -38,10 +26,11 @@ cdef class Poller:
     cdef bint scheduled                 # the loop will call _short_turn()
     cdef readonly uint64_t reads        # system calls made for its sockets
     cdef readonly uint64_t writes
+    cdef readonly uint64_t handshakes_failed    # of TLS, of accepted sockets
     cdef public object on_trouble       # callable(text): something that the operator should know; or None
     cdef list ready                     # sockets that may have more to read, though no event will say so
     cdef list gone                      # sockets whose connection_lost() or connect_failed() is due
-    cdef readonly set dialling          # sockets that are being connected
+    cdef readonly set opening           # sockets that are being connected, or shake hands
     cdef PyObject **slots               # the Socket of each descriptor in the epoll, owned; NULL: none
     cdef int slot_count
     cdef uint32_t stamp                 # of the socket that was put in last
@@ -59,7 +48,7 @@ cdef class Socket(Endpoint):
     cdef int fd                         # -1: not open
     cdef uint32_t stamp                 # tells its events from those of an earlier socket with its descriptor
     cdef readonly bint attached         # from connection_made() until connection_lost()
-    cdef bint connecting                # output is kept until the connection stands
+    cdef bint connecting                # and the TLS handshake: output is kept until the connection stands
     cdef bint readable                  # there may be something to read: a read has not come back short since the last event
     cdef bint listed                    # in the poller's list of those
     cdef bint unsure                    # a short read does not say that all is read: the peer has ended its side, or sent urgent data
@@ -73,13 +62,17 @@ cdef class Socket(Endpoint):
     cdef int queue_cap
     cdef object error                   # why it was lost; what connection_lost() is told
     cdef str purpose                    # while it is dialled: what for, in words
+    cdef TlsContext tls_context         # None: no TLS. Set before the socket is opened
+    cdef str tls_name                   # of a dialled one: whom its certificate has to name
+    cdef Tls *tls                       # NULL: no TLS, or not yet
 
     # What the owner overrides.
     cdef int connection_made(self) except -1
     cdef int connection_lost(self, object error) except -1           # None: it was closed by us
     cdef uint8_t *read_into(self, size_t *room) except NULL
     cdef int took(self, size_t n) except -1                          # n bytes were read there
-    cdef int dial_over(self) except -1                               # it stands or has failed: what is told next
+    cdef int opening_begins(self) except -1                          # of an accepted one: its handshake
+    cdef int opening_over(self) except -1                            # it stands or has failed: what is told next
     cdef int on_end(self) except -1                                  # the peer has ended its side
     cdef int on_writable(self) except -1                             # all that was given has been taken, or a dialled one stands
 
@@ -92,11 +85,11 @@ cdef class Socket(Endpoint):
     cdef int resume_reading(self) except -1
     cdef size_t queued(self) noexcept
     cdef int write_out(self, Out *out) except -1                     # all of it; what the socket does not take is queued
-    cdef int put(self, Out *out) except -1                           # queue all of it; it is empty afterwards
-    cdef int put_part(self, uint8_t *block, const uint8_t *data, size_t n) except -1     # a Chunk
-    cdef int skip(self, size_t n) except -1                          # the first n bytes of the last part, which are not to be sent
+    cdef int put(self, Out *out, size_t start=*) except -1           # queue all of it, from `start`; it is empty afterwards
+    cdef int put_part(self, uint8_t *block, const uint8_t *data, size_t n) except -1     # a Chunk, or with TLS records of it
     cdef int write(self) except -1                                   # what is queued, as far as the socket takes it
     cdef int end_writing(self) except -1                             # a FIN
+    cdef int end(self) except -1                                     # in order: all that was to be sent has been taken
     cdef int set_option(self, int level, int name, int value) except -1
     cdef int reset_on_close(self) except -1                          # closing it is to be an RST
     cdef int disconnect(self, object error) except -1                # close the descriptor now; connection_lost() follows
@@ -106,8 +99,14 @@ cdef class Socket(Endpoint):
     cdef int _watch(self, int operation, uint32_t more) except -1
     cdef int _watch_by_loop(self) except -1
     cdef int _finish_dialling(self) except -1
+    cdef int _shake_hands(self) except -1
+    cdef int _stands(self) except -1
+    cdef ssize_t _receive(self, uint8_t *place, size_t room) except -3
+    cdef int _queue_chunk(self, uint8_t *block, const uint8_t *data, size_t n) except -1
+    cdef int _queue_records(self) except -1
     cdef bint _keep_borrowed(self) noexcept
     cdef int _write_failed(self, object error) except -1
+    cdef int _say_goodbye(self) except -1
     cdef int _drop_queue(self) noexcept
 
 

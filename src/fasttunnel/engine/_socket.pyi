@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Callable
 
 from fasttunnel.engine._exchange import Endpoint
+from fasttunnel.engine._tls import TlsContext
 
 use_epoll: bool
 
@@ -9,7 +10,8 @@ class Poller:
     """Watches all sockets of one engine, and calls them in turns."""
 
     loop: asyncio.AbstractEventLoop
-    dialling: set[Socket]
+    opening: set[Socket]
+    handshakes_failed: int
     reads: int
     writes: int
     on_trouble: Callable[[str], None] | None
@@ -20,6 +22,7 @@ class Socket(Endpoint):
     """A connected socket, or one that is being connected."""
 
     attached: bool
+    def secure(self, context: TlsContext, name: str) -> None: ...
     def adopt_descriptor(self, fd: int) -> None: ...
     def cut(self) -> None: ...
     def connect_failed(self, text: str, timed_out: bool) -> None: ...

@@ -15,18 +15,24 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from fasttunnel.engine._out cimport out_clear, out_lend
 from fasttunnel.engine._system cimport (
     AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP,
     IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SO_ERROR, SO_LINGER, SOL_SOCKET, TCP_NODELAY, c_close, c_connect, c_getpeername, c_getsockopt, c_recv,
     c_send, c_sendmsg, c_setsockopt, c_shutdown, epoll_ctl, epoll_event, epoll_wait, ft_epoll_create, ft_socket, htons, inet_ntop,
     inet_pton, iovec, linger, msghdr, ntohs, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
+from fasttunnel.engine._tls cimport (
+    TLS_AGAIN, TLS_FAILED, tls_error, tls_free, tls_goodbye, tls_new, tls_read, tls_refusal, tls_seal, tls_shake, tls_write,
+)
+from fasttunnel.engine._tls import TlsError
 
 from fasttunnel.errors import describe
 
 cdef enum:
     EVENTS = 512                        # taken in one turn; the epoll stays readable while there are more
     PARTS = 16                          # of one sendmsg
+    RECORDS = 65536                     # bytes of TLS records that are gathered for one part
 
 # Whether epoll is used where there is one. Tests turn it off to try what other systems use.
 use_epoll = True
@@ -36,47 +42,6 @@ cdef object os_error(int code):
     return OSError(code, os.strerror(code))
 
 
-# -- output -----------------------------------------------------------------------------------------------------------------
-
-cdef enum:
-    OUT_MIN = 480                       # smallest block; the allocator keeps such small ones at hand
-
-cdef uint8_t *out_reserve(Out *out, size_t n) except NULL:
-    cdef size_t cap
-    cdef uint8_t *data
-    if out.cap - out.len < n:
-        cap = out.len + n
-        cap = max(cap, out.hint, <size_t>OUT_MIN) if out.data == NULL else max(cap, out.cap * 2)
-        data = <uint8_t *>realloc(out.data, cap)
-        if data == NULL:
-            raise MemoryError
-        out.data = data
-        out.cap = cap
-    return out.data + out.len
-
-
-cdef int out_append(Out *out, const void *src, size_t n) except -1:
-    if n:
-        memcpy(out_reserve(out, n), src, n)
-        out.len += n
-    return 0
-
-
-cdef inline void _used(Out *out) noexcept:
-    """What it held has gone: remember how much that was."""
-    out.hint = max(out.len, out.hint - out.hint / 8)
-
-
-cdef void out_clear(Out *out) noexcept:
-    free(out.data)
-    out.data = NULL
-    out.len = out.cap = 0
-
-
-cdef bytes out_copy(Out *out, size_t start):
-    return (<char *>out.data)[start:out.len] if out.data != NULL else b""
-
-
 # -- the poller -------------------------------------------------------------------------------------------------------------
 
 cdef class Poller:
@@ -84,7 +49,7 @@ cdef class Poller:
         self.loop = loop
         self.ready = []
         self.gone = []
-        self.dialling = set()
+        self.opening = set()
         self.epoll = ft_epoll_create() if use_epoll else -1
         if self.epoll >= 0:
             self.events = <epoll_event *>malloc(EVENTS * sizeof(epoll_event))
@@ -168,9 +133,9 @@ cdef class Poller:
             try:
                 if sock.connecting:
                     sock.connecting = False
-                    self.dialling.discard(sock)
-                    sock.dial_over()
-                    sock._dial_failed()
+                    self.opening.discard(sock)
+                    sock.opening_over()
+                    sock._opening_failed()
                 else:
                     sock.connection_lost(sock.error)
             except Exception as error:
@@ -213,6 +178,7 @@ cdef class Socket(Endpoint):
         if self.fd >= 0:
             c_close(self.fd)
         self._drop_queue()
+        tls_free(self.tls)
 
     # -- what the owner overrides
 
@@ -222,7 +188,10 @@ cdef class Socket(Endpoint):
     cdef int took(self, size_t n) except -1:
         raise NotImplementedError
 
-    cdef int dial_over(self) except -1:
+    cdef int opening_begins(self) except -1:
+        return 0
+
+    cdef int opening_over(self) except -1:
         return 0
 
     cdef int on_end(self) except -1:
@@ -238,7 +207,7 @@ cdef class Socket(Endpoint):
         return 0
 
     def connect_failed(self, str text, bint timed_out):
-        """What was dialled cannot be reached."""
+        """What was dialled cannot be reached, or the handshake with who has dialled failed."""
 
     def cut(self):
         """Close at once, whatever is under way."""
@@ -253,13 +222,22 @@ cdef class Socket(Endpoint):
     cdef int adopt(self, int fd) except -1:
         cdef bint dialled = self.connecting
         self.fd = fd                        # closed by __dealloc__ if it cannot be watched
-        self.connecting = False
+        self.connecting = self.tls_context is not None
         self._watch(EPOLL_CTL_ADD, 0)
-        self.attached = True
+        if not self.connecting:
+            self.connecting = dialled
+            return self._stands()
+        self.tls = tls_new(self.tls_context, fd, self.tls_name)
+        self.poller.opening.add(self)
+        self.opening_begins()
         if self.poller.epoll < 0:
             self._watch_by_loop()
-        self.connection_made()
-        return self.on_writable() if dialled and self.fd >= 0 else 0
+        return self._shake_hands()
+
+    def secure(self, TlsContext context, str name):
+        """Use TLS once it is connected, with a peer of this name. To be called before."""
+        self.tls_context = context
+        self.tls_name = name
 
     def adopt_descriptor(self, int fd):
         """Take a connected, non-blocking socket over from Python."""
@@ -272,7 +250,7 @@ cdef class Socket(Endpoint):
         cdef int on = 1
         self.connecting = True
         self.purpose = purpose
-        self.poller.dialling.add(self)
+        self.poller.opening.add(self)
         self.fd = ft_socket(address.sa_family)
         if self.fd >= 0:
             c_setsockopt(self.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
@@ -290,25 +268,56 @@ cdef class Socket(Endpoint):
             code = errno
         if code:
             return self.disconnect(os_error(code))
+        if self.tls_context is None:
+            return self._stands()
+        self.tls = tls_new(self.tls_context, self.fd, self.tls_name)
+        return self._shake_hands()
+
+    cdef int _shake_hands(self) except -1:
+        cdef int result = tls_shake(self.tls)
+        cdef str refusal
+        self.poller.reads += self.tls.calls
+        self.tls.calls = 0
+        self._queue_records()
+        self.write()                        # also what tells the peer why it is not wanted
+        if self.fd < 0 or result == TLS_AGAIN:
+            return 0
+        if result == TLS_FAILED:
+            return self.disconnect(tls_error(self.tls))
+        if not self.tls_context.server:
+            refusal = tls_refusal(self.tls)
+            if refusal is not None:
+                return self.disconnect(TlsError(refusal))
+        self.readable = True                # its first bytes may lie in OpenSSL's buffer: no event tells of them
+        self.read_soon()
+        return self._stands()
+
+    cdef int _stands(self) except -1:
+        cdef bint dialled = self.connecting
         self.connecting = False
         self.purpose = None
         self.attached = True
-        self.poller.dialling.discard(self)
-        self.dial_over()
+        self.poller.opening.discard(self)
+        if dialled:
+            self.opening_over()
         if self.poller.epoll < 0:
             self._watch_by_loop()
         self.connection_made()
-        return self.on_writable() if self.fd >= 0 else 0
+        return self.on_writable() if dialled and self.fd >= 0 else 0
 
-    def _dial_failed(self):
+    def _opening_failed(self):
         cdef object error = self.error
         cdef bint timed_out = isinstance(error, TimeoutError)
         self.error = None
+        if self.tls_context is not None and self.tls_context.server:
+            self.poller.handshakes_failed += 1
         if error is None:
             self.connect_failed("the client is shutting down", False)
-            return
-        self.connect_failed(f"{self.purpose} did not take the connection in time" if timed_out else
-                            f"{self.purpose} cannot be reached: {describe(error)}", timed_out)
+        elif self.purpose is None:
+            self.connect_failed("" if timed_out else describe(error), timed_out)
+        else:
+            self.connect_failed(f"{self.purpose} did not take the connection in time" if timed_out else
+                                f"{self.purpose} cannot be reached: {describe(error)}", timed_out)
 
     cdef int inherit(self, Socket former) except -1:
         """Take the descriptor of another one over, with all that is under way on it."""
@@ -323,6 +332,7 @@ cdef class Socket(Endpoint):
         self.queue, self.queue_len, self.queue_cap = former.queue, former.queue_len, former.queue_cap
         former.queue = NULL
         former.queue_len = former.queue_cap = 0
+        self.tls_context, self.tls, former.tls = former.tls_context, former.tls, NULL
         former.fd = -1
         former.attached = False
         self.unsure = former.unsure
@@ -362,11 +372,11 @@ cdef class Socket(Endpoint):
         cdef object loop = self.poller.loop
         if self.fd < 0:
             return 0
-        if self.attached and not self.reading_paused and not self.peer_eof:
+        if (self.attached or self.tls != NULL) and not self.reading_paused and not self.peer_eof:
             loop.add_reader(self.fd, self._loop_event, EPOLLIN)
         else:
             loop.remove_reader(self.fd)
-        if self.connecting or self.queue_len:
+        if self.connecting and self.tls == NULL or self.queue_len:
             loop.add_writer(self.fd, self._loop_event, EPOLLOUT)
         else:
             loop.remove_writer(self.fd)
@@ -383,18 +393,22 @@ cdef class Socket(Endpoint):
         cdef Socket _held = self            # what it sets off may drop the last reference
         if self.fd < 0:
             return 0
+        if events & (<uint32_t>EPOLLPRI | <uint32_t>EPOLLRDHUP | <uint32_t>EPOLLHUP | <uint32_t>EPOLLERR):
+            self.unsure = True
+        if self.tls != NULL:
+            self.tls.dry = False
+            self.tls.unsure = self.unsure
         if self.connecting:
-            if not events & (<uint32_t>EPOLLOUT | <uint32_t>EPOLLERR | <uint32_t>EPOLLHUP):
-                return 0
-            self._finish_dialling()
+            if self.tls != NULL:
+                self._shake_hands()
+            elif events & (<uint32_t>EPOLLOUT | <uint32_t>EPOLLERR | <uint32_t>EPOLLHUP):
+                self._finish_dialling()
             if not self.attached:
                 return 0
         if events & <uint32_t>EPOLLOUT and self.queue_len:
             self.write()
         if events & (<uint32_t>EPOLLIN | <uint32_t>EPOLLPRI | <uint32_t>EPOLLRDHUP | <uint32_t>EPOLLHUP | <uint32_t>EPOLLERR):
             self.readable = True
-            if events & (<uint32_t>EPOLLPRI | <uint32_t>EPOLLRDHUP | <uint32_t>EPOLLHUP | <uint32_t>EPOLLERR):
-                self.unsure = True
             if self.fd >= 0 and not self.reading_paused:
                 return self.read()
         return 0
@@ -414,28 +428,49 @@ cdef class Socket(Endpoint):
                 return self.disconnect(os_error(code))
             return 0
         place = self.read_into(&room)
+        n = self._receive(place, room)
+        if n > 0:
+            if self.readable:
+                self.read_soon()
+            return self.took(<size_t>n)
+        if n == TLS_AGAIN:
+            return 0
+        if self.broken or n == TLS_FAILED:
+            return self.disconnect(self.error)
+        self.peer_eof = True
+        if self.poller.epoll < 0:
+            self._watch_by_loop()
+        return self.on_end()
+
+    cdef ssize_t _receive(self, uint8_t *place, size_t room) except -3:
+        """Bytes that were read; 0: the end; TLS_AGAIN: none for now; TLS_FAILED: lost, by `error`. Sets `readable`."""
+        cdef ssize_t n
+        if self.tls != NULL:
+            n = tls_read(self.tls, place, room)
+            self.poller.reads += self.tls.calls
+            self.tls.calls = 0
+            self.readable = n > 0 and (<size_t>n == room or self.tls.over)
+            if n == TLS_FAILED and not self.broken:
+                self.error = tls_error(self.tls)
+            if self.tls.sealed.len:         # it has answered something by itself
+                self._queue_records()
+                self.write()
+            return n
         self.poller.reads += 1
         n = c_recv(self.fd, place, room, 0)
         if n > 0:
-            if <size_t>n < room and not self.unsure:
-                self.readable = False
-            else:
-                self.read_soon()
-            return self.took(<size_t>n)
-        self.readable = False
-        if n < 0 and errno == EINTR:
+            self.readable = <size_t>n == room or self.unsure
+        elif n < 0 and errno == EINTR:
             self.readable = True
-            return self.read_soon()
-        if self.broken:
-            return self.disconnect(self.error)
-        if n == 0:
-            self.peer_eof = True
-            if self.poller.epoll < 0:
-                self._watch_by_loop()
-            return self.on_end()
-        if errno == EAGAIN:
-            return 0
-        return self.disconnect(os_error(errno))
+            self.read_soon()
+            n = TLS_AGAIN
+        else:
+            self.readable = False
+            if n < 0:
+                n = TLS_AGAIN if errno == EAGAIN and not self.broken else TLS_FAILED
+                if n == TLS_FAILED and not self.broken:
+                    self.error = os_error(errno)
+        return n
 
     cdef int read_soon(self) except -1:
         if not self.listed:
@@ -470,6 +505,15 @@ cdef class Socket(Endpoint):
         return total
 
     cdef int put_part(self, uint8_t *block, const uint8_t *data, size_t n) except -1:
+        if self.tls == NULL:
+            return self._queue_chunk(block, data, n)
+        try:
+            tls_write(self.tls, data, n)
+        finally:
+            free(block)
+        return self._queue_records() if self.tls.sealed.len >= RECORDS else 0
+
+    cdef int _queue_chunk(self, uint8_t *block, const uint8_t *data, size_t n) except -1:
         cdef Chunk *grown
         if self.queue_len == self.queue_cap:
             grown = <Chunk *>realloc(self.queue, <size_t>(self.queue_cap * 2 + 4) * sizeof(Chunk))
@@ -483,33 +527,33 @@ cdef class Socket(Endpoint):
         self.queue_len += 1
         return 0
 
+    cdef int _queue_records(self) except -1:
+        if self.tls.sealed.len:
+            self._queue_chunk(self.tls.sealed.data, self.tls.sealed.data, self.tls.sealed.len)
+            out_lend(&self.tls.sealed)
+        return 0
+
     cdef int write_out(self, Out *out) except -1:
         cdef ssize_t n = 0
         if out.len == 0:
             return 0
-        if self.queue_len == 0 and self.fd >= 0 and not self.broken:
+        if self.queue_len == 0 and self.fd >= 0 and not self.broken and self.tls == NULL:
             self.poller.writes += 1
             n = c_send(self.fd, out.data, out.len, MSG_NOSIGNAL)
             if <size_t>n == out.len:
-                _used(out)
-                out_clear(out)
+                free(out.data)
+                out_lend(out)
                 return 0
             n = max(n, 0)                   # an error shows again in write()
-        self.put(out)
-        self.skip(<size_t>n)
+        self.put(out, <size_t>n)
         return self.write()
 
-    cdef int put(self, Out *out) except -1:
-        if out.len:
-            self.put_part(out.data, out.data, out.len)
-            _used(out)
-            out.data = NULL
-            out.len = out.cap = 0
-        return 0
-
-    cdef int skip(self, size_t n) except -1:
-        self.queue[self.queue_len - 1].data += n
-        self.queue[self.queue_len - 1].len -= n
+    cdef int put(self, Out *out, size_t start=0) except -1:
+        cdef uint8_t *data = out.data
+        cdef size_t n = out.len
+        if n:
+            out_lend(out)
+            return self.put_part(data, data + start, n - start)
         return 0
 
     cdef int write(self) except -1:
@@ -521,6 +565,9 @@ cdef class Socket(Endpoint):
         if self.fd < 0 or self.broken:
             self._drop_queue()
             return 0
+        if self.tls != NULL and not self.connecting:
+            tls_seal(self.tls)
+            self._queue_records()
         while taken < self.queue_len:
             self.poller.writes += 1
             if taken + 1 == self.queue_len:
@@ -602,7 +649,23 @@ cdef class Socket(Endpoint):
 
     cdef int end_writing(self) except -1:
         if self.fd >= 0:
+            self._say_goodbye()
             c_shutdown(self.fd, SHUT_WR)
+        return 0
+
+    cdef int end(self) except -1:
+        if self.fd >= 0 and self.attached:
+            self._say_goodbye()
+        return self.disconnect(None)
+
+    cdef int _say_goodbye(self) except -1:
+        """With TLS the end has to be told: a FIN may be anybody's (RFC 8446 6.1)."""
+        if self.tls != NULL and self.queue_len == 0 and not self.broken:
+            tls_goodbye(self.tls)
+            self._queue_records()
+            if self.queue_len:
+                c_send(self.fd, self.queue[0].data, self.queue[0].len, MSG_NOSIGNAL)
+                self._drop_queue()
         return 0
 
     # -- closing and the rest
@@ -616,6 +679,8 @@ cdef class Socket(Endpoint):
                 self.poller.hold_slot(self.fd, None)
             c_close(self.fd)
             self.fd = -1
+            tls_free(self.tls)
+            self.tls = NULL
         elif not self.connecting:
             return 0
         self._drop_queue()

@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from fasttunnel._core cimport Slice
 from fasttunnel.engine._io cimport Conn, Reactor
 from fasttunnel.engine._system cimport sockaddr_storage, socklen_t
+from fasttunnel.engine._tls cimport TlsContext
 
 
 cdef class Target:
@@ -14,6 +15,7 @@ cdef class Target:
     cdef Reactor reactor
     cdef sockaddr_storage address       # where `address_bytes` is not 0
     cdef socklen_t address_bytes        # 0: the host is a name
+    cdef TlsContext tls_context         # None: without TLS
     cdef str purpose                    # what its connections are for, in words
     cdef object dialler                 # callable(conn, target): looks the name up and connects in the background
     cdef double connect_timeout_s

@@ -3,6 +3,7 @@ from typing import Any
 
 from fasttunnel.control.config import ClientConfig
 from fasttunnel.engine._io import Reactor
+from fasttunnel.engine._tls import TlsContext
 
 class Target:
     """A backend, with the connections to it."""
@@ -16,6 +17,7 @@ class Target:
         host: str,
         port: int,
         grpc: bool,
+        tls_context: TlsContext | None,
         dialler: Callable[[Any, Target], None],
         config: ClientConfig,
     ) -> None: ...

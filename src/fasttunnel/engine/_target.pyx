@@ -9,8 +9,9 @@ cdef bytes text_of(const Slice *slice):
 
 
 cdef class Target:
-    def __init__(self, Reactor reactor, str host, int port, bint grpc, dialler, config):
+    def __init__(self, Reactor reactor, str host, int port, bint grpc, TlsContext tls_context, dialler, config):
         self.reactor = reactor
+        self.tls_context = tls_context
         self.host = host
         self.port = port
         self.grpc = grpc
@@ -27,11 +28,14 @@ cdef class Target:
         self.multiplexed = []
 
     def __str__(self):
-        return f"{'grpc' if self.grpc else 'http'}://{self.authority.decode()}"
+        return f"{'grpc' if self.grpc else 'http'}{'s' if self.tls_context is not None else ''}://{self.authority.decode()}"
 
     cdef int dial(self, Conn conn) except -1:
         conn.reactor = self.reactor
         conn.poller = self.reactor
+        conn.tls_context = self.tls_context
+        conn.tls_name = self.host
+        conn.purpose = self.purpose
         if self.address_bytes:
             conn.dial(<const sockaddr *>&self.address, self.address_bytes, self.purpose)
             return conn.arm(self.connect_timeout_s)

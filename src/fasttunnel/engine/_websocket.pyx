@@ -13,7 +13,7 @@ from fasttunnel._core cimport (
     ws_parse, ws_parser_init, ws_rotate,
 )
 from fasttunnel.engine._io cimport THROUGH_BYTES
-from fasttunnel.engine._socket cimport out_reserve
+from fasttunnel.engine._out cimport out_reserve
 
 cdef enum:
     KEY_POOL = 16384

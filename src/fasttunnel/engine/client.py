@@ -13,11 +13,13 @@ from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import ClientConfig, parse_address
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import RouteTable
+from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS
 from fasttunnel.engine._backends import Backends
 from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._io import Reactor
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._target import Target
+from fasttunnel.engine._tls import TlsContext
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import connect
@@ -82,10 +84,13 @@ class ClientEngine:
             backend = spec.backend
             target = targets.get(backend)
             if target is None:
-                grpc = backend.scheme == "grpc"
-                target = Target(self._reactor, backend.host, backend.port, grpc, self._dial_backend, self._config)
+                context = self._backend_context(backend.grpc) if backend.secure else None
+                target = Target(
+                    self._reactor, backend.host, backend.port, backend.grpc, context, self._dial_backend, self._config
+                )
                 targets[backend] = target
             self._routes.add(target, [spec.route])
+        self._tls_context = self._server_context()
         self._acceptor = Backends(self._routes)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._runner = asyncio.ensure_future(self._run_all())
@@ -96,6 +101,19 @@ class ClientEngine:
             waiter.cancel()
         if self._failure is not None:
             raise self._failure
+
+    def _server_context(self) -> TlsContext | None:
+        """Raises ConfigError."""
+        config = self._config
+        if not config.secure:
+            return None
+        shown = [(config.certificate.chain, config.certificate.key)] if config.certificate else []
+        return TlsContext(False, shown, TUNNEL_PROTOCOLS, config.ca or None, config.pinned)
+
+    def _backend_context(self, grpc: bool) -> TlsContext:
+        """Raises ConfigError."""
+        protocols = (H2,) if grpc else (HTTP11,)
+        return TlsContext(False, [], protocols, self._config.backend_ca or None, verify=self._config.backend_verify)
 
     async def stop(self, grace_s: float | None = None) -> None:
         if self._stopping is not None and not self._stopping.done():
@@ -137,8 +155,8 @@ class ClientEngine:
         self._tunnels.clear()
 
     async def _close(self) -> None:
-        for dialled in list(self._reactor.dialling):
-            dialled.cut()
+        for opening in list(self._reactor.opening):
+            opening.cut()
         for conn in list(self._reactor.conns):
             conn.leave()
         await settle(self._reactor)
@@ -263,6 +281,8 @@ class ClientEngine:
     async def _dial(self, conn: LinkConn) -> str | None:
         """Connect to the server. Returns what went wrong."""
         host, port = parse_address(self._config.server)
+        if self._tls_context is not None:
+            conn.secure(self._tls_context, self._config.server_name or host)
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
                 await connect(conn, host, port)
@@ -331,6 +351,11 @@ class ClientEngine:
         if not tunnel.lost.done():
             tunnel.lost.set_result((grpc_status, message or "the server closed the tunnel"))
         self._idle.set()
+
+    def refused(self, conn: LinkConn, reason: str) -> None:
+        tunnel = next(tunnel for tunnel in self._tunnels if tunnel.conn is conn)
+        if not tunnel.lost.done():
+            tunnel.lost.set_result((GrpcStatus.UNAVAILABLE, reason))
 
     def idle(self, link: Link) -> None:
         self._idle.set()

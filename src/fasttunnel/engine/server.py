@@ -15,12 +15,15 @@ from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import Route, RouteTable, format_address
+from fasttunnel.control.tls import PUBLIC_PROTOCOLS, TUNNEL_PROTOCOLS
+from fasttunnel.control.watch import FileWatch
 from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._gate import Gate
 from fasttunnel.engine._io import Reactor
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._listener import Listener
 from fasttunnel.engine._public_http1 import PublicConn
+from fasttunnel.engine._tls import TlsContext
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import listening_sockets
@@ -94,6 +97,9 @@ class ServerEngine:
             self._close_listeners("public", "tunnel")
             self._reactor.close()
             raise
+        files = [path for one in self._config.certificates for path in (one.chain, one.key)]
+        self._files = FileWatch([*files, self._config.client_ca] if files else (), self._reload, self.warning)
+        self._files.start()
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
             for host, port in addresses:
                 self._events.listening(kind, format_address(host, port))
@@ -113,9 +119,26 @@ class ServerEngine:
             sockets = await listening_sockets(host, port, BACKLOG, self._config.reuse_port)
         except OSError as error:
             raise ListenError(f"cannot listen on {address}", detail=describe(error)) from error
-        self._listeners[kind] = [Listener(self._reactor, sock, factory) for sock in sockets]
+        context = self._tls_context(kind)
+        self._listeners[kind] = [Listener(self._reactor, sock, factory, context) for sock in sockets]
         self._steer(kind, OLDEST)
         return [listener.address for listener in self._listeners[kind]]
+
+    def _tls_context(self, kind: str) -> TlsContext | None:
+        """Raises ConfigError."""
+        if not self._config.cert or kind not in self._config.tls:
+            return None
+        certificates = [(one.chain, one.key) for one in self._config.certificates]
+        if kind == "public":
+            return TlsContext(True, certificates, PUBLIC_PROTOCOLS)
+        return TlsContext(True, certificates, TUNNEL_PROTOCOLS, self._config.client_ca or None)
+
+    def _reload(self) -> None:
+        """New connections get what the files hold now. Raises ConfigError."""
+        contexts = {kind: self._tls_context(kind) for kind in self._listeners}
+        for kind, context in contexts.items():
+            for listener in self._listeners[kind]:
+                listener.tls_context = context
 
     def _close_listeners(self, *kinds: str) -> None:
         for kind in kinds:
@@ -163,6 +186,7 @@ class ServerEngine:
             link.end(GrpcStatus.UNAVAILABLE, "the server is shutting down")
         for conn in list(self._reactor.conns):
             conn.leave()
+        self._files.stop()
         await settle(self._reactor)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -198,6 +222,7 @@ class ServerEngine:
             "timers": self._reactor.timers,
             "reads": self._reactor.reads,
             "writes": self._reactor.writes,
+            "handshakes_failed": self._reactor.handshakes_failed,
             "buffered_bytes": self._reactor.buffered,
             "queued_requests": self._gate.queued,
             "active_requests": sum(link.active for link in self._links),
@@ -230,7 +255,7 @@ class ServerEngine:
             if authorization is None:
                 return GrpcStatus.UNAUTHENTICATED, "a token is required"
             return GrpcStatus.UNAUTHENTICATED, "the token is not valid"
-        link.info = Session(identity)
+        link.info = Session(identity if link.certificate is None else f"{identity} {link.certificate}")
         return None
 
     def opened(self, link: Link) -> None:
@@ -317,7 +342,7 @@ class ServerEngine:
                 session_id=session.session_id,
                 client_id=session.client_id,
                 routes=[route.to_message() for route in session.routes],
-                urls=[route.url(host, port) for route in session.routes],
+                urls=[route.url(host, port, secure=self._config.secures("public")) for route in session.routes],
                 heartbeat_interval_ms=int(self._config.heartbeat_interval_s * 1000),
                 initial_window=self._config.initial_window,
                 max_fragment=self._config.max_fragment,
@@ -340,6 +365,9 @@ class ServerEngine:
             self._events.link_down(session.client_id, session.session_id, message)
         self._check_idle()
         self._check_moved()
+
+    def refused(self, conn: LinkConn, reason: str) -> None:
+        """Only a client is refused."""
 
     def idle(self, link: Link) -> None:
         self._check_idle()

@@ -349,7 +349,7 @@ class ServerEngine:
             session_id=session.session_id,
             client_id=session.client_id,
             routes=[route.to_message() for route in session.routes],
-            urls=[route.url(host, port) for route in session.routes],
+            urls=[route.url(host, port, secure=self.config.secures("public")) for route in session.routes],
             heartbeat_interval_ms=int(self.config.heartbeat_interval_s * 1000),
             initial_window=self.config.initial_window,
             max_fragment=self.config.max_fragment,

@@ -1,0 +1,154 @@
+"""TLS as it is configured: certificates, authorities, pins. The engines make their contexts from these."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ssl
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from fasttunnel.errors import ConfigError
+
+H2, HTTP11 = "h2", "http/1.1"  # protocols of ALPN (RFC 7301)
+PUBLIC_PROTOCOLS = (H2, HTTP11)
+TUNNEL_PROTOCOLS = (H2,)
+
+# RFC 9325 4.2: forward secrecy and AEAD; those of TLS 1.3 are all like that.
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+class Certificate(msgspec.Struct, frozen=True):
+    """PEM files: the certificate with those that signed it, and its key, which may be the same file."""
+
+    chain: str
+    key: str
+
+
+def pair(chains: Sequence[str], keys: Sequence[str]) -> tuple[Certificate, ...]:
+    """Certificates from the options `cert` and `key`. Raises ConfigError."""
+    if keys and len(keys) != len(chains):
+        raise ConfigError(
+            f"{len(chains)} certificates and {len(keys)} keys do not go together",
+            hint="give one --key for each --cert, in the same order, or none where each file holds both",
+        )
+    return tuple(Certificate(chain, key) for chain, key in zip(chains, keys or chains, strict=True))
+
+
+def read_pin(text: str) -> bytes:
+    """`sha256//BASE64` of a public key (its SubjectPublicKeyInfo in DER, as in RFC 7469 2.4 and curl). Raises ConfigError."""
+    kind, slashes, encoded = text.partition("//")
+    try:
+        digest = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        digest = b""
+    if kind != "sha256" or not slashes or len(digest) != 32:
+        raise ConfigError(
+            f"{text!r} is not the pin of a key",
+            hint="it looks like sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; `fasttunnel cert --pin FILE` says it",
+        )
+    return digest
+
+
+# -- contexts of Python, for the asyncio engine -----------------------------------------------------------------------
+
+
+def server_context(
+    certificates: Sequence[Certificate], protocols: Sequence[str], client_ca: str = ""
+) -> ssl.SSLContext:
+    """Of a port: the certificate goes by the name that the client asks for. Raises ConfigError."""
+    contexts = [_server_context(certificate, protocols, client_ca) for certificate in certificates]
+    named = list(zip(map(_names, certificates), contexts, strict=True))
+
+    def choose(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
+        for names, context in named:
+            if name is not None and _covers(names, name.lower()):
+                connection.context = context
+                return
+
+    contexts[0].sni_callback = choose  # type: ignore[assignment]
+    return contexts[0]
+
+
+def client_context(
+    protocols: Sequence[str], ca: str = "", certificate: Certificate | None = None, *, verify: bool = True
+) -> ssl.SSLContext:
+    """Towards a peer. Raises ConfigError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _usual(context, protocols)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif ca:
+        load_authorities(context, ca)
+    else:
+        context.load_default_certs()
+    if certificate is not None:
+        _load(context, certificate)
+    return context
+
+
+def load_authorities(context: ssl.SSLContext, ca: str) -> None:
+    try:
+        context.load_verify_locations(ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"cannot use the authorities in {ca}", detail=_reason(error), hint="it is a PEM file of certificates"
+        ) from None
+
+
+def _server_context(certificate: Certificate, protocols: Sequence[str], client_ca: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _usual(context, protocols)
+    _load(context, certificate)
+    if client_ca:
+        load_authorities(context, client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _usual(context: ssl.SSLContext, protocols: Sequence[str]) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(list(protocols))
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+
+
+def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
+    def no_passphrase() -> str:
+        raise ConfigError(f"the key {certificate.key} has a passphrase", hint="store it without one, readable by you only")
+
+    try:
+        context.load_cert_chain(certificate.chain, certificate.key, no_passphrase)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"cannot use the certificate {certificate.chain} with the key {certificate.key}",
+            detail=_reason(error),
+            hint="both are PEM files; the first holds the certificate, then those that signed it",
+        ) from None
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).replace("_", " ").lower()
+    return error.strerror or str(error)
+
+
+def _names(certificate: Certificate) -> list[str]:
+    """DNS names that a certificate is for, in lower case."""
+    from cryptography import x509
+
+    with open(certificate.chain, "rb") as file:
+        found = x509.load_pem_x509_certificate(file.read())
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [name.lower() for name in names.get_values_for_type(x509.DNSName)]
+
+
+def _covers(names: Iterable[str], name: str) -> bool:
+    """RFC 9525 6.3: a wildcard is the whole leftmost label, and stands for exactly one."""
+    parent = name.partition(".")[2]
+    return any(known == name or (known.startswith("*.") and parent and known[2:] == parent) for known in names)

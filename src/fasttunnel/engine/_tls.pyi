@@ -1,0 +1,19 @@
+from collections.abc import Collection, Sequence
+
+class TlsError(ConnectionError):
+    """The peer and we do not come to terms, or it has broken TLS."""
+
+class TlsContext:
+    """What the connections of a port, or to a peer, have in common. Raises ConfigError."""
+
+    server: bool
+    verified: bool
+    def __new__(
+        cls,
+        server: bool,
+        certificates: Sequence[tuple[str, str]],
+        protocols: Sequence[str],
+        ca: str | None = None,
+        pins: Collection[bytes] = ...,
+        verify: bool = True,
+    ) -> TlsContext: ...
