@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     default=None,
     help="Dial the server by TLS, and check its certificate. The options from here to --key imply it.",
 )
-@click.option("--ca", metavar="F", help="Who signs the server's certificate (PEM). Default: the authorities of the system.")
+@click.option(
+    "--ca", metavar="F", help="Who signs the server's certificate (PEM). Default: the authorities of the system."
+)
 @click.option(
     "--pin",
     "pins",

@@ -380,7 +380,9 @@ def _parse_backend(text: str) -> Backend:
     scheme = scheme.lower()
     if scheme not in ("http", "https", "grpc", "grpcs"):
         other = {"ws": "http", "wss": "https", "h2c": "grpc", "h2": "grpcs"}.get(scheme, "http")
-        raise ConfigError(f"backend {text!r} is not http://, https://, grpc:// or grpcs://", hint=f"write {other}://{rest}")
+        raise ConfigError(
+            f"backend {text!r} is not http://, https://, grpc:// or grpcs://", hint=f"write {other}://{rest}"
+        )
     try:
         host, port = parse_address(rest.removesuffix("/"))
     except ConfigError:

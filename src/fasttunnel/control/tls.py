@@ -51,24 +51,37 @@ def read_pin(text: str) -> bytes:
     return digest
 
 
+def read_pem(path: str) -> bytes:
+    """Raises ConfigError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}", detail=error.strerror) from None
+
+
 # -- contexts of Python, for the asyncio engine -----------------------------------------------------------------------
 
 
-def server_context(
-    certificates: Sequence[Certificate], protocols: Sequence[str], client_ca: str = ""
-) -> ssl.SSLContext:
+class ServerContext:
     """Of a port: the certificate goes by the name that the client asks for. Raises ConfigError."""
-    contexts = [_server_context(certificate, protocols, client_ca) for certificate in certificates]
-    named = list(zip(map(_names, certificates), contexts, strict=True))
 
-    def choose(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
-        for names, context in named:
-            if name is not None and _covers(names, name.lower()):
-                connection.context = context
-                return
+    def __init__(self, certificates: Sequence[Certificate], protocols: Sequence[str]) -> None:
+        self._certificates = certificates
+        self._protocols = protocols
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # which each connection begins with
+        _usual(self.context, protocols)
+        _load(self.context, certificates[0])
+        self.context.sni_callback = self._choose
+        self.load()
 
-    contexts[0].sni_callback = choose  # type: ignore[assignment]
-    return contexts[0]
+    def load(self) -> None:
+        """New connections get what the files hold now."""
+        self._named = [(_names(one), _server_context(one, self._protocols)) for one in self._certificates]
+
+    def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
+        fitting = (context for names, context in self._named if name is not None and _covers(names, name.lower()))
+        connection.context = next(fitting, self._named[0][1])
 
 
 def client_context(
@@ -81,7 +94,7 @@ def client_context(
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif ca:
-        load_authorities(context, ca)
+        _load_authorities(context, ca)
     else:
         context.load_default_certs()
     if certificate is not None:
@@ -89,7 +102,15 @@ def client_context(
     return context
 
 
-def load_authorities(context: ssl.SSLContext, ca: str) -> None:
+def system_authorities() -> str:
+    """The PEM file of those that the system trusts. Raises ConfigError."""
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile is None:
+        raise ConfigError(f"this system has no authorities in {paths.openssl_cafile}", hint="name a file with --ca")
+    return paths.cafile
+
+
+def _load_authorities(context: ssl.SSLContext, ca: str) -> None:
     try:
         context.load_verify_locations(ca)
     except (OSError, ssl.SSLError) as error:
@@ -98,13 +119,10 @@ def load_authorities(context: ssl.SSLContext, ca: str) -> None:
         ) from None
 
 
-def _server_context(certificate: Certificate, protocols: Sequence[str], client_ca: str) -> ssl.SSLContext:
+def _server_context(certificate: Certificate, protocols: Sequence[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _usual(context, protocols)
     _load(context, certificate)
-    if client_ca:
-        load_authorities(context, client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
@@ -117,7 +135,9 @@ def _usual(context: ssl.SSLContext, protocols: Sequence[str]) -> None:
 
 def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
     def no_passphrase() -> str:
-        raise ConfigError(f"the key {certificate.key} has a passphrase", hint="store it without one, readable by you only")
+        raise ConfigError(
+            f"the key {certificate.key} has a passphrase", hint="store it without one, readable by you only"
+        )
 
     try:
         context.load_cert_chain(certificate.chain, certificate.key, no_passphrase)
@@ -139,8 +159,7 @@ def _names(certificate: Certificate) -> list[str]:
     """DNS names that a certificate is for, in lower case."""
     from cryptography import x509
 
-    with open(certificate.chain, "rb") as file:
-        found = x509.load_pem_x509_certificate(file.read())
+    found = x509.load_pem_x509_certificate(read_pem(certificate.chain))
     try:
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

@@ -304,9 +304,7 @@ cdef int _websocket_field(const Slice *name, const Slice *value, HttpHead *head,
     """Sec-WebSocket-*: in a handshake all but the extensions stay here."""
     cdef size_t i
     if name.len == 17 and hdr_is(name.ptr, name.len, "sec-websocket-key"):
-        if head.ws_key.ptr != NULL:
-            return HEAD_E_KEYS
-        head.ws_key = value[0]
+        _take_once(&head.ws_key, value)
     elif name.len == 20 and hdr_is(name.ptr, name.len, "sec-websocket-accept"):
         _take_once(&head.ws_accept, value)
     elif name.len == 21 and hdr_is(name.ptr, name.len, "sec-websocket-version"):
@@ -508,8 +506,6 @@ cdef const char *head_error_text(int code) noexcept nogil:
         return "Content-Length with Transfer-Encoding"
     if code == HEAD_E_CODING or code == HEAD_E_CODING_UNKNOWN:
         return "unsupported Transfer-Encoding"
-    if code == HEAD_E_KEYS:
-        return "two Sec-WebSocket-Keys"
     if code == HEAD_E_PROTOCOL:
         return "bad Sec-WebSocket-Protocol"
     if code == HEAD_E_HOSTS:

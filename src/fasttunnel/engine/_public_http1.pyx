@@ -91,6 +91,9 @@ cdef class PublicHttp1(Conn):
         self.visitor = Visitor(self.peer_address()[0], self.tls != NULL)
         return self.arm(REFUSED_S if self.refused else self.gate.head_timeout_s)
 
+    cdef int on_broken_off(self) except -1:
+        return self.abort()                 # what it has pipelined would be answered to nobody
+
     def leave(self):
         if self.exchange is None and self.phase != PHASE_BODY:
             self.close()                    # otherwise answer_done() does, now that the gate is draining

@@ -14,8 +14,10 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from fasttunnel import limits
+from fasttunnel.control.config import ClientConfig
 from fasttunnel.control.log import Events
-from fasttunnel.errors import GrpcStatus, ResetCode
+from fasttunnel.control.tls import read_pem, system_authorities
+from fasttunnel.errors import ConfigError, GrpcStatus, ResetCode
 from fasttunnel.reference.dispatch import Dispatcher
 from fasttunnel.reference.messages import end_tasks
 from fasttunnel.wire.locate import explain
@@ -162,10 +164,26 @@ def service(connect: Callable[[AsyncIterator[bytes], Any], Awaitable[None]]) -> 
     return grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})
 
 
-async def dial(server: str, token: str | None, tunnel: Tunnel) -> None:
+def channel_to(config: ClientConfig) -> grpc.aio.Channel:
+    """Raises ConfigError."""
+    if not config.secure:
+        return grpc.aio.insecure_channel(config.server, options=CLIENT_OPTIONS)
+    if config.pins:
+        raise ConfigError("the asyncio engine cannot check pins: grpc does not show certificates", hint="use --ca")
+    own = config.certificate
+    credentials = grpc.ssl_channel_credentials(
+        read_pem(config.ca or system_authorities()),
+        read_pem(own.key) if own else None,
+        read_pem(own.chain) if own else None,
+    )
+    named = [("grpc.ssl_target_name_override", config.server_name)] if config.server_name else []
+    return grpc.aio.secure_channel(config.server, credentials, options=[*CLIENT_OPTIONS, *named])
+
+
+async def dial(config: ClientConfig, tunnel: Tunnel) -> None:
     """The client's end: open the call and carry the tunnel until it ends; `tunnel.ended` says how."""
-    metadata = [("authorization", f"Bearer {token}")] if token is not None else []
-    async with grpc.aio.insecure_channel(server, options=CLIENT_OPTIONS) as channel:
+    metadata = [("authorization", f"Bearer {config.token.reveal()}")] if config.token is not None else []
+    async with channel_to(config) as channel:
         call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(metadata=metadata)
         # A message written to a call that is just being refused would hide the status behind an error of grpc's.
         answered = asyncio.create_task(call.initial_metadata())

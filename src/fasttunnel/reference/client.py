@@ -14,11 +14,12 @@ from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import Route, RouteTable, format_address
+from fasttunnel.control.tls import H2, HTTP11, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
 from fasttunnel.reference.backend import Backend, Streams
 from fasttunnel.reference.backend_grpc import GrpcBackend
 from fasttunnel.reference.backend_http1 import Http1Backend
-from fasttunnel.reference.carrier import Tunnel, dial
+from fasttunnel.reference.carrier import Tunnel, channel_to, dial
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.messages import RequestReset, end_tasks
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, WEBSOCKET, GoAway, Register, Registered, TunnelMessage
@@ -91,6 +92,7 @@ class ClientEngine:
     # -- starting and stopping
 
     async def start(self) -> None:
+        await channel_to(self.config).close()  # raises what is wrong with its options
         for spec in self.config.routes:
             if spec.backend not in self._backends:
                 self._backends[spec.backend] = self._new_backend(spec.backend)
@@ -105,12 +107,25 @@ class ClientEngine:
             raise self._failure
 
     def _new_backend(self, backend: settings.Backend) -> Backend[Any]:
+        config = self.config
+        protocol = H2 if backend.grpc else HTTP11
+        context = (
+            client_context([protocol], config.backend_ca, verify=config.backend_verify) if backend.secure else None
+        )
+
         async def connect() -> Streams:
-            reader, writer = await asyncio.open_connection(backend.host, backend.port)
+            reader, writer = await asyncio.open_connection(backend.host, backend.port, ssl=context)
             self._connections.add(writer)
+            if (
+                context is not None
+                and protocol == H2
+                and writer.get_extra_info("ssl_object").selected_alpn_protocol() != H2
+            ):
+                writer.transport.abort()
+                raise ConnectionError("it does not speak HTTP/2 there (no h2 by ALPN)")
             return reader, writer
 
-        kind = GrpcBackend if backend.scheme == "grpc" else Http1Backend
+        kind = GrpcBackend if backend.grpc else Http1Backend
         return kind(str(backend), format_address(backend.host, backend.port).encode(), connect, self.config)
 
     async def stop(self, grace_s: float | None = None) -> None:
@@ -233,8 +248,7 @@ class ClientEngine:
         tunnel.send(TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register))
         waiting_s = max(REGISTERED_TIMEOUT_S, self.config.connect_timeout_s)
         timeout = asyncio.get_running_loop().call_later(waiting_s, self._give_up_silent, tunnel)
-        token = self.config.token
-        dialling = asyncio.create_task(dial(self.config.server, token.reveal() if token else None, tunnel))
+        dialling = asyncio.create_task(dial(self.config, tunnel))
         try:
             await asyncio.wait([dialling])
         finally:

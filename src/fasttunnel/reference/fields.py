@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 from fasttunnel.reference.messages import BadMessage, Field, Head
 from fasttunnel.wire.tunnel_pb2 import Header, WebSocketRequest, WebSocketResponse
@@ -22,6 +23,13 @@ _TARGET = re.compile(rb"[!\"$-~]+")
 # A name or address with or without a port, and nothing that Forwarded could take for syntax.
 _HOST = re.compile(rb"[A-Za-z0-9._~-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 _TRACE = re.compile(rb"[0-9A-Za-z]+-([0-9A-Za-z]{32})-[^-]+-.*")  # W3C Trace Context 3.2.2
+
+
+class Visitor(NamedTuple):
+    """Who is at the other end of a public connection."""
+
+    address: str
+    scheme: str  # http or https
 
 
 def get(fields: Iterable[Field], name: bytes) -> bytes | None:
@@ -83,11 +91,11 @@ def from_http2(headers: Iterable[Field]) -> Head:
     return Head(others, pseudo.get(b":method", b""), target, authority, status)
 
 
-def to_http2(head: Head) -> list[Field]:
+def to_http2(head: Head, scheme: bytes) -> list[Field]:
     """h2 writes names in lower case."""
     if head.status:
         return [(b":status", b"%d" % head.status), *head.fields]
-    first = [(b":method", head.method), (b":scheme", b"http"), (b":path", head.target), (b":authority", head.authority)]
+    first = [(b":method", head.method), (b":scheme", scheme), (b":path", head.target), (b":authority", head.authority)]
     return first + head.fields
 
 
@@ -113,17 +121,17 @@ def from_tunnel(headers: Iterable[Header], *, without: Collection[bytes] = ()) -
     return [(n, v) for n, v in passing if n.lower() not in HOP_BY_HOP or (n.lower(), v) == (b"te", b"trailers")]
 
 
-def of_request(head: Head, address: str, *, without: Iterable[bytes] = ()) -> list[Header]:
+def of_request(head: Head, visitor: Visitor, *, without: Iterable[bytes] = ()) -> list[Header]:
     """The fields of a visitor's request, and what the server knows of the visitor: X-Forwarded-* and RFC 7239."""
-    node = f'"[{address}]"' if ":" in address else address
+    node = f'"[{visitor.address}]"' if ":" in visitor.address else visitor.address
     host = b';host="%b"' % head.authority if head.authority else b""
-    visitor = [
-        (b"X-Forwarded-For", address.encode()),
-        (b"X-Forwarded-Proto", b"http"),
+    known = [
+        (b"X-Forwarded-For", visitor.address.encode()),
+        (b"X-Forwarded-Proto", visitor.scheme.encode()),
         (b"X-Forwarded-Host", head.authority),
-        (b"Forwarded", f"for={node};proto=http".encode() + host),
+        (b"Forwarded", f"for={node};proto={visitor.scheme}".encode() + host),
     ]
-    return to_tunnel(head.fields, without=FORWARDING | {b"host"} | frozenset(without)) + to_tunnel(visitor)
+    return to_tunnel(head.fields, without=FORWARDING | {b"host"} | frozenset(without)) + to_tunnel(known)
 
 
 def subprotocol(handshake: WebSocketRequest | WebSocketResponse) -> list[Header]:

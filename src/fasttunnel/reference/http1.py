@@ -63,6 +63,7 @@ class Http1Stream(HttpStream):
         self.public = public
         self.reused = False  # it has served a request before
         self.http10 = False  # the peer's version
+        self._half_line = b""  # of the empty ones before a request
         self._h11 = h11.Connection(
             h11.SERVER if public else h11.CLIENT, max_incomplete_event_size=head_bytes + READ_BYTES
         )
@@ -104,8 +105,10 @@ class Http1Stream(HttpStream):
         """More bytes have come; none: the end of the connection."""
         self._heard = self._heard or bool(data)
         if data and self.public and self._h11.their_state is h11.IDLE and not self.waiting_bytes:
+            data = self._half_line + data
             data = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]  # RFC 9112 2.2: before a request
-            if not data:
+            self._half_line = data if data == b"\r" else b""
+            if not data or self._half_line:
                 return
         self._h11.receive_data(data)
 
@@ -330,7 +333,8 @@ async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     if writer.is_closing():  # it has gone
         return
     with contextlib.suppress(OSError):
-        writer.write_eof()
+        if writer.can_write_eof():  # TLS cannot
+            writer.write_eof()
         await read_out(reader, LINGER_S)
 
 

@@ -123,7 +123,7 @@ class Http2Stream(HttpStream):
         if part.head is not None:
             self.id = self.id or self._connection.number(self)
             end = (part.last or self._bodiless) and not data and not trailers
-            self._write("send_headers", fields.to_http2(part.head), end)
+            self._write("send_headers", fields.to_http2(part.head, self._connection.scheme), end)
             self.begun = not part.interim
             if end:
                 return
@@ -194,6 +194,7 @@ class Http2Connection:
     ) -> None:
         self.reader, self.writer = reader, writer
         self.public = on_request is not None
+        self.scheme = b"http" if writer.get_extra_info("ssl_object") is None else b"https"
         self.streams: dict[int, Http2Stream] = {}
         self.opened: set[Http2Stream] = set()  # by us, numbered or not
         self.usable = True  # neither lost nor about to be closed

@@ -125,7 +125,9 @@ class PublicConnection:
         self.reader, self.writer = reader, writer
         self.busy = 0  # requests under way
         self._http2: Http2Connection | None = None
-        self._address = str((writer.get_extra_info("peername") or ("unknown",))[0])
+        secure = writer.get_extra_info("ssl_object") is not None
+        peer = writer.get_extra_info("peername") or ("unknown",)
+        self._visitor = fields.Visitor(str(peer[0]), "https" if secure else "http")
 
     @property
     def buffered(self) -> int:
@@ -290,7 +292,7 @@ class PublicConnection:
 
     async def _upload(self, exchange: Exchange, stream: HttpStream, head: Head, translation: Translation) -> None:
         try:
-            await into_tunnel(stream, exchange, translation, translation.request_chunk(head, self._address))
+            await into_tunnel(stream, exchange, translation, translation.request_chunk(head, self._visitor))
         except BadMessage as error:
             if error.of_public:
                 exchange.reset(ResetCode.CANCELLED, "the request was malformed")
@@ -326,7 +328,7 @@ class PublicConnection:
             WebSocketRequest(
                 url=head.target.decode(),
                 host=head.authority.decode(),
-                headers=fields.of_request(head, self._address, without=ours),
+                headers=fields.of_request(head, self._visitor, without=ours),
                 subprotocol=offered.decode(),
             )
         )

@@ -18,6 +18,8 @@ from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import Route, RouteTable, format_address
+from fasttunnel.control.tls import PUBLIC_PROTOCOLS, ServerContext, read_pem
+from fasttunnel.control.watch import FileWatch
 from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, ResetCode, RouteTaken, describe
 from fasttunnel.reference.carrier import SERVER_OPTIONS, STATUS, Tunnel, service
 from fasttunnel.reference.dispatch import Dispatcher
@@ -112,30 +114,40 @@ class ServerEngine:
         self._idle = asyncio.Event()
         self._closed = asyncio.Event()
         self._requests = 0  # of tunnels that are gone
+        self._context: ServerContext | None = None  # TLS of the public port
+        self._fresh: Any = None  # certificates of the tunnel port that grpc does not have yet
 
     # -- starting and stopping
 
     async def start(self) -> None:
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         reuse_port = self.config.reuse_port
+        if self.config.secures("public"):
+            self._context = ServerContext(self.config.certificates, PUBLIC_PROTOCOLS)
         self._grpc = grpc.aio.server(options=[*SERVER_OPTIONS, ("grpc.so_reuseport", int(reuse_port))])
         self._grpc.add_generic_rpc_handlers((service(self._connect),))
         host, port = parse_address(self.config.tunnel)
         try:
             _check_free(host, port, reuse_port)
-            self.tunnel_addresses = [(host, self._grpc.add_insecure_port(format_address(host, port)))]
+            self.tunnel_addresses = [(host, self._add_port(format_address(host, port)))]
         except (OSError, RuntimeError) as error:
             detail = describe(error) if isinstance(error, OSError) else str(error)
             raise ListenError(f"cannot listen on {self.config.tunnel}", detail=detail) from error
         await self._grpc.start()
         host, port = parse_address(self.config.listen)
+        secure: dict[str, Any] = {}
+        if self._context is not None:
+            secure = {"ssl": self._context.context, "ssl_handshake_timeout": limits.HANDSHAKE_TIMEOUT_S}
         try:
             self._listener = await asyncio.start_server(
-                self._accept, host, port, backlog=BACKLOG, reuse_port=reuse_port
+                self._accept, host, port, backlog=BACKLOG, reuse_port=reuse_port, **secure
             )
         except OSError as error:
             await self._grpc.stop(0)
             raise ListenError(f"cannot listen on {self.config.listen}", detail=describe(error)) from error
+        files = [path for one in self.config.certificates for path in (one.chain, one.key)]
+        self._files = FileWatch([*files, self.config.client_ca] if files else (), self._reload, self.events.warning)
+        self._files.start()
         self._steer(OLDEST)
         self.public_addresses = [sock.getsockname()[:2] for sock in self._listener.sockets]
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
@@ -143,6 +155,33 @@ class ServerEngine:
                 self.events.listening(kind, format_address(host, port))
         if self.config.idle_timeout_s > 0:
             self._end_idle()
+
+    def _add_port(self, address: str) -> int:
+        """Of tunnels. Returns its number."""
+        assert self._grpc is not None
+        if not self.config.secures("tunnel"):
+            return self._grpc.add_insecure_port(address)
+        asks = bool(self.config.client_ca)
+        credentials = grpc.dynamic_ssl_server_credentials(self._credentials(), self._fresh_credentials, asks)
+        return self._grpc.add_secure_port(address, credentials)
+
+    def _credentials(self) -> Any:
+        """Raises ConfigError."""
+        pairs = [(read_pem(one.key), read_pem(one.chain)) for one in self.config.certificates]
+        ca = read_pem(self.config.client_ca) if self.config.client_ca else None
+        return grpc.ssl_server_certificate_configuration(pairs, ca)
+
+    def _fresh_credentials(self) -> Any:
+        """Called for each handshake, by a thread of grpc: None for what it has."""
+        fresh, self._fresh = self._fresh, None
+        return fresh
+
+    def _reload(self) -> None:
+        """New connections get what the files hold now. Raises ConfigError."""
+        if self._context is not None:
+            self._context.load()
+        if self.config.secures("tunnel"):
+            self._fresh = self._credentials()
 
     def _active(self) -> int:
         return sum(len(session.requests) for session in self._sessions)
@@ -193,6 +232,7 @@ class ServerEngine:
                 await asyncio.wait_for(self._idle.wait(), grace_s)
         for session in list(self._sessions):
             session.end(GrpcStatus.UNAVAILABLE, "the server is shutting down")
+        self._files.stop()
         await self._grpc.stop(1.0)
         if self._connections:
             await asyncio.wait(list(self._connections), timeout=1.0)
@@ -279,7 +319,8 @@ class ServerEngine:
             text = "a token is required" if token is None else "the token is not valid"
             return await context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
         peer = context.peer().partition(":")[2].replace("%5B", "[").replace("%5D", "]")
-        session = Session(self, identity, peer)
+        shown = context.auth_context().get("x509_common_name")
+        session = Session(self, f"{identity} {shown[0].decode()}" if shown else identity, peer)
         status, text = await self._carry(session, messages, context)
         if status:
             await context.abort(STATUS[status], text)

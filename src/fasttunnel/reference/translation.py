@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 from fasttunnel import limits
 from fasttunnel.errors import ANSWERS, GrpcStatus, ResetCode
 from fasttunnel.reference import fields
+from fasttunnel.reference.fields import Visitor
 from fasttunnel.reference.grpc_streams import GrpcStreamAssembler, GrpcStreamSplitter, Piece, Splitter
 from fasttunnel.reference.messages import BadMessage, Field, Head, Part, RequestReset
 from fasttunnel.wire.tunnel_pb2 import GRPC, HTTP, GrpcRequest, GrpcResponse, Header, HttpRequest, HttpResponse
@@ -36,8 +37,8 @@ class Translation(ABC):
     splitter: Splitter  # of the body on its way into the tunnel
 
     @abstractmethod
-    def request_chunk(self, head: Head, address: str) -> Chunk:
-        """The first chunk of a request of the visitor at `address`."""
+    def request_chunk(self, head: Head, visitor: Visitor) -> Chunk:
+        """The first chunk of a request."""
 
     @abstractmethod
     def answer_chunk(self, head: Head, *, alone: bool) -> Chunk:
@@ -107,13 +108,13 @@ class HttpTranslation(Translation):
         """Of a request whose body is still to come. Raises BadMessage."""
         self.splitter.check(fields.content_length(head.fields) if self.splitter.max_body_bytes else 0)
 
-    def request_chunk(self, head: Head, address: str) -> HttpRequest:
+    def request_chunk(self, head: Head, visitor: Visitor) -> HttpRequest:
         return HttpRequest(
             method=head.method.decode(),
             url=head.target.decode(),
             host=head.authority.decode(),
-            scheme="http",
-            headers=fields.of_request(head, address),
+            scheme=visitor.scheme,
+            headers=fields.of_request(head, visitor),
         )
 
     def answer_chunk(self, head: Head, *, alone: bool) -> HttpResponse:
@@ -181,9 +182,9 @@ class GrpcTranslation(Translation):
         self._assembler = GrpcStreamAssembler()
         self._begun = False
 
-    def request_chunk(self, head: Head, address: str) -> GrpcRequest:
+    def request_chunk(self, head: Head, visitor: Visitor) -> GrpcRequest:
         service, _, method = head.target.decode().rpartition("/")
-        metadata = fields.of_request(head, address)
+        metadata = fields.of_request(head, visitor)
         return GrpcRequest(service=service[1:], method=method, authority=head.authority.decode(), metadata=metadata)
 
     def answer_chunk(self, head: Head, *, alone: bool) -> GrpcResponse:
