@@ -12,6 +12,8 @@ import uvloop
 
 pytest.register_assert_rewrite("tests.support")
 
+from tests.support import certificates  # noqa: E402
+from tests.support import tunnel as support  # noqa: E402
 from tests.support.leaks import exchanges  # noqa: E402
 from tests.support.tunnel import eventually  # noqa: E402
 
@@ -23,6 +25,19 @@ for _name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
 # A shell has the programs it starts in the background ignore Ctrl-C, which those that tests start would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tls", action="store_true", help="tunnels between the two ends use TLS, where a test has no view on it"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--tls"):
+        pair = certificates.here()
+        support.of_tunnels["server"] = {"cert": pair.cert, "key": pair.key, "tls": ["tunnel"]}
+        support.of_tunnels["client"] = {"ca": certificates.authority().ca}
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

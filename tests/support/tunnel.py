@@ -15,6 +15,9 @@ WAIT_S = 20.0  # a test that waits longer for anything has failed
 # The engines of the two ends, unless a test names others: set for each cell of the matrix (tests/e2e/conftest.py).
 engines: dict[str, Any] = {"server": None, "client": None}
 
+# Options of the two ends of start_tunnel(), for a run of the whole suite over another kind of tunnel (--tls).
+of_tunnels: dict[str, dict[str, Any]] = {"server": {}, "client": {}}
+
 
 class Recorder(Events):
     """The events of one end, kept for tests, which can wait for them."""
@@ -132,8 +135,9 @@ async def start_tunnel(
 ) -> Tunnel:
     """Both ends, with `routes`. When the stack is left no request may remain, and no end may have warned."""
     events, client_events = Recorder(records=records), Recorder()
-    server_end = await start_server(stack, events, **(server or {}))
-    client_end = await start_client(stack, server_end.tunnel, routes, client_events, **(client or {}))
+    server_end = await start_server(stack, events, **{**of_tunnels["server"], **(server or {})})
+    options = {**of_tunnels["client"], **(client or {})}
+    client_end = await start_client(stack, server_end.tunnel, routes, client_events, **options)
     tunnel = Tunnel(server_end, client_end, events, client_events)
     stack.push_async_callback(_check, tunnel)
     return tunnel

@@ -37,7 +37,7 @@ def pair(chains: Sequence[str], keys: Sequence[str]) -> tuple[Certificate, ...]:
 
 
 def read_pin(text: str) -> bytes:
-    """`sha256//BASE64` of a public key (its SubjectPublicKeyInfo in DER, as in RFC 7469 2.4 and curl). Raises ConfigError."""
+    """`sha256//BASE64` of a public key in DER (RFC 7469 2.4), as curl takes it. Raises ConfigError."""
     kind, slashes, encoded = text.partition("//")
     try:
         digest = base64.b64decode(encoded, validate=True)
@@ -46,7 +46,7 @@ def read_pin(text: str) -> bytes:
     if kind != "sha256" or not slashes or len(digest) != 32:
         raise ConfigError(
             f"{text!r} is not the pin of a key",
-            hint="it looks like sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; `fasttunnel cert --pin FILE` says it",
+            hint="it looks like sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; fasttunnel cert --pin FILE says it",
         )
     return digest
 

@@ -54,8 +54,7 @@ cdef enum:
     PROTOCOL_ERROR = 5
     TUNNEL_LOST = 9
 
-    TLS_ALERT = 21                      # RFC 8446 5.1: the first byte of what a TLS server answers to others
-
+cdef str NO_PLAIN_TUNNEL_PORT = "it does not speak HTTP/2 in the clear (is it the server's --tunnel port, or does it want --tls?)"
 cdef str NO_TUNNEL_PORT = "it does not speak HTTP/2 (is it the server's --tunnel port?)"
 cdef bytes IDLE_TEXT = b"nothing has passed for too long"
 cdef double GOODBYE_S = 10.0            # for a client to take the end of its tunnel and close the connection
@@ -307,9 +306,8 @@ cdef class LinkConn(Http2Conn):
         self.reads += 1
         # RFC 9113 3.4: a server speaks first with a SETTINGS frame.
         if self.reads == 1 and self.acceptor is not None and n > 3 and data[3] != NGHTTP2_SETTINGS:
-            hint = "it speaks TLS: use --tls" if data[0] == TLS_ALERT and self.tls == NULL else NO_TUNNEL_PORT
             for stream in list(self.streams.values()):
-                (<LinkStream>stream).link.lose(GRPC_UNAVAILABLE, hint)
+                (<LinkStream>stream).link.lose(GRPC_UNAVAILABLE, NO_TUNNEL_PORT if self.tls != NULL else NO_PLAIN_TUNNEL_PORT)
             self.abort()
             return <Py_ssize_t>n
         return Http2Conn.feed(self, data, n)

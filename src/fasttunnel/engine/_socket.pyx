@@ -13,7 +13,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strlen
 
 from fasttunnel.engine._out cimport out_clear, out_lend
 from fasttunnel.engine._system cimport (
@@ -23,7 +23,7 @@ from fasttunnel.engine._system cimport (
     inet_pton, iovec, linger, msghdr, ntohs, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from fasttunnel.engine._tls cimport (
-    TLS_AGAIN, TLS_FAILED, tls_error, tls_free, tls_goodbye, tls_new, tls_read, tls_refusal, tls_seal, tls_shake, tls_write,
+    TLS_AGAIN, TLS_FAILED, tls_error, tls_free, tls_goodbye, tls_met_http, tls_new, tls_read, tls_refusal, tls_seal, tls_shake, tls_write,
 )
 from fasttunnel.engine._tls import TlsError
 
@@ -33,6 +33,11 @@ cdef enum:
     EVENTS = 512                        # taken in one turn; the epoll stays readable while there are more
     PARTS = 16                          # of one sendmsg
     RECORDS = 65536                     # bytes of TLS records that are gathered for one part
+
+# For who forgot the "s": the browser shows it.
+cdef char *PLAIN_HTTP = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 38\r\nConnection: close\r\n\r\n"
+    b"400: this port speaks TLS, use https:\n")
 
 # Whether epoll is used where there is one. Tests turn it off to try what other systems use.
 use_epoll = True
@@ -286,6 +291,8 @@ cdef class Socket(Endpoint):
         if self.fd < 0 or result == TLS_AGAIN:
             return 0
         if result == TLS_FAILED:
+            if tls_met_http(self.tls):
+                c_send(self.fd, PLAIN_HTTP, strlen(PLAIN_HTTP), MSG_NOSIGNAL)
             return self.disconnect(tls_error(self.tls))
         if not self.tls_context.server:
             refusal = tls_refusal(self.tls)

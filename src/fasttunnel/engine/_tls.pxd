@@ -48,6 +48,7 @@ cdef ssize_t tls_read(Tls *tls, uint8_t *data, size_t room) noexcept     # bytes
 cdef int tls_write(Tls *tls, const uint8_t *data, size_t n) except -1    # into `sealed`, short ones into `plain` first
 cdef int tls_seal(Tls *tls) except -1                            # what is in `plain`
 cdef void tls_goodbye(Tls *tls) noexcept                         # close_notify
+cdef bint tls_met_http(Tls *tls) noexcept                        # it has failed, for the peer has sent HTTP in the clear
 cdef object tls_error(Tls *tls)                                  # an OSError
 cdef str tls_refusal(Tls *tls)                                   # as a client: why the peer that has proved itself is not wanted; or None
 cdef bytes tls_protocol(Tls *tls)                                # what ALPN has chosen, b"" for nothing

@@ -317,6 +317,11 @@ cdef void tls_goodbye(Tls *tls) noexcept:
     SSL_shutdown(tls.ssl)
 
 
+cdef bint tls_met_http(Tls *tls) noexcept:
+    cdef int reason = ERR_GET_REASON(ERR_peek_last_error())
+    return tls.code == 0 and (reason == SSL_R_HTTP_REQUEST or reason == SSL_R_WRONG_VERSION_NUMBER)     # of HTTP/1.1; of HTTP/2
+
+
 cdef object tls_error(Tls *tls):
     cdef long verdict = SSL_get_verify_result(tls.ssl)
     if tls.code:
