@@ -102,9 +102,9 @@ class Server:
     """The public end of tunnels.
 
     `listen` is where the public sends HTTP/1.1, HTTP/2, WebSocket and gRPC requests, `tunnel` where clients dial in;
-    port 0 takes a free one. Without a `token` both must be loopback addresses. With `cert` both speak TLS. `events` is told what happens (by
-    default the logger "fasttunnel"), `engine` is "cython", "asyncio" or a class of one's own; without it the compiled
-    engine is taken if it can be loaded.
+    port 0 takes a free one. Without a `token` both must be loopback addresses. With `cert`, `key` both speak TLS.
+    `events` is told what happens (by default the logger "fasttunnel"), `engine` is "cython", "asyncio" or a class of
+    one's own; without it the compiled engine is taken if it can be loaded.
 
     Raises ConfigError when an option cannot be used.
     """

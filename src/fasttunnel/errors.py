@@ -5,6 +5,7 @@ An error says what happened (the message), with which particulars (`detail`) and
 
 import os
 import socket
+import ssl
 from enum import IntEnum
 from typing import ClassVar, NamedTuple
 
@@ -134,4 +135,8 @@ def describe(error: OSError) -> str:
     """What the system said, without the address, which the reader knows."""
     if isinstance(error, socket.gaierror):
         return "there is no such host"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {(error.reason or str(error)).replace('_', ' ').lower()}"
     return os.strerror(error.errno).lower() if error.errno else str(error)

@@ -73,7 +73,7 @@ class Route(msgspec.Struct, frozen=True):
         return ", ".join(PROTOCOLS[number] for number in self.protocols or PROTOCOLS)
 
     def url(self, host: str, port: int, *, secure: bool = False) -> str:
-        """How the public reaches this route of a server that is found at `host` and `port`, by TLS if it is `secure`."""
+        """How the public reaches this route of a server at `host` and `port`, by TLS if it is `secure`."""
         scheme = ("grpc" if self.protocols == (GRPC,) else "http") + "s" * secure
         path = f"/{self.grpc_service}" if self.grpc_service else self.path_prefix
         return f"{scheme}://{format_address(self.host or host, port)}{path}"

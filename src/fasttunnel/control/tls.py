@@ -46,7 +46,7 @@ def read_pin(text: str) -> bytes:
     if kind != "sha256" or not slashes or len(digest) != 32:
         raise ConfigError(
             f"{text!r} is not the pin of a key",
-            hint="it looks like sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; fasttunnel cert --pin FILE says it",
+            hint="it looks like sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; see fasttunnel cert --pin FILE",
         )
     return digest
 
@@ -77,11 +77,20 @@ class ServerContext:
 
     def load(self) -> None:
         """New connections get what the files hold now."""
-        self._named = [(_names(one), _server_context(one, self._protocols)) for one in self._certificates]
+        contexts = [_server_context(one, self._protocols) for one in self._certificates]
+        self._named = list(zip(map(_names, self._certificates), contexts, strict=True))
 
     def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
         fitting = (context for names, context in self._named if name is not None and _covers(names, name.lower()))
         connection.context = next(fitting, self._named[0][1])
+
+
+def check(certificates: Sequence[Certificate], client_ca: str) -> None:
+    """Raises ConfigError for files that cannot be used."""
+    for certificate in certificates:
+        context = _server_context(certificate, TUNNEL_PROTOCOLS)
+        if client_ca:
+            _load_authorities(context, client_ca)
 
 
 def client_context(

@@ -47,8 +47,10 @@ class FileWatch:
             self._warn(f"{error}; what was read before stays in use")
 
     def _tick(self) -> None:
-        self.check()
-        self.start()
+        try:
+            self.check()
+        finally:
+            self.start()
 
     def _look(self) -> Stamp:
         return tuple(map(_stamp, self._paths))

@@ -15,7 +15,6 @@ from fasttunnel.engine._out cimport out_append, out_clear
 from fasttunnel import limits
 
 cdef double CLOSE_TIMEOUT_S = 10.0
-cdef double HANDSHAKE_TIMEOUT_S = limits.HANDSHAKE_TIMEOUT_S
 cdef enum:
     LATE_BYTES = 65536                  # of one read when the turn is used up: less would cost more reads and writes than it saves time
     READ_SLACK = 16384                  # for framing, control frames and heads beside the payload that has credit
@@ -301,7 +300,7 @@ cdef class Conn(Socket):
         return self.take_in(reactor.read_buffer, kept + n)
 
     cdef int opening_begins(self) except -1:
-        return self.arm(HANDSHAKE_TIMEOUT_S)
+        return self.arm(limits.HANDSHAKE_TIMEOUT_S)
 
     cdef int opening_over(self) except -1:
         return self._drop_timer()

@@ -115,11 +115,11 @@ class ServerEngine:
     async def _listen(self, kind: str, factory: Callable[[], Any]) -> list[tuple[str, int]]:
         address = self._config.tunnel if kind == "tunnel" else self._config.listen
         host, port = parse_address(address)
+        context = self._tls_context(kind)
         try:
             sockets = await listening_sockets(host, port, BACKLOG, self._config.reuse_port)
         except OSError as error:
             raise ListenError(f"cannot listen on {address}", detail=describe(error)) from error
-        context = self._tls_context(kind)
         self._listeners[kind] = [Listener(self._reactor, sock, factory, context) for sock in sockets]
         self._steer(kind, OLDEST)
         return [listener.address for listener in self._listeners[kind]]

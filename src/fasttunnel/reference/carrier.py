@@ -198,6 +198,8 @@ async def dial(config: ClientConfig, tunnel: Tunnel) -> None:
 def reason_of(error: grpc.aio.AioRpcError) -> str:
     """grpc's text for a connection that could not be made is long; the system's word is at its end."""
     text: str = error.details() or error.code().name
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "its certificate is not accepted: " + text.rpartition("CERTIFICATE_VERIFY_FAILED: ")[2].partition(";")[0]
     if "ailed to connect" not in text:
         return text
     return text.rpartition(": ")[2].partition(" (")[0].lower()

@@ -18,7 +18,7 @@ from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import Route, RouteTable, format_address
-from fasttunnel.control.tls import PUBLIC_PROTOCOLS, ServerContext, read_pem
+from fasttunnel.control.tls import PUBLIC_PROTOCOLS, ServerContext, check, read_pem
 from fasttunnel.control.watch import FileWatch
 from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, ResetCode, RouteTaken, describe
 from fasttunnel.reference.carrier import SERVER_OPTIONS, STATUS, Tunnel, service
@@ -167,6 +167,7 @@ class ServerEngine:
 
     def _credentials(self) -> Any:
         """Raises ConfigError."""
+        check(self.config.certificates, self.config.client_ca)  # grpc would not say what is wrong
         pairs = [(read_pem(one.key), read_pem(one.chain)) for one in self.config.certificates]
         ca = read_pem(self.config.client_ca) if self.config.client_ca else None
         return grpc.ssl_server_certificate_configuration(pairs, ca)
