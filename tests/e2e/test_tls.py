@@ -359,7 +359,7 @@ async def test_a_pinned_key(stack: AsyncExitStack) -> None:
     )
 
 
-@pytest.mark.differs("cython client", "it can")
+@pytest.mark.differs("cython client", "it can check pins")
 async def test_the_asyncio_engine_cannot_pin(stack: AsyncExitStack) -> None:
     with pytest.raises(ConfigError, match="pins"):
         await start_client(stack, "127.0.0.1:1", ["http://127.0.0.1:1"], pins=["sha256//" + "A" * 43 + "="])

@@ -51,6 +51,9 @@ FORMS = {
     "server": {
         "--listen": "HOST:PORT",
         "--tunnel": "HOST:PORT",
+        "--cert": "F",
+        "--key": "F",
+        "--client-ca": "F",
         "--reuse-port": None,
         "--queue-timeout": "S",
         "--token-file": "F",
@@ -61,6 +64,12 @@ FORMS = {
     },
     "client": {
         "--server": "HOST:PORT",
+        "--tls": None,
+        "--ca": "F",
+        "--pin": "sha256//...",
+        "--server-name": "NAME",
+        "--cert": "F",
+        "--key": "F",
         "--connections": "N",
         "--token-file": "F",
         "--config": "F",

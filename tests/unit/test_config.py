@@ -55,6 +55,8 @@ WEB = (HTTP, WEBSOCKET)
 @pytest.mark.parametrize(
     ("text", "route", "backend"),
     [
+        ("https://127.0.0.1:3000", Route(protocols=WEB), "https://127.0.0.1:3000"),
+        ("/pkg.S=grpcs://a:1", Route(grpc_service="pkg.S", protocols=(GRPC,)), "grpcs://a:1"),
         ("http://127.0.0.1:3000", Route(protocols=WEB), "http://127.0.0.1:3000"),
         ("HTTP://127.0.0.1:3000/", Route(protocols=WEB), "http://127.0.0.1:3000"),
         ("grpc://[::1]:50051", Route(protocols=(GRPC,)), "grpc://[::1]:50051"),
@@ -91,7 +93,7 @@ def test_route(text: str, route: Route, backend: str) -> None:
         ("/a?x=http://a:1", "path prefix"),
         ("/pkg/S=grpc://a:1", "not a gRPC service"),
         ("/1pkg=grpc://a:1", "it looks like pkg.Service"),
-        ("https://a:1", "TLS to backends is not supported"),
+        ("wss://a:1", "write https://a:1"),
         ("ws://a:1", "write http://a:1"),
         ("http://a", "http://HOST:PORT"),
         ("http://a:0", "has no port"),

@@ -16,13 +16,13 @@ LAYERS = """
     errors limits version
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
-    control.routes control.backoff control.listening
+    control.routes control.backoff control.listening control.tls control.watch
     control.config control.outage
     control.auth control.log control.trace
     abc
     _core
-    engine._nghttp2 engine._system engine._grpc
-    engine._exchange
+    engine._nghttp2 engine._system engine._grpc engine._openssl engine._out
+    engine._exchange engine._tls
     engine._socket
     engine._io
     engine._http1 engine._http2 engine._websocket engine._listener

@@ -178,5 +178,5 @@ def _names(certificate: Certificate) -> list[str]:
 
 def _covers(names: Iterable[str], name: str) -> bool:
     """RFC 9525 6.3: a wildcard is the whole leftmost label, and stands for exactly one."""
-    parent = name.partition(".")[2]
-    return any(known == name or (known.startswith("*.") and parent and known[2:] == parent) for known in names)
+    label, _, parent = name.partition(".")
+    return any(known == name or (label and known.startswith("*.") and known[2:] == parent) for known in names)

@@ -159,11 +159,14 @@ class ServerEngine:
     def _add_port(self, address: str) -> int:
         """Of tunnels. Returns its number."""
         assert self._grpc is not None
+        port: int
         if not self.config.secures("tunnel"):
-            return self._grpc.add_insecure_port(address)
+            port = self._grpc.add_insecure_port(address)
+            return port
         asks = bool(self.config.client_ca)
         credentials = grpc.dynamic_ssl_server_credentials(self._credentials(), self._fresh_credentials, asks)
-        return self._grpc.add_secure_port(address, credentials)
+        port = self._grpc.add_secure_port(address, credentials)
+        return port
 
     def _credentials(self) -> Any:
         """Raises ConfigError."""
