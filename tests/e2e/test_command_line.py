@@ -1,11 +1,14 @@
 """The commands as a person starts and stops them: what they say, how they drain, how they exit."""
 
 import asyncio
+import os
+import pwd
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientPayloadError, ClientSession, web
@@ -57,6 +60,34 @@ async def start_server(
     url = (await server.line(r"public +(http://[^ ]+)"))[1]
     tunnel = (await server.line(r"tunnel +([^ ]+:\d+)"))[1]
     return server, url, tunnel
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+async def test_a_server_goes_on_as_somebody_else(stack: AsyncExitStack, backend: Backend, http: ClientSession) -> None:
+    free = "127.0.0.1:0"
+    server = await stack.enter_async_context(command("server", "--listen", free, "--tunnel", free, "--user", "nobody"))
+    url = (await server.line(r"public +(http://[^ ]+)"))[1]
+    tunnel = (await server.line(r"tunnel +([^ ]+:\d+)"))[1]
+    status = dict(
+        line.split(":\t", 1)
+        for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines()  # noqa: ASYNC240
+    )
+    nobody = pwd.getpwnam("nobody")
+    assert status["Uid"].split() == [str(nobody.pw_uid)] * 4
+    assert status["Gid"].split() == [str(nobody.pw_gid)] * 4
+    assert "0" not in status["Groups"].split()
+    assert int(status["CapEff"], 16) == 0
+    await start_client(stack, tunnel, backend.address)
+    async with http.get(f"{url}/x") as got:
+        assert await got.text() == "hello /x"
+    server.signal(signal.SIGTERM)
+    assert await server.end() == 0
+
+
+async def test_a_user_that_cannot_be_is_said(stack: AsyncExitStack) -> None:
+    server = await stack.enter_async_context(command("server", "--user", "no-such-user"))
+    assert await server.end() == 2
+    assert server.lines == ["fasttunnel: there is no user 'no-such-user'"]
 
 
 async def test_a_server_outlives_whoever_reads_its_lines(

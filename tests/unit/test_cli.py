@@ -56,6 +56,7 @@ FORMS = {
         "--client-ca": "F",
         "--reuse-port": None,
         "--queue-timeout": "S",
+        "--user": "NAME",
         "--token-file": "F",
         "--config": "F",
         "--set": "NAME=VALUE",

@@ -16,7 +16,7 @@ LAYERS = """
     errors limits version
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
-    control.routes control.backoff control.listening control.tls control.watch
+    control.routes control.backoff control.listening control.tls control.watch control.privileges
     control.config control.outage
     control.auth control.log control.trace
     abc

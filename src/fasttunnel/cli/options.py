@@ -31,6 +31,12 @@ trace_messages = click.option(
     is_flag=True,
     help="Write a line to standard error for every message of the tunnel. Costs speed; payloads are not shown.",
 )
+user = click.option(
+    "--user",
+    metavar="NAME",
+    help="Go on as this user once the ports are open and the files are read; needs root. Files that may change have to "
+    "be readable for it.",
+)
 token_variable = click.option("--token", envvar="FASTTUNNEL_TOKEN", hidden=True)
 
 

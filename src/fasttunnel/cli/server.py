@@ -7,6 +7,7 @@ import click
 
 from fasttunnel.cli import options, running
 from fasttunnel.control.config import DEFAULT_LISTEN, DEFAULT_TUNNEL, server_config
+from fasttunnel.control.privileges import become, find_user
 from fasttunnel.errors import FasttunnelError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     metavar="S",
     help="How many seconds a request waits for a client that is away to come back. Default: 0, it gets 503 at once.",
 )
+@options.user
 @options.token_file
 @options.config_file
 @options.settings
@@ -60,6 +62,7 @@ def server(
     client_ca: str | None,
     reuse_port: bool | None,
     queue_timeout_s: float | None,
+    user: str | None,
     token_file: Path | None,
     config: Path | None,
     assignments: tuple[str, ...],
@@ -106,6 +109,7 @@ def server(
                 token=token or None,
             )
         )
+        account = find_user(user) if user is not None else None
     except FasttunnelError as error:
         running.fail(error)
 
@@ -117,6 +121,8 @@ def server(
     end = Server.from_config(settings, events=screen, engine=engine)
 
     def started() -> None:
+        if account is not None:
+            become(account)
         screen.public, screen.secure = end.address, settings.secures("public")
         screen.title("server")
         screen.summary(end.public_url, end.tunnel, settings)

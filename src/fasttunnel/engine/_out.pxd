@@ -12,5 +12,6 @@ cdef bint out_grow(Out *out, size_t n) noexcept nogil            # room for n mo
 cdef uint8_t *out_reserve(Out *out, size_t n) except NULL        # the same; write there, then add to out.len
 cdef int out_append(Out *out, const void *src, size_t n) except -1
 cdef void out_clear(Out *out) noexcept nogil
+cdef void out_used(Out *out) noexcept nogil                      # what it held has gone: the same, and it remembers its size
 cdef void out_lend(Out *out) noexcept nogil                      # its memory has a new owner: it is empty, and remembers its size
 cdef bytes out_copy(Out *out, size_t start)                      # what was written from `start` on

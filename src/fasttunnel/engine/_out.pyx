@@ -40,6 +40,11 @@ cdef void out_clear(Out *out) noexcept nogil:
     out.len = out.cap = 0
 
 
+cdef void out_used(Out *out) noexcept nogil:
+    free(out.data)
+    out_lend(out)
+
+
 cdef void out_lend(Out *out) noexcept nogil:
     out.hint = max(out.len, out.hint - out.hint / 8)
     out.data = NULL

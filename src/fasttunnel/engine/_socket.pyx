@@ -15,7 +15,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset, strlen
 
-from fasttunnel.engine._out cimport out_clear, out_lend
+from fasttunnel.engine._out cimport out_lend, out_used
 from fasttunnel.engine._system cimport (
     AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP,
     IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SO_ERROR, SO_LINGER, SOL_SOCKET, TCP_NODELAY, c_close, c_connect, c_getpeername, c_getsockopt, c_recv,
@@ -555,8 +555,7 @@ cdef class Socket(Endpoint):
             self.poller.writes += 1
             n = c_send(self.fd, out.data, out.len, MSG_NOSIGNAL)
             if <size_t>n == out.len:
-                free(out.data)
-                out_lend(out)
+                out_used(out)
                 return 0
             n = max(n, 0)                   # an error shows again in write()
         self.put(out, <size_t>n)

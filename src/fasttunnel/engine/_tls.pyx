@@ -15,7 +15,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, strlen
 
 from fasttunnel.engine._openssl cimport *
-from fasttunnel.engine._out cimport out_append, out_clear, out_grow
+from fasttunnel.engine._out cimport out_append, out_clear, out_grow, out_used
 from fasttunnel.engine._system cimport c_recv
 
 from fasttunnel.errors import ConfigError
@@ -300,7 +300,7 @@ cdef int tls_write(Tls *tls, const uint8_t *data, size_t n) except -1:
 cdef int tls_seal(Tls *tls) except -1:
     if tls.plain.len:
         _seal(tls, tls.plain.data, tls.plain.len)
-        tls.plain.len = 0
+        out_used(&tls.plain)
     return 0
 
 
