@@ -18,7 +18,7 @@ LAYERS = """
     wire.tunnel_pb2_grpc
     control.routes control.backoff control.listening control.tls control.watch
     control.config control.outage
-    control.auth control.log control.trace
+    control.auth control.log control.trace control.certificates
     abc
     _core
     engine._nghttp2 engine._system engine._grpc engine._openssl engine._out
