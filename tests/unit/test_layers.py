@@ -51,7 +51,7 @@ LAYERS = """
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.demo cli.version
+    cli.server cli.client cli.cert cli.demo cli.version
     cli
     __main__
 """

@@ -1,7 +1,8 @@
-"""The command line: `fasttunnel server`, `client`, `demo` and `version`."""
+"""The command line: `fasttunnel server`, `client`, `cert`, `demo` and `version`."""
 
 import click
 
+from fasttunnel.cli.cert import cert
 from fasttunnel.cli.client import client
 from fasttunnel.cli.demo import demo
 from fasttunnel.cli.server import server
@@ -39,5 +40,6 @@ def main() -> None:
 
 main.add_command(server)
 main.add_command(client)
+main.add_command(cert)
 main.add_command(demo)
 main.add_command(version)
