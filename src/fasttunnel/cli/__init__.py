@@ -33,6 +33,10 @@ def main() -> None:
         laptop$ fasttunnel client --server server.example.com:7000 http://127.0.0.1:3000
 
     \b
+    With TLS, and certificates for trying it out; it says which options use them:
+        fasttunnel cert certs
+
+    \b
     Exit codes: 0 stopped as asked, 2 wrong option or file, 3 cannot listen, 4 no such server,
     5 token refused, 6 route refused, 7 not built, 1 anything else.
     """
