@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pwd
+import shlex
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientPayloadError, ClientSession, web
 
+from tests.support import programs
 from tests.support.child import start_child
 from tests.support.command import Command, command
 from tests.support.tunnel import engines
@@ -302,3 +304,78 @@ async def test_trace_messages(stack: AsyncExitStack, backend: Backend, http: Cli
     assert "authorization" in request.string.lower()
     assert "secret" not in request.string
     await traced.line(rf" {received} h-\w+ to public http_response .*status_code=200")
+
+
+class Secured:
+    """Files of `fasttunnel cert`, and the arguments that it says to use them with."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    async def make(self, *options: str) -> None:
+        async with command("cert", str(self.directory), *options) as cert:
+            self.pin = (await cert.line(r"pin +(sha256//[^ ]+) "))[1]
+            self.serve = shlex.split((await cert.line(r"fasttunnel (server --cert .*)$"))[1])
+            self.dial = shlex.split((await cert.line(r"fasttunnel (client --server localhost:7000 --ca .*) http:"))[1])
+            self.authority = shlex.split((await cert.line(r"curl (--cacert .*) https://localhost:8080/$"))[1])
+            assert await cert.end() == 0
+
+    async def start_server(self, stack: AsyncExitStack) -> str:
+        """The port for the public."""
+        free = ["--listen", "127.0.0.1:0", "--tunnel", "127.0.0.1:0"]
+        server = await stack.enter_async_context(command(*self.serve, *free))
+        public = (await server.line(r"public +https://127\.0\.0\.1:(\d+)"))[1]
+        tunnel = (await server.line(r"tunnel +127\.0\.0\.1:(\d+)"))[1]
+        self.dial[self.dial.index("localhost:7000")] = f"localhost:{tunnel}"
+        return public
+
+
+async def refused(client: Command) -> None:
+    """It says so, and does not connect."""
+    await client.line(r"^ +away |^fasttunnel: ")
+    assert not any("connected" in line for line in client.lines)
+
+
+async def curl(*arguments: str) -> bytes:
+    done = await programs.run(programs.need("curl"), "-sS", "-q", "--max-time", "30", *arguments)
+    assert done.code == 0, done.err
+    return done.out
+
+
+@pytest.mark.parametrize("mutual", [False, True], ids=["server", "server and client"])
+async def test_certificates_for_trying_out(
+    stack: AsyncExitStack, backend: Backend, tmp_path: Path, mutual: bool
+) -> None:
+    secured = Secured(tmp_path / "certs")
+    await secured.make(*["--client", "alice"] if mutual else [])
+    public = await secured.start_server(stack)
+    if mutual:
+        without = secured.dial[: secured.dial.index("--cert")]
+        await refused(await stack.enter_async_context(command(*without, backend.address)))
+    else:
+        trusting_others = secured.dial[: secured.dial.index("--ca")]
+        await refused(await stack.enter_async_context(command(*trusting_others, "--tls", backend.address)))
+    client = await stack.enter_async_context(command(*secured.dial, backend.address))
+    await client.line("connected")
+
+    for name in ("localhost", "127.0.0.1"):
+        for version in ("--http1.1", "--http2"):
+            url = f"https://{name}:{public}/{version}"
+            assert await curl(version, *secured.authority, url) == f"hello /{version}".encode()
+    assert await curl("-k", "--pinnedpubkey", secured.pin, f"https://127.0.0.1:{public}/pinned") == b"hello /pinned"
+    with pytest.raises(AssertionError, match="certificate"):
+        await curl(f"https://127.0.0.1:{public}/")
+
+
+@pytest.mark.differs("asyncio client", "grpc does not show certificates, so pins cannot be checked")
+async def test_the_pin_of_a_certificate_for_trying_out(stack: AsyncExitStack, backend: Backend, tmp_path: Path) -> None:
+    secured = Secured(tmp_path)
+    await secured.make()
+    await secured.start_server(stack)
+    ca = secured.dial.index("--ca")
+    dial = [*secured.dial[:ca], *secured.dial[ca + 2 :]]
+    async with command("cert", "--pin", str(tmp_path / "ca.pem")) as cert:
+        other = (await cert.line("^sha256//.*$"))[0]
+    await refused(await stack.enter_async_context(command(*dial, "--pin", other, backend.address)))
+    client = await stack.enter_async_context(command(*dial, "--pin", secured.pin, backend.address))
+    await client.line("connected")

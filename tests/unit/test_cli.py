@@ -1,6 +1,8 @@
 """The command line: its forms, its help, and one clear line for every mistake. No engine is started here."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 
 from fasttunnel import __version__
 from fasttunnel.cli import main, options
+from fasttunnel.control.certificates import DEFAULT_DAYS
 from fasttunnel.control.config import Secret
 from fasttunnel.errors import ConfigError
 
@@ -30,7 +33,7 @@ def test_version() -> None:
     assert __version__ in out
 
 
-@pytest.mark.parametrize("command", ["server", "client", "demo"])
+@pytest.mark.parametrize("command", ["server", "client", "cert", "demo"])
 def test_help_teaches_by_example(command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -78,6 +81,7 @@ FORMS = {
         "--engine": None,
         "--trace-messages": None,
     },
+    "cert": {"--name": "NAME", "--client": "NAME", "--days": "N", "--force": None, "--pin": "F"},
     "demo": {"--keep": None, "--engine": None},
     "version": {},
 }
@@ -105,6 +109,15 @@ def test_forms(command: str) -> None:
         (["server", "--set", "head_timeout_s=soon"], "Expected `float`, got `str` - at `$.head_timeout_s`"),
         (["server", "--set", "no_such=1"], "unknown field `no_such`"),
         (["server", "--set", "token=s3cret"], "use --token-file"),
+        (["cert", "--name", "a b"], "'a b' cannot be in a certificate"),
+        (["cert", "--client", "ca"], "a client cannot be called 'ca'"),
+        (["cert", "--days", "1000"], "between 1 and 825"),
+        (["cert", "/dev/null"], "cannot make the directory /dev/null: file exists"),
+        (["cert", "--pin", "/does/not/exist"], "cannot read /does/not/exist"),
+        (["cert", "--pin", "/dev/null"], "/dev/null holds neither a certificate nor a key"),
+        (["cert", "--pin", "/dev/null", "--force"], "--pin only reads"),
+        (["cert", "--pin", "/dev/null", "--days", "30"], "--pin only reads"),
+        (["cert", "--pin", "/dev/null", "."], "--pin only reads"),
         (["client", "http://127.0.0.1:3000"], "--server HOST:PORT"),
         (["client", "--server", "127.0.0.1:7000"], "nothing to serve"),
         (["client", "--server", "127.0.0.1:7000", "3000"], "write http://127.0.0.1:3000"),
@@ -171,13 +184,54 @@ def test_an_unknown_server_is_one_line_and_exit_code_4() -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_cert_says_what_it_wrote_and_what_uses_it(tmp_path: Path) -> None:
+    place = tmp_path / "my certs"
+    code, out, err = run("cert", str(place), "--name", "*.example.com", "--name", "::1", "--client", "alice")
+    assert (code, err) == (0, "")
+    assert {path.stem for path in place.iterdir()} == {"ca", "server", "alice"}
+    lines = [line.strip() for line in out.splitlines()]
+    assert any(
+        re.fullmatch(r"server +.*server\.key  until \d{4}-\d\d-\d\d, for \*\.example\.com, ::1", line) for line in lines
+    )
+    (line,) = (line for line in lines if line.startswith("pin"))
+    assert run("cert", "--pin", str(place / "server.pem")) == (0, f"{line.split()[1]}\n", "")
+    assert "for trying out" in lines[-1]
+    # Each command is one that a shell and the command line take.
+    start = next(index for index, line in enumerate(lines) if line.startswith("use "))
+    server, client, curl = (shlex.split(line.removeprefix("use ")) for line in lines[start : start + 3])
+    ca, own = str(place / "ca.pem"), ["--cert", str(place / "alice.pem"), "--key", str(place / "alice.key")]
+    pair = ["--cert", str(place / "server.pem"), "--key", str(place / "server.key")]
+    assert server == ["fasttunnel", "server", *pair, "--client-ca", ca]
+    assert client == ["fasttunnel", "client", "--server", "[::1]:7000", "--ca", ca, *own, "http://127.0.0.1:3000"]
+    assert curl == ["curl", "--cacert", ca, "https://[::1]:8080/"]
+
+    code, out, _ = run("cert", str(place), "--client", "bob")
+    assert code == 0
+    assert "used again" in out
+    assert "fasttunnel client --server HOST:7000" in out
+    assert "fasttunnel server" not in out
+    code, out, err = run("cert", str(place), "--client", "bob")
+    assert (code, out) == (2, "")
+    assert "bob.key exists already (--force overwrites it)" in err
+
+
+def test_cert_writes_where_it_is_for_thirty_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("cert")
+    assert code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ca.key", "ca.pem", "server.key", "server.pem"]
+    assert "curl --cacert ca.pem https://localhost:8080/" in out
+    assert f"Default: {DEFAULT_DAYS}" in run("cert", "--help")[1]
+
+
 def test_help_loads_no_engine_and_no_grpc() -> None:
     program = (
         "import sys\n"
         "from fasttunnel.cli import main\n"
         "try:\n    main(['server', '--help'], prog_name='fasttunnel')\n"
         "except SystemExit:\n    pass\n"
-        "heavy = {'grpc', 'google.protobuf', 'uvloop', 'rich', 'fasttunnel._core', 'fasttunnel.engine'}\n"
+        "heavy = {'grpc', 'google.protobuf', 'uvloop', 'rich', 'cryptography', 'fasttunnel._core'}\n"
+        "heavy |= {'fasttunnel.engine', 'fasttunnel.control.certificates'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or None)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

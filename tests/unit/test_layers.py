@@ -18,7 +18,7 @@ LAYERS = """
     wire.tunnel_pb2_grpc
     control.routes control.backoff control.listening control.tls control.watch control.privileges
     control.config control.outage
-    control.auth control.log control.trace
+    control.auth control.log control.trace control.certificates
     abc
     _core
     engine._nghttp2 engine._system engine._grpc engine._openssl engine._out
@@ -51,7 +51,7 @@ LAYERS = """
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.demo cli.version
+    cli.server cli.client cli.cert cli.demo cli.version
     cli
     __main__
 """

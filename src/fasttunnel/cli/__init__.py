@@ -1,7 +1,8 @@
-"""The command line: `fasttunnel server`, `client`, `demo` and `version`."""
+"""The command line: `fasttunnel server`, `client`, `cert`, `demo` and `version`."""
 
 import click
 
+from fasttunnel.cli.cert import cert
 from fasttunnel.cli.client import client
 from fasttunnel.cli.demo import demo
 from fasttunnel.cli.server import server
@@ -32,6 +33,10 @@ def main() -> None:
         laptop$ fasttunnel client --server server.example.com:7000 http://127.0.0.1:3000
 
     \b
+    With TLS, and certificates for trying it out; it says which options use them:
+        fasttunnel cert certs
+
+    \b
     Exit codes: 0 stopped as asked, 2 wrong option or file, 3 cannot listen, 4 no such server,
     5 token refused, 6 route refused, 7 not built, 1 anything else.
     """
@@ -39,5 +44,6 @@ def main() -> None:
 
 main.add_command(server)
 main.add_command(client)
+main.add_command(cert)
 main.add_command(demo)
 main.add_command(version)

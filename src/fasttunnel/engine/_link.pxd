@@ -31,6 +31,7 @@ cdef class LinkStream(H2Stream):
     cdef int grpc_status                # client: from the trailers; -1: none yet
     cdef bytes grpc_message
     cdef bint refused
+    cdef str lost_by                    # client: why, when the connection went
 
     cdef int refuse(self, int grpc_status, str message) except -1
 

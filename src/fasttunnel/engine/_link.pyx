@@ -32,6 +32,8 @@ from fasttunnel.engine._nghttp2 cimport NGHTTP2_SETTINGS
 from fasttunnel.engine._tls cimport tls_identity
 
 from fasttunnel import limits
+from fasttunnel.engine._tls import TlsError
+from fasttunnel.errors import describe
 
 cdef enum:
     HEADROOM = 9                        # an HTTP/2 frame header
@@ -77,6 +79,7 @@ cdef class Acceptor:
 cdef class LinkStream(H2Stream):
     def __cinit__(self):
         self.grpc_status = -1
+        self.lost_by = "connection lost"
 
     cdef int on_header(self, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len) except -1:
         cdef bytes key = name[:name_len]
@@ -184,7 +187,7 @@ cdef class LinkStream(H2Stream):
             text = (self.grpc_message or b"").decode("utf-8", "replace")
         else:
             status = GRPC_UNAVAILABLE
-            text = "connection lost" if self.http_status in (0, 200) else f"HTTP status {self.http_status}"
+            text = self.lost_by if self.http_status in (0, 200) else f"HTTP status {self.http_status}"
         link.lose(status, text)
         self.link = None                # each refers to the other
         link.stream = None
@@ -325,6 +328,13 @@ cdef class LinkConn(Http2Conn):
             if (<LinkStream>stream).link is not None:
                 (<LinkStream>stream).link.serve_waiting()
         return 0
+
+    cdef int on_lost(self, object exc) except -1:
+        cdef H2Stream stream
+        if isinstance(exc, TlsError):       # such as that it asks for a certificate
+            for stream in self.streams.values():
+                (<LinkStream>stream).lost_by = describe(exc)
+        return Http2Conn.on_lost(self, exc)
 
     cdef int on_timer(self, object stream) except -1:
         return self.abort()
