@@ -34,11 +34,12 @@ cdef struct HeadConnection:         # what the Connection fields of a head say
     bint upgrade
 
 
-cdef struct HeadFraming:            # what its fields say of the body, and how many name a host
+cdef struct HeadFraming:            # what its fields say of the body, and how many name a host or other protocols
     bint has_length
     bint coded
     Slice coding
     size_t hosts
+    size_t upgrades
 
 
 cdef void _define_methods() noexcept nogil:
@@ -341,7 +342,8 @@ cdef int _take_field(const Slice *name, Slice *value, bint is_request, const Hea
         framing.coding = value[0]
         return 0
     if n == 7 and hdr_is(p, n, "upgrade"):
-        head.upgrade = hdr_is(value.ptr, value.len, "websocket")
+        framing.upgrades += 1           # two are a list (RFC 9110 5.3), which is no handshake in one field either
+        head.upgrade = framing.upgrades == 1 and hdr_is(value.ptr, value.len, "websocket")
         return 0
     if n > 14 and hdr_is(p, 14, "sec-websocket-"):
         return _websocket_field(name, value, head, options.upgrade)

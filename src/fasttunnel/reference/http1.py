@@ -126,10 +126,9 @@ class Http1Stream(HttpStream):
         fields.check(of_message, status=400)
         if len(fields.nominated(of_message)) > CONNECTION_OPTIONS:
             raise BadMessage("too many options in Connection", status=400)
-        lengths = fields.get_all(of_message, b"content-length")
         coded = fields.get(of_message, b"transfer-encoding") is not None
-        if (coded and (lengths or self.http10)) or any(len(length) > 19 for length in lengths):
-            raise BadMessage("bad Content-Length, or with Transfer-Encoding", status=400)
+        if coded and self.http10:
+            raise BadMessage("Transfer-Encoding in HTTP/1.0", status=400)
         if self.public:
             head = self._request(event, of_message)
         else:
