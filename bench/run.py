@@ -112,6 +112,7 @@ def _environment() -> dict[str, str]:
 
 
 def start(command: list[str], cpu: str, **streams: Any) -> subprocess.Popen[bytes]:
+    """Start a program on one CPU."""
     pinned = ["taskset", "-c", cpu, *command]
     return subprocess.Popen(pinned, env=_environment(), start_new_session=True, **streams)
 
