@@ -16,7 +16,7 @@ import socket
 import sys
 import traceback
 
-from bench._native import GrpcListener, HttpListener, Loop, serve_http
+from bench import compiled
 
 
 def go_first() -> None:
@@ -31,9 +31,9 @@ def _apart(sock: socket.socket, request: bytes) -> None:
         sock.close()
         return
     try:
-        loop = Loop()
+        loop = compiled.Loop()
         loop.serving = True
-        serve_http(loop, sock, request)
+        compiled.serve_http(loop, sock, request)
         while not loop.ended:
             loop.run(0.2)
     except BaseException:
@@ -43,14 +43,14 @@ def _apart(sock: socket.socket, request: bytes) -> None:
 
 
 def main() -> None:
-    loop = Loop()
+    loop = compiled.Loop()
     loop.serving = True
     if "--first" in sys.argv:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
         go_first()
         loop.hand_over = _apart
     times = int(sys.argv[-1]) if sys.argv[-1].isdecimal() else 1
-    listeners = [listener(loop) for _ in range(times) for listener in (HttpListener, GrpcListener)]
+    listeners = [listener(loop) for _ in range(times) for listener in (compiled.HttpListener, compiled.GrpcListener)]
     print(*(listener.port for listener in listeners), flush=True)
     try:
         loop.run(24 * 3600)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from bench._native import BulkLoad, WebSocketLoad
+from bench import compiled
 from bench.backend import go_first
 from bench.choice import at_hand, require
-from bench.run import Running, backend, pin, running
+from bench.machine import in_a_line, machine, warnings
+from bench.progress import Progress
+from bench.run import BROKE, Broken, Running, backend, pin, running, shown
 
 SIZE = 64
 PAUSE_S = 0.002  # between two messages, or the probe would be a load itself
@@ -26,7 +30,7 @@ class Probe:
     """A connection with one message at a time."""
 
     def __init__(self, port: int) -> None:
-        self._load = WebSocketLoad(port, 1, SIZE)
+        self._load = compiled.WebSocketLoad(port, 1, SIZE)
         self._load.paused = True
         self._asked = 0
 
@@ -48,7 +52,8 @@ class Probe:
 
 
 def _transfer(port: int, transfers: int, up: bool, moved: Any) -> None:
-    load = BulkLoad(port, transfers, up)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has started it ends it
+    load = compiled.BulkLoad(port, transfers, up)
     while True:
         load.loop.run(0.05)
         moved.value = load.moved
@@ -96,23 +101,38 @@ def command(seconds: float, rounds: int, transfers: int, direction: str, systems
 
     The system under test runs on the second CPU, everything else on the first, probe and echo with a real-time priority
     where that is permitted, and the bulk by processes of its own. A relay gives each connection a connection of its
-    own: it is what no sharing costs.
+    own: it is what no sharing costs. Exit code 3 when a system did not come up.
     """
     require()
     pin()
+    facts = machine()
+    for line in (in_a_line(facts), *warnings(facts)):
+        click.echo(line)
     chosen = at_hand(systems)
+    broken: set[str] = set()
     figures: dict[str, list[list[float]]] = {system.name: [] for system in chosen}
     go_first()
-    for _ in range(rounds):
-        for system in chosen:
-            try:
-                with backend("--first") as ports, running(system, "http", ports["http"]) as up:
-                    figures[system.name].append(measure(up, seconds, transfers, direction))
-            except RuntimeError as error:
-                click.echo(f"failed: {system.name} ({error})", err=True)
+    with Progress((round_, system.name) for round_ in range(rounds) for system in chosen) as progress:
+        for round_ in range(rounds):
+            for system in (system for system in chosen if system.name not in broken):
+                try:
+                    with backend("--first") as ports, running(system, "http", ports["http"]) as up:
+                        found = measure(up, seconds, transfers, direction)
+                    figures[system.name].append(found)
+                    told = f"p50 {shown(found[0])} ms alone, {shown(found[2])} ms beside bulk"
+                except Broken as error:
+                    told = f"broken: {error}"
+                    broken.add(system.name)
+                except RuntimeError as error:
+                    told = f"failed: {error}"
+                progress.measured((round_, system.name), f"round {round_ + 1}  {system.name}: {told}")
+                progress.drop(lambda item: item[1] in broken)
     click.echo(f"{SIZE} B echo in ms; bulk: {transfers} transfers {direction}")
     click.echo(f"{'':14}{'alone p50':>12}{'alone p99':>12}{'beside p50':>12}{'beside p99':>12}{'bulk MB/s':>12}")
     for name, rows in figures.items():
         if rows:
             medians = [statistics.median(column) for column in zip(*rows, strict=True)]
             click.echo(f"{name:14}" + "".join(f"{value:12.2f}" for value in medians))
+    if broken:
+        click.echo(f"broken: {', '.join(sorted(broken))}", err=True)
+        sys.exit(BROKE)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench._native import GrpcLoad, HttpLoad, WebSocketLoad
+from bench import compiled
 
 KIB = 1024
 
@@ -33,19 +33,19 @@ def ws(
 ) -> Cell:
     name = f"WebSocket {connections} x {depth} x {size_name(size)}{more}"
     what.setdefault("reference", "nginx stream")
-    return Cell(name, lambda port: WebSocketLoad(port, connections, size, depth, kind, batched), **what)
+    return Cell(name, lambda port: compiled.WebSocketLoad(port, connections, size, depth, kind, batched), **what)
 
 
 def http(method: str, connections: int, size: int, **what: Any) -> Cell:
     what.setdefault("reference", "nginx http")
     name = f"HTTP {method} {connections} x {size_name(size)}"
-    return Cell(name, lambda port: HttpLoad(port, connections, size, method == "POST"), **what)
+    return Cell(name, lambda port: compiled.HttpLoad(port, connections, size, method == "POST"), **what)
 
 
 def grpc(kind: str, connections: int, calls: int, size: int, depth: int = 1, **what: Any) -> Cell:
     what.setdefault("reference", "haproxy")
     name = f"gRPC {kind} {connections} x {calls}{f' x {depth}' if kind == 'bidi' else ''} x {size_name(size)}"
-    return Cell(name, lambda port: GrpcLoad(port, connections, calls, size, kind, depth), kind="grpc", **what)
+    return Cell(name, lambda port: compiled.GrpcLoad(port, connections, calls, size, kind, depth), kind="grpc", **what)
 
 
 CELLS = [

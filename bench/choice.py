@@ -56,4 +56,6 @@ def at_hand(patterns: str | None, standard: list[str] = STANDARD) -> list[System
             click.echo(f"skipped: {name} ({reason})")
         else:
             found.append(SYSTEMS[name])
+    if not found:
+        raise click.ClickException("none of these systems is here")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 WIDTH, ROW, LEAST = 1200.0, 17, 0.3  # of the picture, of a frame, and the narrowest frame that is drawn, in pixels
@@ -21,15 +22,20 @@ class Frame:
     below: dict[tuple[str, str], Frame] = field(default_factory=dict)
 
 
-def folded(script: str) -> Counter[Stack]:
-    """Stacks of the output of `perf script -F comm,pid,ip,sym,dso`, with how often each was seen."""
+def folded(script: str, names: Mapping[int, str]) -> Counter[Stack]:
+    """Stacks of the output of `perf script -F comm,pid,ip,sym,dso`, with how often each was seen.
+
+    Each begins with the process, by its name where that is known.
+    """
     stacks: Counter[Stack] = Counter()
     for sample in script.split("\n\n"):
         head, _, body = sample.strip("\n").partition("\n")
         lines = (re.match(r"\s*[0-9a-f]+ (.+?)(?:\+0x[0-9a-f]+)? \((.*)\)$", line) for line in body.splitlines())
         frames = [(found[1], found[2].rpartition("/")[2]) for found in lines if found]
         if frames:
-            stacks[((head.strip(), ""), *reversed(frames))] += 1
+            process = head.strip()
+            pid = process.rpartition(" ")[2]
+            stacks[((names.get(int(pid), process) if pid.isdecimal() else process, ""), *reversed(frames))] += 1
     return stacks
 
 

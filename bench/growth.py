@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from bench._kernels import LookUps
 from bench.cells import ws
 from bench.choice import at_hand, require
-from bench.machine import in_a_line, machine
-from bench.run import backend, measure, pin, raise_limits, running
+from bench.machine import in_a_line, machine, warnings
+from bench.run import BROKE, Broken, backend, measure, pin, raise_limits, running
 from bench.systems import System
 
 SIZE = 256
@@ -60,6 +60,8 @@ def one(system: System, connections: int, seconds: float) -> Row:
 
 def look_up_ns(entries: int) -> float:
     """The best of a few runs, which is the one that nobody disturbed."""
+    from bench._kernels import LookUps
+
     table, times = LookUps(entries), []
     for _ in range(5):
         begun = time.perf_counter_ns()
@@ -101,19 +103,23 @@ def connections_of(_: click.Context, __: click.Parameter, value: str) -> list[in
 
 def every(
     systems: list[System], counts: list[int], rounds: int, measured: Callable[[System, int], Row]
-) -> dict[str, list[dict[int, Row]]]:
-    """All figures by system and round; what fails is told and left out."""
+) -> tuple[dict[str, list[dict[int, Row]]], set[str]]:
+    """All figures by system and round, and which systems did not come up. What fails is told and left out."""
     found: dict[str, list[dict[int, Row]]] = {system.name: [] for system in systems}
+    broken: set[str] = set()
     for _ in range(rounds):
         for system in systems:
             found[system.name].append({})
         for count in counts:
-            for system in systems:
+            for system in (system for system in systems if system.name not in broken):
                 try:
                     found[system.name][-1][count] = measured(system, count)
+                except Broken as error:
+                    click.echo(f"broken: {system.name}: {error}", err=True)
+                    broken.add(system.name)
                 except (RuntimeError, OSError) as error:
                     click.echo(f"failed: {system.name} with {count:,} connections ({error})", err=True)
-    return found
+    return found, broken
 
 
 @click.command("growth")
@@ -129,15 +135,17 @@ def command(systems: str, connections: list[int], rounds: int, seconds: float) -
     Each WebSocket connection has one message of 256 B in flight. The ratio is to 64 connections in the same round, with
     the least and the greatest: a system that grows well stays near 1. Memory is of all processes of the system, beyond
     what they had without connections. Where the limit of open files forbids 10,000 connections, what it allows is
-    measured.
+    measured. Exit code 3 when a system did not come up.
     """
     require()
     pin()
     raise_limits()
-    click.echo(in_a_line(machine()))
+    facts = machine()
+    for line in (in_a_line(facts), *warnings(facts)):
+        click.echo(line)
     counts = within_limits(connections)
     chosen = [system for system in at_hand(systems) if system.name != "direct"]
-    found = every(chosen, counts, rounds, lambda system, count: one(system, count, seconds))
+    found, broken = every(chosen, counts, rounds, lambda system, count: one(system, count, seconds))
     click.echo(
         f"{'system':14}{'connections':>12}{'CPU us/message':>16}{'kB/connection':>16}    of {REFERENCE} connections"
     )
@@ -148,3 +156,5 @@ def command(systems: str, connections: list[int], rounds: int, seconds: float) -
     times = {entries: look_up_ns(entries) for entries in ENTRIES}
     for entries, ns in times.items():
         click.echo(f"{entries:>10,} entries {ns:8.1f} ns  {ns / times[ENTRIES[0]]:6.2f} of {ENTRIES[0]}")
+    if broken:
+        sys.exit(BROKE)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import uvloop
 
-from bench._native import BulkLoad
+from bench import compiled
 from bench.choice import require
 from bench.run import backend, pin, running, until_up
 from bench.systems import Fasttunnel, free_port
@@ -113,7 +113,7 @@ def link(target: int, rate: float, delay_s: float) -> Iterator[int]:
 
 def download(port: int, seconds: int) -> list[float]:
     """MB in each second."""
-    load = BulkLoad(port, 1)
+    load = compiled.BulkLoad(port, 1)
     counts = []
     for _ in range(seconds):
         moved = load.moved

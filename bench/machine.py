@@ -41,12 +41,23 @@ def machine() -> dict[str, Any]:
         "virtual": "yes" if "hypervisor" in fields.get("flags", "").split() else "no",
         "kernel": platform.release(),
         "mitigations": mitigations(),
-        # With bbr, which paces on loopback too, one connection for all is dearer than with cubic.
         "congestion control": _read("/proc/sys/net/ipv4/tcp_congestion_control"),
         "load average": " ".join(_read("/proc/loadavg").split()[:3]),
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def warnings(facts: dict[str, Any]) -> list[str]:
+    """What of it is not as in docs/performance.md, and moves the ratios too."""
+    control = facts.get("congestion control")
+    if control in ("cubic", "reno", "", None):
+        return []
+    paces = "with bbr all that shares one connection is paced, on loopback too, and costs more"
+    return [
+        f"congestion control {control}: {paces} (docs/performance.md)."
+        " As root, for the time of a run: sysctl -w net.ipv4.tcp_congestion_control=cubic"
+    ]
 
 
 def in_a_line(facts: dict[str, Any]) -> str:

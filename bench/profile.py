@@ -66,7 +66,7 @@ def samples(system: Running, load: Any, seconds: float, data: Path) -> tuple[Cou
     _, cpu = _watched([*record, "-p", pids, "-o", str(data)], lambda _: load.loop.run(ATTACH_S), system, load, seconds)
     script = ["perf", "script", "--no-inline", "-F", "comm,pid,ip,sym,dso", "-i", str(data)]
     done = subprocess.run(script, capture_output=True, text=True, errors="replace")
-    stacks = folded(done.stdout)
+    stacks = folded(done.stdout, {one.pid: name for one, name in zip(system.processes, system.names, strict=True)})
     if not stacks:
         last = done.stderr.strip().splitlines()[-1:]
         raise click.ClickException(f"perf has no samples: {''.join(last) or 'the system did nothing'}")
@@ -74,14 +74,18 @@ def samples(system: Running, load: Any, seconds: float, data: Path) -> tuple[Cou
 
 
 def by_library(stacks: Counter[Stack]) -> list[str]:
-    """The share of each DSO, and the symbols in which most samples were taken."""
+    """The share of each process and of each DSO, and the symbols in which most samples were taken."""
     total = stacks.total()
+    processes: Counter[str] = Counter()
     libraries: Counter[str] = Counter()
     symbols: Counter[tuple[str, str]] = Counter()
     for stack, count in stacks.items():
+        processes[stack[0][0]] += count
         libraries[stack[-1][1]] += count
         symbols[stack[-1]] += count
-    lines = [f"{count / total:7.1%}  {name}" for name, count in libraries.most_common() if count >= LEAST * total]
+    lines = [f"{count / total:7.1%}  {name}" for name, count in processes.most_common()]
+    lines += ["", "libraries"]
+    lines += [f"{count / total:7.1%}  {name}" for name, count in libraries.most_common() if count >= LEAST * total]
     lines += ["", "symbols"]
     return lines + [f"{count / total:7.1%}  {symbol}  ({dso})" for (symbol, dso), count in symbols.most_common(TOP)]
 
@@ -116,8 +120,8 @@ def system_calls(system: Running, load: Any, seconds: float, output: Path) -> li
 def command(cell: str, name: str, seconds: float, syscalls: bool) -> None:
     """Where a system spends its time under CELL (a name or pattern; "list" tells them).
 
-    By perf: the share of each library and of the symbols in which most time is spent, and a flame graph below
-    build/bench. With --syscalls, by strace: system calls per message. Both see all processes of the system.
+    By perf: the share of each process, of each library and of the symbols in which most time is spent, and a flame
+    graph below build/bench. With --syscalls, by strace: system calls per message. Both see all processes of the system.
     """
     require()
     program = "strace" if syscalls else "perf"

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.cells import CELLS, Cell
-from bench.run import figures, ratio, shown
+from bench.machine import warnings
+from bench.run import figures, ratio, ratios, shown
+from bench.table import notes
 
 UNITS = {"cpu_us": "CPU us per message", "p50_us": "us, median", "p99_us": "us, 99th percentile", "idle_kb": "kB each"}
 WIDEST = 5.0  # times the reference: longer bars are cut off
@@ -81,9 +83,12 @@ def markdown(result: dict[str, Any]) -> str:
         values = [figures(runs, cell, name).values() for name in systems]
         if not any(values):
             continue
-        found = ratio(runs, cell, "cython", cell.reference)
+        found = ratios(runs, cell, "cython", cell.reference)
         medians = [shown(statistics.median(one)) if one else "-" for one in values]
-        compared = f"{found[0]:.2f} ({found[1]:.2f} to {found[2]:.2f}) of {cell.reference}" if found else ""
+        compared = f"{cell.reference} is not in the run" if cell.reference not in systems else ""
+        if found:
+            bounds = f" ({min(found):.2f} to {max(found):.2f})" if len(found) > 1 else ""
+            compared = f"{statistics.median(found):.2f}{bounds} of {cell.reference}"
         target = f"{cell.reach:g}, {cell.aim:g}" if cell.reach else ""
         lines.append(f"| {cell.name}, {UNITS[cell.figure]} | {' | '.join(medians)} | {compared} | {target} |")
     return "\n".join(lines)
@@ -111,14 +116,16 @@ def write(result: dict[str, Any], path: Path) -> Path:
                           and "error" in run), "")  # fmt: skip
             text = shown(medians[name]) if name in medians else "failed" if error else ""
             row.append(f'<td class="{classes}" title="{html.escape(error)}">{text}</td>')
-        found = ratio(runs, cell, "cython", cell.reference)
-        if found is None:
-            row.append("<td></td>")
+        found = ratios(runs, cell, "cython", cell.reference)
+        if not found:
+            absent = f"{cell.reference} is not in the run" if cell.reference not in systems else ""
+            row.append(f"<td><small>{html.escape(absent)}</small></td>")
         else:
+            middle, bounds = statistics.median(found), f" [{min(found):.2f}-{max(found):.2f}]" if len(found) > 1 else ""
             target = f"<br><small>reach {cell.reach:g}, aim {cell.aim:g}</small>" if cell.reach else ""
-            state = "" if not cell.reach else "reached" if found[0] <= cell.reach else "missed"
+            state = "" if not cell.reach else "reached" if middle <= cell.reach else "missed"
             row.append(
-                f'<td><span class="{state}">{found[0]:.2f}</span> <small>[{found[1]:.2f}-{found[2]:.2f}] of '
+                f'<td><span class="{state}">{middle:.2f}</span> <small>{bounds} of '
                 f"{html.escape(cell.reference)}</small>{target}</td>"
             )
         name = f"<td>{html.escape(cell.name)}<br><small>{UNITS[cell.figure]}</small></td>"
@@ -131,6 +138,7 @@ def write(result: dict[str, Any], path: Path) -> Path:
         if version
     )
     options = result["options"]
+    remarks = "".join(f"<li>{html.escape(note)}</li>" for note in [*notes(result), *warnings(result["machine"])])
     page = (
         f"<!DOCTYPE html><html lang=en><meta charset=utf-8><title>fasttunnel: throughput</title><style>{STYLE}</style>"
         "<h1>What a message costs</h1><p>CPU time of all processes of the system under test, user and kernel, per "
@@ -138,6 +146,7 @@ def write(result: dict[str, Any], path: Path) -> Path:
         "which the systems took turns; ratios are of the same round, with the least and the greatest. Every byte of "
         "every answer was checked. <em>direct</em> is the load without any system.</p>"
         f"<div class=scroll><table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<ul>{remarks}</ul>"
         "<h2>Relative to the reference</h2><p>Medians, with the least and the greatest; the dashed lines are what we "
         f"mean to reach and then aim for.</p>{_plot(runs, cells, systems)}"
         f"<h2>Machine and versions</h2><p>{facts}</p><ul>{versions}</ul></html>"

@@ -1,6 +1,17 @@
 """The systems that are measured, one small class each: what it needs on PATH, and the commands of its two ends.
 
-To add one, write a class with a name and commands(), and add it to SYSTEMS.
+To add one, write a class like these with a name, the programs that it needs and commands(), and add an instance to
+SYSTEMS. One that is the same program twice is a TwoHops and writes hop(), the command line of one of the two:
+
+    class Socat(TwoHops):
+        name = "socat"  # python -m bench run --systems socat,cython,nginx*
+        programs = ("socat",)  # looked for on PATH: without them the system is skipped
+
+        def hop(self, folder: Path, port: int, target: int, kind: str) -> list[str]:
+            return ["socat", f"TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr", f"TCP:127.0.0.1:{target}"]
+
+All processes stay in the foreground: what puts itself in the background counts as ended, and its CPU time would be
+nobody's. What they say on stderr is shown when they end. docs/performance.md has more.
 """
 
 from __future__ import annotations
@@ -17,6 +28,7 @@ from pathlib import Path
 from fasttunnel.version import __version__
 
 NGINX_STREAM = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # Debian's is loaded, others have it built in
+VERSION_S = 10  # to tell its version
 
 
 def free_port() -> int:
@@ -29,8 +41,9 @@ class System:
     """What carries bytes from a public port to a backend port, by two processes at least (but for `direct`)."""
 
     name = ""
-    carries = frozenset({"http", "grpc"})  # http: HTTP/1.1 and WebSocket
+    carries = frozenset({"http", "grpc"})  # the kinds of load; http: HTTP/1.1 and WebSocket, grpc: HTTP/2 without TLS
     programs: tuple[str, ...] = ()  # that must be on PATH
+    ends: tuple[str, ...] = ()  # what its processes are called, where the names of the programs do not tell
 
     def missing(self) -> str | None:
         """Why it cannot run here."""
@@ -38,16 +51,25 @@ class System:
         return f"{', '.join(lacking)} not on PATH" if lacking else None
 
     def version(self) -> str:
-        return _output(self.programs[0], "--version")
+        return _output(self.programs[0], "--version") if self.programs else ""
 
     def commands(self, folder: Path, port: int, backend: int, kind: str) -> list[list[str]]:
-        """Command lines of its processes. Files go into the folder, which is theirs alone."""
+        """Command lines of its processes, which are to listen at `port` and to dial `backend`, both on 127.0.0.1.
+
+        It is started anew for each kind that it carries; the backend of that kind is at another port. Files go into
+        the folder, which is theirs alone.
+        """
         raise NotImplementedError
 
 
 def _output(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    return (done.stdout + done.stderr).strip().splitlines()[0].strip()
+    """The first line that a program says of itself; nothing when it fails, for what it says then is no version."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=VERSION_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[0].strip() if lines and done.returncode == 0 else ""
 
 
 class Direct(System):
@@ -64,6 +86,8 @@ class Direct(System):
 
 class Fasttunnel(System):
     """The commands of this checkout: first the server, then the client."""
+
+    ends = ("server", "client")
 
     def __init__(self, engine: str, connections: int = 1, settings: Sequence[str] = ()) -> None:
         self._options = ["--engine", engine, *(f"--set={setting}" for setting in settings)]
@@ -93,6 +117,7 @@ class TwoHops(System):
     """A proxy twice, as the two ends of a tunnel are."""
 
     def hop(self, folder: Path, port: int, target: int, kind: str) -> list[str]:
+        """The command line of one of them: it listens at `port` and dials `target`."""
         raise NotImplementedError
 
     def commands(self, folder: Path, port: int, backend: int, kind: str) -> list[list[str]]:
@@ -292,7 +317,7 @@ class Rathole(System):
     programs = ("rathole",)
 
     def version(self) -> str:
-        done = subprocess.run(["rathole", "--version"], capture_output=True, text=True).stdout
+        done = subprocess.run(["rathole", "--version"], capture_output=True, text=True, timeout=VERSION_S).stdout
         return next((line.split(":", 1)[1].strip() for line in done.splitlines() if "Version" in line), "")
 
     def commands(self, folder: Path, port: int, backend: int, kind: str) -> list[list[str]]:

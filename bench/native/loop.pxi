@@ -3,6 +3,7 @@ import socket
 import sys
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
@@ -159,6 +160,7 @@ cdef class Loop:
         cdef Peer peer
         self.now = start
         while self.error is None:
+            PyErr_CheckSignals()                # Ctrl-C: no Python is run here that would look
             left = <int>((end - self.now + 999_999) // 1_000_000)
             if left <= 0 or (opened and self.opened >= opened) or (answered and self.answered >= answered):
                 break

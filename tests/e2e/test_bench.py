@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,6 +18,34 @@ from tests.support.raw import connect
 
 ROOT = Path(__file__).parents[2]
 CELLS = ["WebSocket 64 x 1 x 256 B", "WebSocket 8 x 2 x 64 KiB down", "HTTP POST 64 x 64 KiB", "gRPC * 8 x 8*"]
+
+# The suite with systems that do not work. It is given to python -c, before the arguments of the suite.
+BROKEN = """
+import sys
+sys.path[:0] = [".", "src"]
+from bench import __main__, run, systems
+from bench.build import build
+build()
+run.UP_WITHIN_S = 6
+class Broken(systems.System):
+    def __init__(self, name, *command, carries=("http", "grpc")):
+        self.name, self.command, self.carries = name, command, carries
+    def commands(self, folder, port, backend, kind):
+        return [[part.format(port=port, backend=backend) for part in self.command]]
+class HttpAlone(systems.Fasttunnel):
+    def commands(self, folder, port, backend, kind):
+        return super().commands(folder, port, backend, kind) if kind == "http" else [["sh", "-c", "kill -9 $$"]]
+http_alone = HttpAlone("cython")
+http_alone.name = "http alone"
+for system in (
+    Broken("mine", "sh", "-c", "echo bad option --foo >&2; exit 3"),
+    Broken("mute", "sleep", "1000"),
+    Broken("away", "true"),
+    http_alone,
+):
+    systems.SYSTEMS[system.name] = system
+__main__.main(prog_name="python -m bench")
+"""
 
 pytestmark = [
     pytest.mark.cython_only("it starts the ends itself"),
@@ -104,6 +135,57 @@ async def test_a_run_beside_itself_is_not_slower(tmp_path: Path) -> None:
     assert b"SLOWER" in done.out
 
 
+async def test_systems_that_do_not_come_up(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    options = ["--rounds", "2", "--seconds", "0.3", "--output", str(path), "--cells", f"{CELLS[0]},gRPC server*"]
+    command = ["env", "-C", str(ROOT), "COLUMNS=80", sys.executable, "-c", BROKEN, "run", *options, "--systems"]
+    done = await programs.run(*command, "direct,mine,mute,away,http alone")
+    out = done.out.decode()
+    assert done.code == 3, out + done.err
+    for told, name in (
+        ("sh ended with 3: bad option --foo", "mine"),
+        ("after 6 s nothing listens at its public port, though its processes run", "mute"),
+        ("true ended with 0: nothing on stderr; its processes have to stay in the foreground", "away"),
+        ("server was ended by SIGKILL: nothing on stderr", "http alone"),
+    ):
+        assert done.err.count(f"{name}: broken: {told}") == 1  # and nothing was tried again
+        assert f"{name}: broken: {told}" in " ".join(out.split())
+    assert done.err.splitlines()[-1] == "broken: mine, mute, away, http alone"
+    assert "  (10 of 10 measured, 0:00 left)" in done.err
+    assert "measured" not in out
+    assert max(map(len, out.partition("\n\n")[2].splitlines()[:-2])) <= 80
+    runs = json.loads(path.read_text())["runs"]
+    assert [run["round"] for run in runs if run["system"] == "http alone" and "broken" not in run] == [0, 1]
+    assert [run["broken"] for run in runs if "broken" in run] == [["http", "grpc"]] * 3 + [["grpc"]]
+
+
+async def test_a_system_that_does_not_come_up_beside_bulk() -> None:
+    command = ["env", "-C", str(ROOT), sys.executable, "-c", BROKEN, "beside-bulk", "--systems", "direct,mine"]
+    done = await programs.run(*command, "--seconds", "0.1", "--rounds", "2")
+    assert done.code == 3, done.err
+    assert done.err.count("mine: broken: sh ended with 3: bad option --foo") == 1
+    assert re.search(r"^round 2  direct: p50 [\d.]+ ms alone", done.err, re.MULTILINE)
+    assert b"load average" in done.out.splitlines()[0]
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+async def test_a_run_that_is_interrupted(stack: AsyncExitStack, tmp_path: Path, by: signal.Signals) -> None:
+    path = tmp_path / "run.json"
+    options = ["--rounds", "100", "--seconds", "0.3", "--systems", "direct", "--cells", CELLS[0]]
+    command = [sys.executable, "-m", "bench", "run", *options, "--output", str(path)]
+    run = await programs.start(stack, "env", "-C", str(ROOT), *command)
+    await run.line(r"^round 2 .*measured")
+    begun = time.monotonic()
+    run.signal(by)
+    assert await run.end() == 130
+    assert time.monotonic() - begun < 10
+    result = json.loads(path.read_text())
+    measured = len(result["runs"])
+    assert 2 <= measured < 100
+    assert result["partial"] == f"interrupted, {measured} of 100 measured"
+    assert "PARTIAL: interrupted" in path.with_suffix(".html").read_text()
+
+
 @pytest.mark.parametrize("direction", ["down", "up"])
 async def test_a_small_message_beside_bulk(direction: str) -> None:
     options = ["--seconds", "0.2", "--transfers", "2", "--direction", direction, "--systems", "direct,cython"]
@@ -138,6 +220,7 @@ async def test_a_profile(program: str, option: str) -> None:
         picture = Path(out.partition("flame graph: ")[2].strip())
         frames = ElementTree.parse(picture).getroot().findall("{*}g/{*}title")
         assert any("fasttunnel" in (frame.text or "") for frame in frames)
+        assert {(frame.text or "").partition(":")[0] for frame in frames} >= {"server", "client"}
 
 
 async def test_downloads_that_nobody_reads() -> None:
