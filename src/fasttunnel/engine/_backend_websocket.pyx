@@ -1,6 +1,5 @@
 """WebSocket towards backends: the handshake is ours, with a key of our own; what it negotiates belongs to the two ends."""
 import binascii
-import os
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -13,6 +12,7 @@ from fasttunnel.engine._backend_http1 cimport write_request_head
 from fasttunnel.engine._http1 cimport websocket_accept, write_bytes, write_text
 from fasttunnel.engine._http1 import BadMessage
 from fasttunnel.engine._out cimport out_append
+from fasttunnel.engine._websocket cimport fresh_random
 
 cdef enum:
     BACKEND_UNREACHABLE = 3
@@ -51,11 +51,13 @@ cdef class BackendWebSocket(WebSocketConn):
         return WebSocketConn.on_message(self, m)
 
     cdef int write_handshake(self, const Msg *m) except -1:
+        cdef uint8_t nonce[16]
         cdef bint has_length = False
         cdef uint64_t length = 0
         if write_request_head(&self.out, head_method(HEAD_GET), self.plan, m, TAG_WS_REQUEST_HEADERS, &has_length, &length):
             return 1
-        self.nonce = binascii.b2a_base64(os.urandom(16), newline=False)
+        fresh_random(nonce, sizeof(nonce))
+        self.nonce = binascii.b2a_base64((<char *>nonce)[:sizeof(nonce)], newline=False)
         write_text(&self.out, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ")
         write_bytes(&self.out, self.nonce)
         if m.subprotocol.len:

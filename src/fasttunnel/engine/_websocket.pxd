@@ -25,3 +25,5 @@ cdef class WebSocketConn(Conn):
     cdef int write_close(self, int code, bytes reason) except -1
     cdef int on_violation(self, uint32_t reset_code, int close_code, bytes text) except -1
     cdef int finish_closing(self) except -1             # Close frames have passed both ways
+
+cdef int fresh_random(uint8_t *into, size_t n) except -1           # from the system's random source

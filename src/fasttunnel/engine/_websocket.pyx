@@ -16,7 +16,7 @@ from fasttunnel.engine._io cimport THROUGH_BYTES
 from fasttunnel.engine._out cimport out_reserve
 
 cdef enum:
-    KEY_POOL = 16384
+    RANDOM_POOL = 16384
     PROTOCOL_ERROR = 5
     TOO_LARGE = 7
     OVERLOADED = 8
@@ -25,17 +25,17 @@ cdef enum:
 cdef double CLOSE_ANSWER_S = 30.0       # for a peer to answer a Close frame, before it is taken for dead
 cdef double CLOSE_WAIT_S = 5.0          # for the server of a connection to close the TCP connection (RFC 6455 7.1.1)
 
-# Masking keys come from the system's random source (RFC 6455 5.3), a page at a time.
-cdef bytes key_pool = b""
-cdef size_t key_next = KEY_POOL
+# Masking keys and nonces come from the system's random source (RFC 6455 5.3, 4.1), a page at a time.
+cdef bytes random_pool = b""
+cdef size_t random_next = RANDOM_POOL
 
-cdef int fresh_key(uint8_t *key) except -1:
-    global key_pool, key_next
-    if key_next >= KEY_POOL:
-        key_pool = os.urandom(KEY_POOL)
-        key_next = 0
-    memcpy(key, <const char *>key_pool + key_next, 4)
-    key_next += 4
+cdef int fresh_random(uint8_t *into, size_t n) except -1:
+    global random_pool, random_next
+    if RANDOM_POOL - random_next < n:
+        random_pool = os.urandom(RANDOM_POOL)
+        random_next = 0
+    memcpy(into, <const char *>random_pool + random_next, n)
+    random_next += n
     return 0
 
 
@@ -156,7 +156,7 @@ cdef class WebSocketConn(Conn):
             if m.more and m.frame_bytes <= n or self.writing >> 63:
                 return 1
             if self.client_side:
-                fresh_key(self.key)
+                fresh_random(self.key, 4)
             head = ws_build_head(p, m.fin, <int>m.rsv, <int>m.opcode, self.writing if m.opcode < 8 else n,
                                  self.key if self.client_side else NULL)
         if m.opcode < 8:
@@ -191,7 +191,7 @@ cdef class WebSocketConn(Conn):
         memcpy(payload + 2, <const char *>reason, n)
         p = out_reserve(&self.out, 14 + 125)
         if self.client_side:
-            fresh_key(self.key)
+            fresh_random(self.key, 4)
         head = ws_build_head(p, True, 0, 8, n + 2, self.key if self.client_side else NULL)
         if self.client_side:
             ws_mask(p + head, payload, n + 2, self.key)
