@@ -1,7 +1,7 @@
 """gRPC towards backends over HTTP/2 with prior knowledge: many calls on few connections."""
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from fasttunnel._core cimport Buf, GrpcSplitter, Msg
+from fasttunnel._core cimport Buf, Msg
 from fasttunnel.engine._target cimport Plan, Target
 from fasttunnel.engine._exchange cimport Endpoint
 from fasttunnel.engine._http2 cimport H2Stream, Http2Conn
@@ -19,7 +19,6 @@ cdef class BackendHttp2(Http2Conn):
 cdef class BackendCall(H2Stream):
     cdef BackendHttp2 home              # the connection this call was given to
     cdef Plan plan
-    cdef GrpcSplitter splitter
     cdef Buf block                      # initial metadata, encoded for the first chunk
     cdef Buf trailing                   # trailing metadata, for the last
     cdef size_t field_bytes
@@ -41,7 +40,6 @@ cdef class BackendCall(H2Stream):
     cdef int remember(self, const Msg *m) except -1
     cdef int retry(self) except -1
     cdef int open(self, const Msg *m) except -1
-    cdef size_t send_messages(self, const uint8_t *data, size_t n, bint pumped, int *result) except? 0xffffffffffffffff
     cdef int put_fields(self, Msg *m) except -1
     cdef int put_status(self, Msg *m) except -1
     cdef int send_chunk(self, Msg *m) except -1

@@ -10,10 +10,10 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from fasttunnel._core cimport (
-    GRPC_BLOCKED, GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_GRPC_RESPONSE, Slice,
-    TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING, buf_append, buf_free, grpc_at_boundary,
-    grpc_split, grpc_whole, hdr_append, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok, hdr_value_ok, msg_headers,
-    msg_decode, msg_next_header,
+    GRPC_E_TOO_LARGE, GRPC_NEED_MORE, HeaderIter, MSG_GRPC_REQUEST, MSG_GRPC_RESPONSE, Slice,
+    TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING, buf_append, buf_free,
+    grpc_at_boundary, hdr_append, hdr_hop_by_hop, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok, hdr_value_ok,
+    msg_headers, msg_decode, msg_next_header,
 )
 from fasttunnel.engine._exchange cimport Exchange
 from fasttunnel.engine._grpc cimport decode_message, is_grpc_type, small_number, status_for_http
@@ -281,35 +281,12 @@ cdef class BackendCall(H2Stream):
             n -= used
         return H2Stream.on_data(self, data, n)
 
-    cdef size_t send_messages(self, const uint8_t *data, size_t n, bint pumped, int *result) except? 0xffffffffffffffff:
-        """Cut messages out and send them, each as a chunk. Returns the bytes used; `result` says what came behind them."""
-        cdef Msg m
-        cdef GrpcPiece piece
-        cdef size_t pos = 0, used = 0
-        cdef uint64_t credit
-        result[0] = GRPC_NEED_MORE
-        while self.exchange is not None and (pumped or grpc_whole(&self.splitter, data + pos, n - pos)):
-            credit = self.exchange.sendable()
-            if credit == 0 and self.exchange.congested():
-                result[0] = GRPC_BLOCKED
-                break
-            result[0] = grpc_split(&self.splitter, data + pos, n - pos, credit, &used, &piece)
-            pos += used
-            if result[0] != GRPC_PIECE:
-                break
-            memset(&m, 0, sizeof(m))
-            m.kind = MSG_GRPC_RESPONSE
-            m.body.ptr = piece.body
-            m.body.len = piece.body_len
-            m.compressed = piece.compressed
-            m.more = piece.more
-            if piece.first and piece.more:
-                m.message_bytes = piece.message_bytes
-            self.put_fields(&m)
-            if pumped and self.receive_end and pos == n and not piece.more:
-                self.put_status(&m)
-            self.send_chunk(&m)
-        return pos
+    cdef int send_message(self, Msg *m, bint last) except -1:
+        m.kind = MSG_GRPC_RESPONSE
+        self.put_fields(m)
+        if last:
+            self.put_status(m)
+        return self.send_chunk(m)
 
     cdef int pump(self) except -1:
         cdef Msg m
@@ -349,9 +326,7 @@ cdef class BackendCall(H2Stream):
                 self.send_end()
             elif not self.first_sent:
                 memset(&m, 0, sizeof(m))
-                m.kind = MSG_GRPC_RESPONSE
-                self.put_fields(&m)
-                self.send_chunk(&m)
+                self.send_message(&m, False)
         return self.take(pos if self.exchange is not None else self.rest.len)
 
     cdef int put_fields(self, Msg *m) except -1:

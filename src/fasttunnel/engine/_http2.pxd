@@ -1,7 +1,7 @@
 """HTTP/2 (RFC 9113) over libnghttp2: the only module that links it."""
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from fasttunnel._core cimport Buf, HeaderIter, Msg, Slice
+from fasttunnel._core cimport Buf, GrpcSplitter, HeaderIter, Msg, Slice
 from fasttunnel.engine._exchange cimport Endpoint
 from fasttunnel.engine._io cimport Conn
 from fasttunnel.engine._nghttp2 cimport nghttp2_nv, nghttp2_session
@@ -30,6 +30,8 @@ cdef class H2Stream(Endpoint):
     cdef bint lent                      # parts of `out` may be in the queue of the socket
     cdef Buf trailers                   # pairs (uint32 lengths, name, value), sent when `out` is empty and ended
     cdef uint64_t writing               # bytes of the gRPC message in `out` that are still to come
+    cdef GrpcSplitter splitter          # of the gRPC messages received
+    cdef bint last_sent                 # the last chunk of them has gone into the tunnel
     cdef uint64_t sent                  # body bytes given to the socket since the last written()
     cdef bint deferred                  # the library waits for resume
     cdef bint out_end                   # nothing more will be added to `out`
@@ -50,6 +52,8 @@ cdef class H2Stream(Endpoint):
     cdef int used(self, size_t n) except -1             # the same of bytes that were never there
     cdef int write(self, const uint8_t *data, size_t n) except -1
     cdef int write_chunk(self, const Msg *m) except -1  # of gRPC
+    cdef size_t send_messages(self, const uint8_t *data, size_t n, bint pumped, int *result) except? 0xffffffffffffffff
+    cdef int send_message(self, Msg *m, bint last) except -1        # into the tunnel: a gRPC message, its fragment, or none
     cdef bint overfull(self) noexcept
     cdef int write_end(self) except -1
     cdef int add_trailer(self, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len) except -1

@@ -8,7 +8,10 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strlen
 
-from fasttunnel._core cimport Buf, buf_append, buf_consume, buf_free, buf_reserve, grpc_prefix, hdr_lower
+from fasttunnel._core cimport (
+    Buf, GRPC_BLOCKED, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, Msg, buf_append, buf_consume, buf_free, buf_reserve, grpc_prefix,
+    grpc_split, grpc_whole, hdr_lower,
+)
 from fasttunnel.engine._io cimport THROUGH_BYTES
 from fasttunnel.engine._out cimport out_append
 from fasttunnel.engine._nghttp2 cimport *
@@ -360,6 +363,39 @@ cdef class H2Stream(Endpoint):
             self.out.len += 5
         self.writing -= n
         return self.write(m.body.ptr, n) if n else self.resume()
+
+    cdef size_t send_messages(self, const uint8_t *data, size_t n, bint pumped, int *result) except? 0xffffffffffffffff:
+        """Cut gRPC messages out and send each as a chunk. Returns the bytes used; `result` says what came behind them.
+
+        Unless it is `pumped`, whole messages only.
+        """
+        cdef Msg m
+        cdef GrpcPiece piece
+        cdef size_t pos = 0, used = 0
+        cdef uint64_t credit
+        result[0] = GRPC_NEED_MORE
+        while self.exchange is not None and not self.last_sent and (
+                pumped or grpc_whole(&self.splitter, data + pos, n - pos)):
+            credit = self.exchange.sendable()
+            if credit == 0 and self.exchange.congested():
+                result[0] = GRPC_BLOCKED
+                break
+            result[0] = grpc_split(&self.splitter, data + pos, n - pos, credit, &used, &piece)
+            pos += used
+            if result[0] != GRPC_PIECE:
+                break
+            memset(&m, 0, sizeof(m))
+            m.body.ptr = piece.body
+            m.body.len = piece.body_len
+            m.compressed = piece.compressed
+            m.more = piece.more
+            if piece.first and piece.more:
+                m.message_bytes = piece.message_bytes
+            self.send_message(&m, pumped and self.receive_end and pos == n and not piece.more)
+        return pos
+
+    cdef int send_message(self, Msg *m, bint last) except -1:
+        raise NotImplementedError
 
     cdef bint overfull(self) noexcept:
         """More waits than windows explain: empty messages, which cost no credit, faster than the peer reads."""

@@ -1,7 +1,7 @@
 """HTTP/2 with prior knowledge towards the public: ordinary requests and gRPC calls, one stream each."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from fasttunnel._core cimport Buf, GrpcSplitter, Msg
+from fasttunnel._core cimport Buf, Msg
 from fasttunnel.engine._gate cimport Gate, Visitor
 from fasttunnel.engine._http2 cimport H2Stream, Http2Conn
 from fasttunnel.engine._io cimport Timer
@@ -29,7 +29,6 @@ cdef class PublicStream(H2Stream):
     cdef size_t field_bytes
     cdef int64_t body_bytes             # of the request, still to come by its Content-Length; below 0: it has none
     cdef int64_t announced              # that length
-    cdef GrpcSplitter splitter
     cdef bint is_grpc
     cdef bint is_head
     cdef bint too_large
@@ -39,7 +38,6 @@ cdef class PublicStream(H2Stream):
     cdef bint queued                    # it waits for a client that is away; `deadline` is for how long
     cdef int64_t queued_ms              # since when
     cdef bint first_sent
-    cdef bint last_sent
     cdef bint answer_begun
     cdef bint answer_done
 
@@ -49,7 +47,6 @@ cdef class PublicStream(H2Stream):
     cdef int leave_queue(self) except -1
     cdef int begin_exchange(self, Link link, double timeout_s) except -1
     cdef int pump_grpc(self) except -1
-    cdef size_t send_messages(self, const uint8_t *data, size_t n, bint pumped, int *result) except? 0xffffffffffffffff
     cdef int pump_http(self) except -1
     cdef int fill_first(self, Msg *m) except -1
     cdef int answer_grpc(self, const Msg *m) except -1

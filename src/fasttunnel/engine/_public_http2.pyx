@@ -9,12 +9,11 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fasttunnel._core cimport (
-    GRPC_BLOCKED, GRPC_E_TOO_LARGE, GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC,
-    PROTO_HTTP, Slice, TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING,
-    TAG_HTTP_REQUEST_HEADERS, TAG_HTTP_REQUEST_TRAILERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary,
-    grpc_split, grpc_whole, hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_host_ok, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok,
-    hdr_value_ok, msg_headers,
-    msg_next_header,
+    GRPC_E_TOO_LARGE, GRPC_NEED_MORE, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC, PROTO_HTTP, Slice,
+    TAG_GRPC_REQUEST_METADATA, TAG_GRPC_RESPONSE_INITIAL, TAG_GRPC_RESPONSE_TRAILING, TAG_HTTP_REQUEST_HEADERS,
+    TAG_HTTP_REQUEST_TRAILERS, TAG_HTTP_RESPONSE_HEADERS, TAG_HTTP_RESPONSE_TRAILERS, buf_free, grpc_at_boundary,
+    hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_host_ok, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok,
+    hdr_value_ok, msg_headers, msg_next_header,
 )
 from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of, trace_id_of
 from fasttunnel.engine._grpc cimport decode_timeout, encode_message, is_grpc_type, status_text
@@ -309,41 +308,16 @@ cdef class PublicStream(H2Stream):
             set_slice(&m.scheme, (<PublicHttp2>self.conn).visitor.scheme)
         return 0
 
-    cdef size_t send_messages(self, const uint8_t *data, size_t n, bint pumped, int *result) except? 0xffffffffffffffff:
-        """Cut messages out and send them, each as a chunk. Returns the bytes used; `result` says what came behind them."""
-        cdef Msg m
-        cdef GrpcPiece piece
-        cdef size_t pos = 0, used = 0
-        cdef uint64_t credit
-        cdef bint first
-        result[0] = GRPC_NEED_MORE
-        while self.exchange is not None and not self.last_sent and (
-                pumped or grpc_whole(&self.splitter, data + pos, n - pos)):
-            credit = self.exchange.sendable()
-            if credit == 0 and self.exchange.congested():
-                result[0] = GRPC_BLOCKED
-                break
-            result[0] = grpc_split(&self.splitter, data + pos, n - pos, credit, &used, &piece)
-            pos += used
-            if result[0] != GRPC_PIECE:
-                break
-            memset(&m, 0, sizeof(m))
-            m.kind = MSG_GRPC_REQUEST
-            first = not self.first_sent
-            if first:
-                self.fill_first(&m)
-            m.body.ptr = piece.body
-            m.body.len = piece.body_len
-            m.compressed = piece.compressed
-            m.more = piece.more
-            if piece.first and piece.more:
-                m.message_bytes = piece.message_bytes
-            m.last = pumped and self.receive_end and pos == n and not piece.more
-            self.last_sent = m.last
-            self.exchange.send(&m)
-            if first:
-                buf_free(&self.block)
-        return pos
+    cdef int send_message(self, Msg *m, bint last) except -1:
+        cdef bint first = not self.first_sent
+        m.kind = MSG_GRPC_REQUEST
+        if first:
+            self.fill_first(m)
+        m.last = self.last_sent = last
+        self.exchange.send(m)
+        if first:
+            buf_free(&self.block)
+        return 0
 
     cdef int pump_grpc(self) except -1:
         cdef Msg m
@@ -365,13 +339,7 @@ cdef class PublicStream(H2Stream):
                     self.last_sent = True
             if self.exchange is not None and (self.last_sent or not self.first_sent):
                 memset(&m, 0, sizeof(m))
-                m.kind = MSG_GRPC_REQUEST
-                if not self.first_sent:
-                    self.fill_first(&m)
-                m.last = self.last_sent
-                self.exchange.send(&m)
-                if m.first:
-                    buf_free(&self.block)
+                self.send_message(&m, self.last_sent)
         return self.take(pos if self.exchange is not None else self.rest.len)
 
     cdef int pump_http(self) except -1:
