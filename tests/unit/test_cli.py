@@ -30,7 +30,7 @@ def test_version() -> None:
     assert __version__ in out
 
 
-@pytest.mark.parametrize("command", ["server", "client", "demo"])
+@pytest.mark.parametrize("command", ["server", "client", "token", "demo"])
 def test_help_teaches_by_example(command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -54,6 +54,7 @@ FORMS = {
         "--reuse-port": None,
         "--queue-timeout": "S",
         "--token-file": "F",
+        "--tokens": "F",
         "--config": "F",
         "--set": "NAME=VALUE",
         "--engine": None,
@@ -67,6 +68,19 @@ FORMS = {
         "--set": "NAME=VALUE",
         "--engine": None,
         "--trace-messages": None,
+    },
+    "token": {
+        "--host": "HOST",
+        "--path": "PREFIX",
+        "--service": "S",
+        "--client-id": "ID",
+        "--expires": "WHEN",
+        "--requests-per-second": "N",
+        "--bytes-per-second": "N",
+        "--no-exclusive": None,
+        "--shared": None,
+        "--append": "F",
+        "--hash": None,
     },
     "demo": {"--keep": None, "--engine": None},
     "version": {},
@@ -123,9 +137,11 @@ def test_the_more_explicit_option_wins(tmp_path: Path) -> None:
     assigned = ('listen="127.0.0.1:4"', "tunnel=127.0.0.1:5", "max_requests = 7")
     gathered = options.gather(config, assigned, None, listen="127.0.0.1:3")
     assert gathered.pop("max_requests") == 7
-    assert gathered == {"listen": "127.0.0.1:3", "tunnel": "127.0.0.1:5", "token": "of-the-file"}
+    assert gathered.pop("token").reveal() == "of-the-file"
+    assert gathered == {"listen": "127.0.0.1:3", "tunnel": "127.0.0.1:5"}
     gathered = options.gather(config, (), None, listen="127.0.0.1:3", tunnel=None, token=None)
-    assert gathered == {"listen": "127.0.0.1:3", "tunnel": "127.0.0.1:2", "token": "of-the-file"}
+    assert gathered.pop("token").reveal() == "of-the-file"
+    assert gathered == {"listen": "127.0.0.1:3", "tunnel": "127.0.0.1:2"}
     assert options.gather(config, (), None, token="of-the-environment")["token"] == "of-the-environment"
     token = options.gather(config, (), tmp_path / "token", token="of-the-environment")["token"]
     assert isinstance(token, Secret)

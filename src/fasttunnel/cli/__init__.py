@@ -1,10 +1,11 @@
-"""The command line: `fasttunnel server`, `client`, `demo` and `version`."""
+"""The command line: `fasttunnel server`, `client`, `token`, `demo` and `version`."""
 
 import click
 
 from fasttunnel.cli.client import client
 from fasttunnel.cli.demo import demo
 from fasttunnel.cli.server import server
+from fasttunnel.cli.token import token
 from fasttunnel.cli.version import version
 from fasttunnel.version import __version__
 
@@ -39,5 +40,6 @@ def main() -> None:
 
 main.add_command(server)
 main.add_command(client)
+main.add_command(token)
 main.add_command(demo)
 main.add_command(version)

@@ -1,5 +1,6 @@
 """Options that commands share, and how options, environment and file go together: the more explicit one wins."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,11 @@ trace_messages = click.option(
     is_flag=True,
     help="Write a line to standard error for every message of the tunnel. Costs speed; payloads are not shown.",
 )
-token_variable = click.option("--token", envvar="FASTTUNNEL_TOKEN", hidden=True)
+
+
+def token_variable() -> str | None:
+    """The token in the environment. There is no option for it: other users can see the command line."""
+    return os.environ.get("FASTTUNNEL_TOKEN") or None
 
 
 def tap(trace_messages: bool) -> Callable[[str, bool, bytes], None] | None:

@@ -48,7 +48,7 @@ class ServerScreen(Screen):
 
     def summary(self, public_url: str, tunnel: str, has_token: bool) -> None:
         self.line("public", (public_url, "bold green"), "  HTTP, WebSocket and gRPC")
-        self.line("tunnel", tunnel, "  clients need the token" if has_token else "  no token: for this machine only")
+        self.line("tunnel", tunnel, "  clients need a token" if has_token else "  no token: for this machine only")
         self.line("routes", "none yet; to add some, run beside your app (here one on port 3000):")
         self.line("", f"fasttunnel client --server {tunnel} http://127.0.0.1:3000")
 

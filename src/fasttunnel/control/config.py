@@ -6,7 +6,9 @@ Structs are immutable and checked as a whole; every mistake is a ConfigError tha
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,11 +34,12 @@ C = TypeVar("C", bound="ServerConfig | ClientConfig")
 
 
 class Secret:
-    """A text that is never shown: it prints as ****."""
+    """A text that is never shown: it prints as ****. `warning` says where others of the machine may read it."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_text", "warning")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, warning: str | None = None) -> None:
+        self.warning = warning
         if not text or not text.isascii() or not text.isprintable() or " " in text:
             raise ConfigError("a token is made of visible ASCII characters, at least one, and no spaces")
         self._text = text
@@ -82,6 +85,9 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     tunnel: str = DEFAULT_TUNNEL
     reuse_port: bool = False
     token: Secret | None = None
+    tokens_file: str = ""  # several tokens with their permissions: control/tokens.py
+    max_failed_logins: Size = limits.MAX_FAILED_LOGINS
+    max_connections_per_address: Size = limits.MAX_CONNECTIONS_PER_ADDRESS
     initial_window: Window = limits.INITIAL_WINDOW_BYTES
     max_fragment: Fragment = limits.FRAGMENT_BYTES
     header_list_bytes: HeaderList = limits.HEADER_LIST_BYTES
@@ -106,11 +112,12 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def __post_init__(self) -> None:
         for option, address in (("--listen", self.listen), ("--tunnel", self.tunnel)):
             host, _ = parse_address(address)
-            if self.token is None and not is_loopback(host):
+            if self.token is None and not self.tokens_file and not is_loopback(host):
                 raise ConfigError(
                     f"{option} {address} is open to the network, so a token is needed",
                     detail="without one, anybody who reaches the tunnel port could serve your routes and read them",
-                    hint="set FASTTUNNEL_TOKEN or --token-file here and for the client, or listen on 127.0.0.1",
+                    hint="set FASTTUNNEL_TOKEN or --token-file here and for the client, or --tokens here, "
+                    "or listen on 127.0.0.1",
                 )
 
 
@@ -171,16 +178,34 @@ def client_config(options: Mapping[str, Any]) -> ClientConfig:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The options in a TOML file; the token_file is sought beside it. Raises ConfigError."""
+    """The options in a TOML file; files that it names are sought beside it. Raises ConfigError."""
     try:
         options = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}", detail=error.strerror) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML", detail=str(error)) from None
-    if isinstance(options.get("token_file"), str):
-        options["token_file"] = str(path.parent / options["token_file"])
+    for name in ("token_file", "tokens_file"):
+        if isinstance(options.get(name), str):
+            options[name] = str(path.parent / options[name])
+    if isinstance(options.get("token"), str):
+        options["token"] = Secret(options["token"], exposure(path))
     return options
+
+
+def exposure(path: Path) -> str | None:
+    """A warning about a file with secrets that others of this machine may read."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    if (
+        os.name != "posix"
+        or not stat.S_ISREG(mode)
+        or not mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH)
+    ):
+        return None
+    return f"{path} is open to other users of this machine (mode {stat.S_IMODE(mode):04o}); chmod 600 {path}"
 
 
 def read_setting(text: str) -> tuple[str, Any]:
@@ -199,7 +224,7 @@ def read_setting(text: str) -> tuple[str, Any]:
 def read_token(path: Path) -> Secret:
     """The token in a file: its only line. Raises ConfigError."""
     try:
-        return Secret(path.read_text("utf-8").strip())
+        return Secret(path.read_text("utf-8").strip(), exposure(path))
     except OSError as error:
         raise ConfigError(f"cannot read the token file {path}", detail=error.strerror) from None
     except (ConfigError, UnicodeDecodeError):

@@ -30,6 +30,8 @@ cdef class Gate:
     cdef readonly bint draining         # and nothing new is taken
 
     cdef bytes full                     # why the last find() had nothing although there is a tunnel; or None
+    cdef int full_status                # of HTTP, for that: 503, or 429 where the rate is what is full
+    cdef long retry_after_s             # and what to say with it
 
     cdef Link find(self, int protocol, bytes host, bytes target)
     cdef bint crowded(self) noexcept                        # more connections of the public than there may be

@@ -249,6 +249,8 @@ cdef class Conn(Socket):
         try:
             if self.closing:                # given up meanwhile
                 return self.disconnect(None)
+            if self.reactor.addresses is not None and not self.let_in():
+                return self.abort()
             self.on_connected()
         except Exception as error:
             self.reactor.contain(self, error)
@@ -260,6 +262,8 @@ cdef class Conn(Socket):
         self.attached = False
         self.reactor.conns.discard(self)
         self.reactor.links -= self.is_link
+        if self.counted is not None:
+            self.reactor.addresses.leave(self.counted, self.port_name())
         if not self.reactor.conns and self.reactor.on_empty is not None:
             self.reactor.on_empty()
         self._drop_timer()
@@ -431,6 +435,9 @@ cdef class Conn(Socket):
         self._drop_timer()
         self.reactor.conns.discard(self)
         successor.reactor = self.reactor
+        successor.counted = self.counted
+        successor.unwelcome = self.unwelcome
+        self.counted = None
         successor.out = self.out
         self.out.data = NULL
         self.out.len = self.out.cap = 0
@@ -481,6 +488,16 @@ cdef class Conn(Socket):
     def cut(self):
         """Close at once, whatever is under way."""
         self.abort()
+
+    cdef bint let_in(self) except -1:
+        cdef int verdict
+        self.counted = self.peer_address()[0]
+        verdict = self.reactor.addresses.enter(self.counted, self.port_name())
+        self.unwelcome = verdict != 0
+        return verdict < 2
+
+    cdef str port_name(self):
+        return "tunnel" if self.is_link else "public"
 
     cdef str peer_text(self):
         """Address of the peer as HOST:PORT, for logs and Forwarded headers."""

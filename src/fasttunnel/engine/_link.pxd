@@ -48,7 +48,8 @@ cdef class LinkConn(Http2Conn):
 
 
 cdef class Link(Carrier):
-    # handler, a Python object with: authorize(link, authorization: bytes | None) -> None or (grpc_status, message);
+    # handler, a Python object with: authorize(link, authorization: bytes | None) -> None, or (grpc_status, message) that
+    # refuses it, or another Link to take instead;
     # opened(link); control(link, kind: int, message: bytes); lost(link, grpc_status: int, message: str);
     # idle(link): draining and no request left; warning(text)
     cdef object handler
@@ -60,6 +61,7 @@ cdef class Link(Carrier):
     cdef readonly bint draining
     cdef bint watched                   # handler.idle() is wanted
     cdef public object info             # the engine's notes on this link
+    cdef public object pace             # control.rates.Bucket of requests, or None where they are not limited
     # requests
     cdef Table table
     cdef PyObject *last                 # the Exchange of the last message, for another often follows; borrowed, or NULL

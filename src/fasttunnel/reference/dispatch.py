@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from fasttunnel import limits
+from fasttunnel.control.rates import Bucket
 from fasttunnel.errors import ResetCode
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.grpc_streams import GrpcStream, GrpcStreamManager
@@ -38,6 +39,7 @@ class Dispatcher:
         self.outgoing: asyncio.Queue[bytes] = asyncio.Queue()
         self.writable = asyncio.Event()
         self.writable.set()
+        self.pace = Bucket()  # of requests
         self.up = False  # registered: requests may be carried
         self.draining = False
         self.peer_window = self.local_window = limits.INITIAL_WINDOW_BYTES
@@ -59,6 +61,17 @@ class Dispatcher:
 
     def on_end(self, exchange: Exchange) -> None:
         """A request has ended."""
+
+    def passed(self, count: int) -> None:
+        """Bytes of payload go out, or have come."""
+
+    def grant(self, exchange: Exchange, count: int) -> None:
+        """The peer may send so much more."""
+        exchange.send_grant(count)
+
+    def may_write(self) -> None:
+        """Sources may go on."""
+        self.writable.set()
 
     # -- requests
 
@@ -165,5 +178,5 @@ class Dispatcher:
         encoded = await self.outgoing.get()
         self.queued_bytes -= len(encoded)
         if self.queued_bytes <= OUTGOING_BYTES // 2:  # not at each message: thousands may be waiting
-            self.writable.set()
+            self.may_write()
         return encoded

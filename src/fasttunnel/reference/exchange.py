@@ -118,6 +118,8 @@ class Carrier(Protocol):
     writable: asyncio.Event
 
     def send(self, message: pb.TunnelMessage) -> None: ...
+    def grant(self, exchange: Exchange, count: int) -> None: ...
+    def passed(self, count: int) -> None: ...
     def retire(self, exchange: Exchange) -> None: ...
 
 
@@ -192,6 +194,7 @@ class Exchange:
         self._send_credit -= facts.cost
         self.bytes_sent += len(facts.body)
         self.messages_sent += facts.whole
+        self._tunnel.passed(len(facts.body))
         self._send(trace_id=self.trace_id if facts.first else "", **{kind: payload})
 
     def _send(self, **fields: Any) -> None:
@@ -248,6 +251,7 @@ class Exchange:
         self._inside = facts.more
         self._receive_credit -= facts.cost
         self.bytes_received += len(facts.body)
+        self._tunnel.passed(len(facts.body))
         self.messages_received += facts.whole
         self._inbox.append((message, unpaid))
         self._changed.set()
@@ -278,8 +282,13 @@ class Exchange:
                 self._ungranted += change
             if self._ungranted:
                 self._receive_credit += self._ungranted
-                self._send(window_update=pb.WindowUpdate(bytes=self._ungranted))
+                self._tunnel.grant(self, self._ungranted)
                 self._ungranted = 0
+
+    def send_grant(self, count: int) -> None:
+        """Let the peer send `count` more bytes of payload, if the request has not ended."""
+        if self._open:
+            self._send(window_update=pb.WindowUpdate(bytes=count))
 
     # -- the end
 

@@ -1,0 +1,103 @@
+"""The tunnel of a token with bytes_per_second.
+
+What passes is taken from the bucket of the token's identity, and when that is used up everything waits: towards the client
+as on a tunnel that is full (requests stop reading their sockets, and get their turns later), from the client because it is
+granted no more credit. One timer a tunnel ends the wait. Links without a limit are not of this class, and pay nothing for it.
+"""
+from collections import deque
+
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memset
+
+from fasttunnel._core cimport MSG_WINDOW_UPDATE, Msg, WsFrame, tbl_find
+from fasttunnel.engine._exchange cimport Exchange
+
+cdef enum:
+    PIECE = 4096                        # no message is cut smaller because the rate is nearly used up
+
+cdef double SHORT_S = 0.005             # no timer is shorter
+
+
+def metered(Link link not None, bucket):
+    """The same link with a limit, as long as nothing has passed on it."""
+    cdef MeteredLink made = MeteredLink(link.conn, link.stream, link.handler, link.acceptor)
+    made.bucket = bucket
+    made.info = link.info
+    made.grants = deque()
+    return made
+
+
+cdef class MeteredLink(Link):
+    cdef int spend(self, size_t n) except -1:
+        """n bytes of payload pass."""
+        if not self.bucket.spend(n) and self.timer is None:
+            self.stop(self.bucket.wait_s())
+        return 0
+
+    cdef int stop(self, double wait_s) except -1:
+        if self.conn is not None:
+            self.timer = self.reactor.loop.call_later(max(wait_s, SHORT_S), self.go_on)
+        return 0
+
+    def go_on(self):
+        """The bucket has filled again: pass on credit that is due, and give turns to whoever waits for room."""
+        cdef double left, granted = 0
+        cdef bytes request_id
+        cdef Msg m
+        self.timer = None
+        if self.conn is None:
+            return
+        if not self.bucket.open:            # another tunnel of the identity was quicker
+            self.stop(self.bucket.wait_s())
+            return
+        left = self.bucket.level
+        while self.grants and granted < left:
+            memset(&m, 0, sizeof(m))
+            request_id, m.direction, m.protocol_type, m.credit = self.grants.popleft()
+            m.kind = MSG_WINDOW_UPDATE
+            m.request_id.ptr = <const uint8_t *><const char *>request_id
+            m.request_id.len = <size_t>len(request_id)
+            if tbl_find(&self.table, m.request_id.ptr, m.request_id.len) != NULL:     # it has not ended meanwhile
+                granted += <double>m.credit
+                Link.send(self, &m)
+        self.serve_waiting()
+        if self.grants and self.timer is None:
+            # What was granted is still to come, and to be counted.
+            self.stop(max(self.bucket.wait_s(), granted / self.bucket.rate if self.bucket.rate else 0.0))
+
+    cdef bint congested(self) noexcept:
+        return self.timer is not None or Link.congested(self)
+
+    cdef uint64_t room(self, Exchange exchange) except? 0xffffffffffffffff:
+        cdef double level = self.bucket.level
+        cdef uint64_t room
+        if level <= 0 and self.timer is None:
+            self.stop(self.bucket.wait_s())
+        if self.timer is not None and self.turn is exchange:
+            exchange.share = min(exchange.share, 0)     # its turn is over
+        room = Link.room(self, exchange)
+        return min(room, <uint64_t>max(level, <double>PIECE)) if level < <double>room else room
+
+    cdef int send(self, Msg *m) except -1:
+        if m.kind == MSG_WINDOW_UPDATE and (self.timer is not None or self.grants):
+            self.grants.append((m.request_id.ptr[:m.request_id.len], m.direction, m.protocol_type, m.credit))
+            return 0
+        if m.body.len:
+            self.spend(m.body.len)
+        return Link.send(self, m)
+
+    cdef int send_frame(self, Exchange exchange, const WsFrame *frame) except -1:
+        self.spend(frame.payload_len)
+        return Link.send_frame(self, exchange, frame)
+
+    cdef int deliver(self, Exchange exchange, const Msg *m) except -1:
+        if m.body.len:
+            self.spend(m.body.len)
+        return Link.deliver(self, exchange, m)
+
+    cdef int lose(self, int grpc_status, str message) except -1:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self.grants.clear()
+        return Link.lose(self, grpc_status, message)
