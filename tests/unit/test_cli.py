@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from fasttunnel import __version__
 from fasttunnel.cli import main, options
 from fasttunnel.control.config import Secret
+from fasttunnel.control.permission import Permission
+from fasttunnel.control.tokens import digest_of, parse_tokens, read_tokens
 from fasttunnel.errors import ConfigError
 
 
@@ -188,3 +190,86 @@ def test_help_loads_no_engine_and_no_grpc() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# -- fasttunnel token
+
+
+def test_a_new_token_and_its_lines() -> None:
+    code, out, err = run(
+        "token", "shop", "--host", "shop.example", "--host", "*.shop.example", "--path", "/api",
+        "--expires", "2030-01-01", "--service", "shop.Cart",
+        "--requests-per-second", "2.5", "--no-exclusive", "--shared",
+    )  # fmt: skip
+    assert code == 0
+    (token,) = parse_tokens(err).values()
+    assert digest_of(out.strip().encode()) == token.digest
+    assert out.strip() not in err
+    assert token.permission == Permission(
+        hosts=("shop.example", "*.shop.example"), paths=("/api",), services=("shop.Cart",), exclusive=False, shared=True
+    )
+    assert (token.expires_s, token.requests_per_second) == (1893456000, 2.5)
+
+
+def test_tokens_are_appended_to_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    tokens = []
+    for _ in range(2):
+        code, out, err = run("token", "shop", "--append", str(file))
+        assert (code, err) == (0, "")
+        tokens.append(out.strip())
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert list(read_tokens(file)) == [digest_of(token.encode()) for token in tokens]
+    assert not any(token in file.read_text() for token in tokens)
+    file.write_text("# mine")
+    file.chmod(0o640)
+    run("token", "blog", "--append", str(file))
+    assert file.read_text().startswith("# mine\n\n[[tokens]]\n")
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(("token", "warns"), [("s3cret", True), ("0123456789abcdef" * 2, False)])
+def test_a_token_is_hashed(token: str, warns: bool) -> None:
+    result = CliRunner().invoke(main, ["token", "shop", "--hash"], input=f"{token}\n")
+    assert result.exit_code == 0
+    assert list(parse_tokens(result.stdout)) == [digest_of(token.encode())]
+    assert token not in result.output
+    assert ("may be guessed" in result.stderr) is warns
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["two words"], "name"),
+        (["token"], "the name is taken"),
+        (["shop", "--host", "a:80"], "leave the port away"),
+        (["shop", "--path", "api"], "path prefix"),
+        (["shop", "--expires", "soon"], "'soon' is not a date"),
+        (["shop", "--requests-per-second", "0"], "requests_per_second"),
+        (["shop", "--requests-per-second", "inf"], "requests_per_second"),
+        (["shop", "--bytes-per-second", "nan"], "bytes_per_second"),
+        (["shop", "--append", "/does/not/exist"], "cannot append to /does/not/exist: No such file"),
+        (["shop", "--hash"], "visible ASCII"),
+    ],
+)
+def test_a_token_that_cannot_be(arguments: list[str], says: str) -> None:
+    code, out, err = run("token", *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+@pytest.mark.parametrize("command", ["server", "client"])
+def test_a_token_on_the_command_line_is_refused_and_not_repeated(command: str) -> None:
+    code, out, err = run(command, "--token=s3cret")
+    assert code == 2
+    assert "s3cret" not in out + err
+
+
+def test_a_broken_tokens_file_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "tokens.toml").write_text('[[tokens]]\nname = "shop"\nhash = "s3cret"\n')
+    code, out, err = run("server", "--tokens", str(tmp_path / "tokens.toml"))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "tokens[0], shop" in err
+    assert "s3cret" not in err

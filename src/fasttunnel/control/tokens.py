@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import math
 import re
 import secrets
 import tomllib
@@ -213,7 +214,7 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return f"{value:g}" if value != int(value) else str(int(value))
+        return str(int(value)) if math.isfinite(value) and value == int(value) else repr(value)
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(each) for each in value) + "]"
     if isinstance(value, datetime.date):
