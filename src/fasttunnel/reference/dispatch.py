@@ -39,6 +39,8 @@ class Dispatcher:
         self.outgoing: asyncio.Queue[bytes] = asyncio.Queue()
         self.writable = asyncio.Event()
         self.writable.set()
+        self.affordable = asyncio.Event()  # payload may pass: see metering.py
+        self.affordable.set()
         self.pace = Bucket()  # of requests
         self.up = False  # registered: requests may be carried
         self.draining = False
@@ -68,10 +70,6 @@ class Dispatcher:
     def grant(self, exchange: Exchange, count: int) -> None:
         """The peer may send so much more."""
         exchange.send_grant(count)
-
-    def may_write(self) -> None:
-        """Sources may go on."""
-        self.writable.set()
 
     # -- requests
 
@@ -160,6 +158,7 @@ class Dispatcher:
         for exchange in list(self.requests.values()):
             exchange.fail(code, text)
         self.writable.set()
+        self.affordable.set()
 
     # -- what leaves
 
@@ -178,5 +177,5 @@ class Dispatcher:
         encoded = await self.outgoing.get()
         self.queued_bytes -= len(encoded)
         if self.queued_bytes <= OUTGOING_BYTES // 2:  # not at each message: thousands may be waiting
-            self.may_write()
+            self.writable.set()
         return encoded

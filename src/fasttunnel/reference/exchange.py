@@ -116,6 +116,7 @@ class Carrier(Protocol):
     round_trip_s: float
     max_fragment: int
     writable: asyncio.Event
+    affordable: asyncio.Event
 
     def send(self, message: pb.TunnelMessage) -> None: ...
     def grant(self, exchange: Exchange, count: int) -> None: ...
@@ -169,14 +170,20 @@ class Exchange:
     @property
     def room(self) -> int:
         """Payload bytes of one message that may be sent now."""
-        return max(0, min(self._send_credit, self._tunnel.max_fragment)) if self._open else 0
+        if not self._open or not self._tunnel.affordable.is_set():
+            return 0
+        return max(0, min(self._send_credit, self._tunnel.max_fragment))
 
     async def ready(self, *, paid: bool = True) -> None:
         """Wait until the tunnel takes another message, one with payload if `paid`. After the end that is never."""
-        while not self._open or (paid and self._send_credit <= 0) or not self._tunnel.writable.is_set():
+        gates = [self._tunnel.writable, self._tunnel.affordable] if paid else [self._tunnel.writable]
+        while True:
             if not self._open:
                 await forever()
-            await (self._tunnel.writable.wait() if not self._tunnel.writable.is_set() else self._change())
+            closed = next((gate for gate in gates if not gate.is_set()), None)
+            if closed is None and (not paid or self._send_credit > 0):
+                return
+            await (closed.wait() if closed is not None else self._change())
 
     def send(self, payload: Any) -> None:
         """Send one message, its body within `room`; nothing after the end. The sequence number is filled in here."""

@@ -8,7 +8,6 @@ from collections import deque
 from fasttunnel.control.log import Events
 from fasttunnel.control.rates import Bucket
 from fasttunnel.reference.carrier import Tunnel
-from fasttunnel.reference.dispatch import OUTGOING_BYTES
 from fasttunnel.reference.exchange import Exchange
 
 SHORT_S = 0.005  # no timer is shorter
@@ -17,7 +16,7 @@ SHORT_S = 0.005  # no timer is shorter
 class MeteredTunnel(Tunnel):
     """A tunnel whose payload is taken from a bucket, that of its identity.
 
-    While that is empty sources wait as they do on a tunnel that is full, and the peer is granted no more credit.
+    While that is empty sources of payload wait, and the peer is granted no more credit.
     """
 
     def __init__(self, peer: str, events: Events, bucket: Bucket) -> None:
@@ -36,13 +35,9 @@ class MeteredTunnel(Tunnel):
         else:
             self._grants.append((exchange, count))
 
-    def may_write(self) -> None:
-        if self._timer is None:
-            super().may_write()
-
     def _stop(self, wait_s: float) -> None:
         if self._timer is None and self.up:
-            self.writable.clear()
+            self.affordable.clear()
             self._timer = asyncio.get_running_loop().call_later(max(wait_s, SHORT_S), self._go_on)
 
     def _go_on(self) -> None:
@@ -55,8 +50,7 @@ class MeteredTunnel(Tunnel):
             exchange, count = self._grants.popleft()
             granted += count
             exchange.send_grant(count)
-        if self.queued_bytes <= OUTGOING_BYTES // 2:
-            self.may_write()
+        self.affordable.set()
         if self._grants:  # what was granted is still to come, and to be counted
             self._stop(max(self._bucket.wait_s(), granted / self._bucket.rate if self._bucket.rate else 0.0))
 
