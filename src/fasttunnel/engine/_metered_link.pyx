@@ -15,7 +15,8 @@ from fasttunnel.engine._exchange cimport Exchange
 cdef enum:
     PIECE = 4096                        # no message is cut smaller because the rate is nearly used up
 
-cdef double SHORT_S = 0.005             # no timer is shorter
+cdef double SHORT_S = 0.005             # no timer is shorter,
+cdef double LONG_S = 1.0                # and none longer: the rate may be changed meanwhile
 
 
 def metered(Link link not None, bucket):
@@ -36,7 +37,7 @@ cdef class MeteredLink(Link):
 
     cdef int stop(self, double wait_s) except -1:
         if self.conn is not None:
-            self.timer = self.reactor.loop.call_later(max(wait_s, SHORT_S), self.go_on)
+            self.timer = self.reactor.loop.call_later(min(max(wait_s, SHORT_S), LONG_S), self.go_on)
         return 0
 
     def go_on(self):

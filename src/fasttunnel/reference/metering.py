@@ -10,7 +10,7 @@ from fasttunnel.control.rates import Bucket
 from fasttunnel.reference.carrier import Tunnel
 from fasttunnel.reference.exchange import Exchange
 
-SHORT_S = 0.005  # no timer is shorter
+SHORT_S, LONG_S = 0.005, 1.0  # of timers: the rate may be changed meanwhile
 
 
 class MeteredTunnel(Tunnel):
@@ -38,7 +38,7 @@ class MeteredTunnel(Tunnel):
     def _stop(self, wait_s: float) -> None:
         if self._timer is None and self.up:
             self.affordable.clear()
-            self._timer = asyncio.get_running_loop().call_later(max(wait_s, SHORT_S), self._go_on)
+            self._timer = asyncio.get_running_loop().call_later(min(max(wait_s, SHORT_S), LONG_S), self._go_on)
 
     def _go_on(self) -> None:
         """Credit that is due, as much as the bucket has; then whoever waits."""
