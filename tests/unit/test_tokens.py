@@ -4,7 +4,7 @@ import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fasttunnel.control.permission import Permission
@@ -121,6 +121,7 @@ WHEN = st.one_of(
 )
 
 
+@example("shop", bytes(32), {"client_ids": ("\x7f", "\x00", '"', "\\", "\u2028", "😀")})
 @given(
     NAMES,
     st.binary(min_size=32, max_size=32),

@@ -113,5 +113,5 @@ def _append(file: Path, lines: str) -> None:
             kept = stream.read()
             gap = "" if not kept else "\n" if kept.endswith("\n") else "\n\n"
             stream.write(gap + lines)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"cannot append to {file}", detail=getattr(error, "strerror", None)) from None

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import math
 import re
 import secrets
@@ -219,4 +220,5 @@ def _toml(value: object) -> str:
         return "[" + ", ".join(_toml(each) for each in value) + "]"
     if isinstance(value, datetime.date):
         return value.isoformat()
-    return msgspec.json.encode(value).decode()  # a basic string of TOML is written as one of JSON
+    # A basic string of TOML is written as one of JSON, but for this character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
