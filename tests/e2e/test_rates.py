@@ -9,21 +9,22 @@ from typing import Any
 import grpc
 import pytest
 
+from fasttunnel import limits
 from fasttunnel.control.rates import Bucket
 from tests.e2e.test_tokens import BLOG, SHOP, House, knock, start_house, start_site, websocket
 from tests.support import http2
 from tests.support.frames import BINARY, ask_upgrade, frame, read_frame
 from tests.support.grpc_peers import Context, Note, open_channel, start_grpc
-from tests.support.raw import Peer, answer, request, start_raw
+from tests.support.raw import Peer, RawBackend, answer, request, start_raw
 from tests.support.stock import dial
 from tests.support.tunnel import WAIT_S, eventually, start_client
 
 SLOW = 0.01  # requests a second: one passes, the next one may in 100 s
 
 
-async def limited(stack: AsyncExitStack, path: Path, **limits: Any) -> House:
+async def limited(stack: AsyncExitStack, path: Path, **rates: Any) -> House:
     house = await start_house(stack, path)
-    house.tokens.put(SHOP, hosts=("shop.example",), **limits)
+    house.tokens.put(SHOP, hosts=("shop.example",), **rates)
     house.server.reload()
     return house
 
@@ -197,22 +198,119 @@ async def test_frames_and_calls_wait_too(stack: AsyncExitStack, tmp_path: Path, 
     await eventually(lambda: house.server.status()["active_requests"] == 0)
 
 
+async def spend_all(house: House, backend: RawBackend) -> None:
+    """The rate is used up, for a while."""
+    public = await house.public()
+    await public.send(request("GET", "/large", "Connection: close", host="shop.example"))
+    far = await backend.accept()
+    await far.head()
+    sending = asyncio.create_task(far.send(answer("200 OK", "Connection: close", body=bytes(SIZE // 2))))
+    assert len((await public.answer()).body) == SIZE // 2
+    await sending
+
+
+async def test_many_small_answers_wait_too(stack: AsyncExitStack, tmp_path: Path, spending: Spending) -> None:
+    """Each has a window of its own, which is not used up: so it is the requests that wait."""
+    house = await start_metered(stack, tmp_path)
+    backend = await start_raw(stack)
+    await house.client(SHOP, f"shop.example={backend.url}")
+    begun = asyncio.get_running_loop().time()
+    await spend_all(house, backend)
+    count, size = 40, 30_000
+    asking = [asyncio.create_task(house.says("shop.example")) for _ in range(count)]
+    for _ in range(count):
+        far = await backend.accept()
+        await far.head()
+        await far.send(answer("200 OK", "Connection: close", body=b"x" * size))
+    assert [len(text) for text in await asyncio.gather(*asking)] == [size] * count
+    assert spending.total == SIZE // 2 + count * size
+    assert asyncio.get_running_loop().time() - begun >= at_least_s(int(spending.total))
+    assert spending.lowest > -count * size / 2
+
+
+@pytest.mark.parametrize("kind", ["http", "http2", "websocket", "grpc"])
+async def test_who_leaves_while_a_request_waits_has_never_been(
+    stack: AsyncExitStack, tmp_path: Path, kind: str
+) -> None:
+    calls = 0
+
+    async def unary(note: Any, context: Context) -> Any:
+        nonlocal calls
+        calls += 1
+        return note
+
+    house = await start_metered(stack, tmp_path)
+    backend = await start_raw(stack)
+    await house.client(SHOP, f"shop.example={backend.url}", f"shop.example={await start_grpc(stack, Unary=unary)}")
+    await spend_all(house, backend)
+    if kind == "grpc":
+        authority = "{}:{}".format(*house.server.address)
+        stub = await open_channel(stack, authority, [("grpc.default_authority", "shop.example")])
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await stub.Unary(Note(number=7), timeout=0.05)
+        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    elif kind == "http2":
+        connection = await http2.connect_http2(stack, *house.server.address)
+        await connection.open("GET", "/", authority="shop.example")
+        await eventually(lambda: house.server.status()["active_requests"] == 1)
+        connection.peer.drop()
+    else:
+        public = await house.public()
+        fields = (
+            ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13") if kind == "websocket" else ()
+        )
+        key = ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",) if kind == "websocket" else ()
+        await public.send(request("GET", "/", *fields, *key, host="shop.example"))
+        await eventually(lambda: house.server.status()["active_requests"] == 1)
+        public.drop()
+    await eventually(lambda: house.server.status()["active_requests"] == 0)
+    # The next one comes through, and is the first that the backend sees.
+    asking = asyncio.create_task(house.says("shop.example", "/next"))
+    far = await backend.accept()
+    assert "/next" in (await far.head()).start
+    await far.send(answer("200 OK", "Connection: close", body=b"next"))
+    assert await asking == "next"
+    assert calls == 0
+
+
+async def test_no_more_wait_than_there_is_room_for(
+    stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "QUEUED_REQUESTS", 2)
+    house = await start_metered(stack, tmp_path)
+    backend = await start_raw(stack)
+    await house.client(SHOP, f"shop.example={backend.url}")
+    await spend_all(house, backend)
+    waiting = []
+    for count in (1, 2):
+        waiting.append(asyncio.create_task(house.says("shop.example")))
+        await eventually(lambda count=count: house.server.status()["active_requests"] == count)  # type: ignore[misc]
+    assert await house.says("shop.example") == "429"
+    for _ in waiting:
+        far = await backend.accept()
+        await far.head()
+        await far.send(answer("200 OK", "Connection: close", body=b"fine"))
+    assert await asyncio.gather(*waiting) == ["fine", "fine"]
+
+
 async def test_a_tunnel_that_ends_while_it_waits(stack: AsyncExitStack, tmp_path: Path) -> None:
     """Nothing of it is left: neither a timer nor a request. (The stack checks the requests.)"""
     house = await start_metered(stack, tmp_path, rate=1000)
     backend = await start_raw(stack)
     client = await house.client(SHOP, f"shop.example={backend.url}")
-    up, down = await house.public(), await house.public()
-    uploading = asyncio.create_task(up.send(request("POST", "/", host="shop.example", body=bytes(SIZE))))
-    far = await backend.accept()
-    await far.head()
+    up, down, late = [await house.public() for _ in range(3)]
+    await up.send(request("POST", "/", f"Content-Length: {SIZE}", host="shop.example"))
+    await (await backend.accept()).head()
     await down.send(request("GET", "/", host="shop.example"))
     other = await backend.accept()
     await other.head()
+    uploading = asyncio.create_task(up.send(bytes(SIZE)))
     downloading = asyncio.create_task(other.send(answer("200 OK", body=bytes(SIZE))))
     await down.head()
+    await late.send(request("GET", "/", host="shop.example"))
+    await eventually(lambda: house.server.status()["active_requests"] == 3)
     await client.stop(0)
-    assert (await up.head()).status == 502
+    assert (await up.head()).status == (await late.head()).status == 502
     assert await down.to_end() != b""
     for task in (uploading, downloading):
         task.cancel()

@@ -34,6 +34,7 @@ cdef class Gate:
     cdef long retry_after_s             # and what to say with it
 
     cdef Link find(self, int protocol, bytes host, bytes target)
+    cdef bint paced(self, Link link) except -1              # whether its rate permits another request; else `full`
     cdef bint crowded(self) noexcept                        # more connections of the public than there may be
     cdef bint away(self, int protocol, bytes host, bytes target) except -1
     cdef bint queue(self, Endpoint waiter, Conn conn) except -1

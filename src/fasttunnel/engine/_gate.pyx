@@ -83,14 +83,18 @@ cdef class Gate:
             if 0 < self.max_requests_per_tunnel <= link.table.count:
                 self.full = b"the tunnel has as many requests under way as it may"
                 self.full_status = 503
-            elif link.pace is not None and not link.pace.take():
-                self.full = b"the requests come faster than the token of this tunnel permits"
-                self.full_status = 429
-                self.retry_after_s = max(1, <long>ceil(<double>link.pace.wait_s(1.0)))
-            else:
+            elif link.pace is None or self.paced(link):
                 self.full = None
                 return link
         return None
+
+    cdef bint paced(self, Link link) except -1:
+        if not link.swamped and link.pace.take():
+            return True
+        self.full = b"the requests come faster than the token of this tunnel permits"
+        self.full_status = 429
+        self.retry_after_s = max(1, <long>ceil(<double>link.pace.wait_s(1.0)))
+        return False
 
     cdef bint crowded(self) noexcept:
         return 0 < self.max_connections < len(self.reactor.conns) - self.reactor.links

@@ -61,7 +61,8 @@ cdef class Link(Carrier):
     cdef readonly bint draining
     cdef bint watched                   # handler.idle() is wanted
     cdef public object info             # the engine's notes on this link
-    cdef public object pace             # control.rates.Bucket of requests, or None where they are not limited
+    cdef public object pace             # control.rates.Bucket of requests, or None where nothing is limited
+    cdef bint swamped                   # too many requests wait already, see MeteredLink
     # requests
     cdef Table table
     cdef PyObject *last                 # the Exchange of the last message, for another often follows; borrowed, or NULL

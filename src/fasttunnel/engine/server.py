@@ -10,7 +10,7 @@ from typing import Any
 
 from fasttunnel import limits
 from fasttunnel.control.addresses import Connections
-from fasttunnel.control.auth import Authenticator, Login, Refused
+from fasttunnel.control.auth import Authenticator, Identity, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord
@@ -128,8 +128,8 @@ class ServerEngine:
                 link.end(refusal.status, refusal.text)
 
     def _set_pace(self, link: Link) -> None:
-        bucket = link.info.login.identity.requests
-        link.pace = bucket if bucket.rate else None
+        identity: Identity = link.info.login.identity
+        link.pace = identity.requests if identity.requests.rate or identity.bytes.rate else None
 
     def _end_idle(self) -> None:
         """Requests on which nothing passes: twice in the time that they have, each is looked at."""

@@ -71,6 +71,19 @@ class Dispatcher:
         """The peer may send so much more."""
         exchange.send_grant(count)
 
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether admit() would not return at once."""
+        return False
+
+    @property
+    def swamped(self) -> bool:
+        """Whether too many wait in admit() already."""
+        return False
+
+    async def admit(self) -> None:
+        """Wait until the peer may be told of another request."""
+
     # -- requests
 
     def start(self, peer_window: int, local_window: int, max_fragment: int, budget: WindowBudget | None = None) -> None:

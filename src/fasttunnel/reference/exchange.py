@@ -121,6 +121,9 @@ class Carrier(Protocol):
     def send(self, message: pb.TunnelMessage) -> None: ...
     def grant(self, exchange: Exchange, count: int) -> None: ...
     def passed(self, count: int) -> None: ...
+    async def admit(self) -> None: ...
+    @property
+    def has_to_wait(self) -> bool: ...
     def retire(self, exchange: Exchange) -> None: ...
 
 
@@ -173,6 +176,15 @@ class Exchange:
         if not self._open or not self._tunnel.affordable.is_set():
             return 0
         return max(0, min(self._send_credit, self._tunnel.max_fragment))
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether admitted() would not return at once."""
+        return self._tunnel.has_to_wait
+
+    async def admitted(self) -> None:
+        """Wait until the tunnel takes another request."""
+        await self._tunnel.admit()
 
     async def ready(self, *, paid: bool = True) -> None:
         """Wait until the tunnel takes another message, one with payload if `paid`. After the end that is never."""
@@ -292,10 +304,11 @@ class Exchange:
                 self._tunnel.grant(self, self._ungranted)
                 self._ungranted = 0
 
-    def send_grant(self, count: int) -> None:
-        """Let the peer send `count` more bytes of payload, if the request has not ended."""
+    def send_grant(self, count: int) -> bool:
+        """Let the peer send `count` more bytes of payload, unless the request has ended."""
         if self._open:
             self._send(window_update=pb.WindowUpdate(bytes=count))
+        return self._open
 
     # -- the end
 

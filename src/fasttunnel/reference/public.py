@@ -107,7 +107,7 @@ class Gate:
                 return None
             if 0 < limit <= len(found[1].requests):
                 full = RequestReset(ResetCode.OVERLOADED, "the tunnel has as many requests under way as it may")
-            elif not found[1].pace.take():
+            elif found[1].swamped or not found[1].pace.take():
                 text = "the requests come faster than the token of this tunnel permits"
                 full = TooMany(text, found[1].pace.wait_s(1))
             else:
@@ -297,6 +297,9 @@ class PublicConnection:
         fields.check_target(head.method, head.target, head.authority)
 
     async def _upload(self, exchange: Exchange, stream: HttpStream, head: Head, translation: Translation) -> None:
+        if exchange.has_to_wait:
+            watched = stream.ended and isinstance(stream, Http1Stream)  # as in _open(); of HTTP/2 streams _serve() does
+            await while_running(exchange.admitted(), *([stream.gone()] if watched else []))
         try:
             await into_tunnel(stream, exchange, translation, translation.request_chunk(head, self._address))
         except BadMessage as error:
@@ -333,15 +336,16 @@ class PublicConnection:
             raise BadMessage(text, status=400, final=not stream.ended)
         ours = (b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol")
         exchange = await self._open(WEBSOCKET, stream, head)
-        exchange.send(
-            WebSocketRequest(
-                url=head.target.decode(),
-                host=head.authority.decode(),
-                headers=fields.of_request(head, self._address, without=ours),
-                subprotocol=offered.decode(),
-            )
+        opening = WebSocketRequest(
+            url=head.target.decode(),
+            host=head.authority.decode(),
+            headers=fields.of_request(head, self._address, without=ours),
+            subprotocol=offered.decode(),
         )
         try:
+            if exchange.has_to_wait:
+                await while_running(exchange.admitted(), stream.gone(), exchange.overdue())
+            exchange.send(opening)
             answer = await while_running(exchange.receive(), stream.gone(), exchange.overdue())
             exchange.status = answer.status_code
             await self._answer_handshake(stream, answer, keys[0])

@@ -67,6 +67,7 @@ class Session(MeteredTunnel):
         self.engine.lost(self)
 
     def on_end(self, exchange: Exchange) -> None:
+        super().on_end(exchange)
         self.engine.record(exchange)
         self.engine.check_idle()
 
