@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 
 from bench._native import GrpcListener, HttpListener, Loop, serve_http
 
@@ -35,6 +36,8 @@ def _apart(sock: socket.socket, request: bytes) -> None:
         serve_http(loop, sock, request)
         while not loop.ended:
             loop.run(0.2)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(0)  # whatever happens: above is the loop of the process that was forked
 

@@ -315,15 +315,12 @@ cdef enum HeadError:
     HEAD_E_BOTH = -14           # one and the other
     HEAD_E_CODING = -15         # the last coding is not chunked, or not the only chunked; HTTP/1.0 has none
     HEAD_E_CODING_UNKNOWN = -16     # 501: other codings below chunked
-    HEAD_E_KEYS = -17           # Sec-WebSocket-Key twice
-    HEAD_E_PROTOCOL = -18       # Sec-WebSocket-Protocol that is no ASCII
-    HEAD_E_HOSTS = -19          # none, or more than one
-    HEAD_E_HOST = -20
-    HEAD_E_AUTHORITY = -21      # Host is not that of an absolute target
-    HEAD_E_CONNECT = -22        # 405
-    HEAD_E_VERSIONS = -23       # Sec-WebSocket-Version twice in a request
-    HEAD_E_ACCEPTS = -24        # Sec-WebSocket-Accept twice
-    HEAD_E_MEMORY = -25
+    HEAD_E_PROTOCOL = -17       # Sec-WebSocket-Protocol that is no ASCII
+    HEAD_E_HOSTS = -18          # none, or more than one
+    HEAD_E_HOST = -19
+    HEAD_E_AUTHORITY = -20      # Host is not that of an absolute target
+    HEAD_E_CONNECT = -21        # 405
+    HEAD_E_MEMORY = -22
 
 cdef enum HeadMethod:           # numbers of some methods; head_method() has the names of all
     HEAD_GET = 0

@@ -298,6 +298,8 @@ class Client:
         except socket.gaierror as error:
             if error.errno != socket.EAI_AGAIN:
                 raise ConnectError(f"cannot find the server {self.config.server}", detail=error.strerror) from None
+        except UnicodeError:  # such as a..b, which IDNA does not take
+            raise ConnectError(f"cannot find the server {self.config.server}", detail="that is not a name") from None
 
     @property
     def _running(self) -> abc.ClientEngine:

@@ -179,9 +179,6 @@ STRICTER = {
     "which is that of its target": ("Host differs from the request target", b""),
     "and is a name or an address": ("bad Host", b""),
     "no CONNECT": ("CONNECT is not served here", b"CONNECT "),
-    "one key": ("two Sec-WebSocket-Keys", b""),
-    "one version": ("two Sec-WebSocket-Versions", b""),
-    "one accept": ("two Sec-WebSocket-Accepts", b""),
     "protocols are ASCII": ("bad Sec-WebSocket-Protocol", b""),
 }
 

@@ -3,13 +3,16 @@
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
 from aiohttp import ClientPayloadError, ClientSession, web
 
+from tests.support.child import start_child
 from tests.support.command import Command, command
+from tests.support.tunnel import engines
 from tests.support.web import start_web
 
 
@@ -54,6 +57,42 @@ async def start_server(
     url = (await server.line(r"public +(http://[^ ]+)"))[1]
     tunnel = (await server.line(r"tunnel +([^ ]+:\d+)"))[1]
     return server, url, tunnel
+
+
+async def test_a_server_outlives_whoever_reads_its_lines(
+    stack: AsyncExitStack, backend: Backend, http: ClientSession
+) -> None:
+    """Such as a program that it is piped into."""
+    server, url, tunnel = await start_server(stack)
+    await server.line("fasttunnel client")
+    server.process.stop_reading()
+    await start_client(stack, tunnel, backend.address)
+    async with http.get(f"{url}/x") as got:
+        assert await got.text() == "hello /x"
+    server.signal(signal.SIGTERM)
+    assert await server.process.wait() == 0
+
+
+async def test_a_server_whose_lines_nobody_takes_serves_and_stops(
+    stack: AsyncExitStack, backend: Backend, http: ClientSession
+) -> None:
+    """Such as a disk that is full."""
+    ports = []
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            ports.append(f"127.0.0.1:{taken.getsockname()[1]}")
+    engine = ["--engine", str(engines["server"])]
+    with open("/dev/full", "w") as full:  # noqa: ASYNC230
+        server = await start_child(
+            [sys.executable, "-m", "fasttunnel", "server", "--listen", ports[0], "--tunnel", ports[1], *engine],
+            stdout=full,
+        )
+    stack.push_async_callback(server.kill)
+    await start_client(stack, ports[1], backend.address)
+    async with http.get(f"http://{ports[0]}/x") as got:
+        assert await got.text() == "hello /x"
+    server.send_signal(signal.SIGTERM)
+    assert await server.wait() in (0, 120)  # Python's own code for what it cannot flush at its end
 
 
 async def start_client(stack: AsyncExitStack, tunnel: str, *routes: str, token: str = "") -> Command:

@@ -115,6 +115,20 @@ async def test_a_kept_connection_that_closes_under_a_post_is_not_replaced(ends: 
     assert ends.backend.waiting == 0
 
 
+@pytest.mark.parametrize("lines", [b"\r\n", b"\r\n\r\n"])
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+async def test_empty_lines_before_a_request_are_ignored(ends: Ends, lines: bytes, cut: int) -> None:
+    """RFC 9112 2.2, wherever reads cut them."""
+    whole = lines + request("GET", "/")
+    public = await ends.public()
+    await public.send_bytewise(whole[:cut])
+    await public.send(whole[cut:])
+    backend = await ends.backend.accept()
+    assert (await backend.head()).start == "GET / HTTP/1.1"
+    await backend.send(answer("204 No Content"))
+    assert (await public.answer()).status == 204
+
+
 async def test_pipelined_requests_are_answered_in_order(ends: Ends) -> None:
     public = await ends.public()
     bodies = [b"", b"one", b"", b"three" * 1000, b"four"]

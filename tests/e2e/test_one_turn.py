@@ -19,12 +19,14 @@ import pytest
 
 import fasttunnel
 from fasttunnel.wire import tunnel_pb2 as wire
+from tests.support.frames import BINARY, frame
 from tests.support.raw import connect, request
 from tests.support.stock import fields, register
 from tests.support.tunnel import WAIT_S, Recorder, eventually, start_client, start_server
 
 pytestmark = pytest.mark.cython_only("the turns of the compiled engine")
 
+UPGRADE = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
 RESET = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # SO_LINGER: on, 0 s
 
 
@@ -157,16 +159,7 @@ async def test_an_upgrade_that_is_accepted_as_the_visitor_breaks_off(scene: Scen
     """The connection is handed from HTTP/1.1 to WebSocket when its socket has been lost already."""
     visitor = scene.visitor()
     key = base64.b64encode(bytes(16)).decode()
-    visitor.send(
-        request(
-            "GET",
-            "/",
-            "Connection: Upgrade",
-            "Upgrade: websocket",
-            "Sec-WebSocket-Version: 13",
-            f"Sec-WebSocket-Key: {key}",
-        )
-    )
+    visitor.send(request("GET", "/", *UPGRADE, f"Sec-WebSocket-Key: {key}"))
     asked = await scene.client.next("ws_request")
     visitor.reset()
     scene.client.put(
@@ -243,6 +236,86 @@ async def test_an_answer_that_came_before_the_backend_broke_off(client_scene: Cl
     backend.reset()
     answered = (await client_scene.end.next("http_response")).http_response
     assert (answered.status_code, answered.body, answered.is_last_chunk) == (413, b"too much", True)
+
+
+async def test_a_visitor_that_breaks_off_behind_what_it_has_pipelined(scene: Scene) -> None:
+    """Writing to it fails, and then it is not read, for the next request has to wait: it is gone all the same."""
+    visitor = scene.visitor()
+    visitor.send(request("GET", "/endless"))
+    asked = (await scene.client.next("http_request")).request_id
+    first = wire.HttpResponse(status_code=200, is_first_chunk=True, body=b"first")
+    scene.client.put(request_id=asked, protocol_type=wire.HTTP, http_response=first)
+    await visitor.until(b"first")
+    more = wire.HttpResponse(body=bytes(20_000), sequence_number=1)
+    scene.client.put(request_id=asked, protocol_type=wire.HTTP, http_response=more)
+    visitor.send(request("GET", "/next"))
+    visitor.reset()
+    await eventually(lambda: scene.server.status()["active_requests"] == 0)
+    await served(scene)
+
+
+async def test_a_visitor_that_breaks_off_while_it_is_not_read(scene: Scene) -> None:
+    visitor = scene.visitor()
+    visitor.send(request("GET", "/long-poll"))
+    await scene.client.next("http_request")
+    before = scene.server.status()["reads"]
+    visitor.send(request("GET", "/next"))
+    await eventually(lambda: scene.server.status()["reads"] > before)
+    visitor.reset()
+    await eventually(lambda: scene.server.status()["active_requests"] == 0)
+    await served(scene)
+
+
+async def test_a_websocket_that_breaks_off_beyond_its_credit(scene: Scene) -> None:
+    """Writing to it fails, and then it is not read, for the far side has given no credit: it is gone all the same."""
+    visitor = scene.visitor()
+    key = base64.b64encode(bytes(16)).decode()
+    visitor.send(request("GET", "/", *UPGRADE, f"Sec-WebSocket-Key: {key}"))
+    asked = (await scene.client.next("ws_request")).request_id
+    accepted = wire.WebSocketResponse(status_code=101, accepted=True)
+    scene.client.put(request_id=asked, protocol_type=wire.WEBSOCKET, ws_response=accepted)
+    await visitor.until(b"\r\n\r\n")
+    left = 2**20 - 1000  # of the credit that register() gives
+    while left:
+        size = min(left, 30_000)
+        visitor.send(frame(BINARY, bytes(size), mask=bytes(4)))
+        await scene.client.next("ws_frame")
+        left -= size
+    data = wire.WebSocketFrame(opcode=BINARY, fin=True, payload=bytes(20_000))
+    scene.client.put(request_id=asked, protocol_type=wire.WEBSOCKET, ws_frame=data)
+    visitor.send(frame(BINARY, bytes(5000), mask=bytes(4)))
+    visitor.reset()
+    await eventually(lambda: scene.server.status()["active_requests"] == 0)
+    await served(scene)
+
+
+async def test_a_connection_to_a_backend_that_broke_is_not_kept(stack: AsyncExitStack) -> None:
+    """Its answer came before it broke off. The next request, of another tunnel, in the same turn gets a new one."""
+    tunnels, backend = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
+    for listener in (tunnels, backend):
+        stack.callback(listener.close)
+        listener.setblocking(False)
+    server, route = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in (tunnels, backend))
+    starting = asyncio.ensure_future(start_client(stack, server, [f"http://{route}"], connections=2))
+    ends = []
+    for _ in range(2):
+        ends.append(PlainEnd((await asyncio.get_running_loop().sock_accept(tunnels))[0], client=False))
+        stack.callback(ends[-1].sock.close)
+        await ends[-1].accept()
+    client = await starting
+    await eventually(lambda: client.status()["tunnels"] == 2)
+    one, two = (ClientScene(client, end, backend) for end in ends)
+    one.ask(1, method="POST", url="/", body=b"begin", headers=fields(("content-length", "20005")))
+    kept = await one.accept()
+    await kept.until(b"\r\n\r\nbegin")
+    one.ask(1, body=bytes(20_000), sequence_number=1, is_last_chunk=True)
+    kept.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n\r\ntoo much")
+    kept.reset()
+    two.ask(2, method="POST", url="/second", is_last_chunk=True, body=b"hi")
+    assert (await ends[0].next("http_response")).http_response.status_code == 413
+    again = await two.accept()
+    assert (await again.until(b"\r\n\r\nhi")).startswith(b"POST /second ")
+    again.sock.close()
 
 
 async def test_dialling_ends_with_the_client(stack: AsyncExitStack) -> None:

@@ -125,6 +125,14 @@ async def test_a_backend_that_nobody_listens_for(stack: AsyncExitStack, watched:
                 assert f"{port} cannot be reached: " in await got.text()
 
 
+async def test_a_backend_whose_name_is_none(stack: AsyncExitStack, watched: None) -> None:
+    """IDNA does not take it, which is no other error than that of a name that does not exist."""
+    tunnel = await start_tunnel(stack, "http://a..b:80")
+    async with aiohttp.ClientSession(tunnel.url) as session, session.get("/") as got:
+        assert got.status == 502
+        assert "there is no such host" in await got.text()
+
+
 @pytest.fixture
 def limited() -> Iterator[None]:
     """The limit of open files, which the test lowers, is as before afterwards."""

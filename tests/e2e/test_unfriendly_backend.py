@@ -200,16 +200,16 @@ async def test_empty_messages_to_a_backend_that_grants_nothing_are_bounded(scene
 # -- WebSocket
 
 
-async def test_a_subprotocol_that_is_no_utf8_is_502(scene: Scene) -> None:
+@pytest.mark.parametrize("line", ["Sec-WebSocket-Protocol: \xff", "Sec-WebSocket-Accept: KEY"])
+async def test_an_upgrade_with_a_subprotocol_that_is_no_utf8_or_two_accepts_is_502(scene: Scene, line: str) -> None:
     public = await scene.public()
     await ask_upgrade(public, "/", "Sec-WebSocket-Protocol: a")
     backend = await scene.backend.accept()
     head = await backend.head()
     assert head.get("sec-websocket-protocol") == "a"
     key = accept_key(head.get("sec-websocket-key") or "")
-    lines = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {key}"]
-    text = "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "Sec-WebSocket-Protocol: \xff"]) + "\r\n\r\n"
-    await backend.send(text.encode("latin-1"))
+    lines = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {key}", line.replace("KEY", key)]
+    await backend.send("\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "\r\n"]).encode("latin-1"))
     assert (await public.answer()).status == 502
     await scene.neighbour.lives()
 

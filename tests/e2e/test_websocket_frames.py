@@ -382,6 +382,7 @@ def _mask(data: bytes) -> list[bytes]:
     ("fields", "status"),
     [
         ([*UPGRADE[:2], "Sec-WebSocket-Version: 8", UPGRADE[3]], 426),
+        ([*UPGRADE, "Sec-WebSocket-Version: 13"], 426),
         (UPGRADE[:3], 400),
         ([*UPGRADE[:3], "Sec-WebSocket-Key: short"], 400),
         ([*UPGRADE[:3], "Sec-WebSocket-Key: " + "?" * 24], 400),

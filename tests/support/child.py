@@ -33,6 +33,12 @@ class Child:
         """None while it runs."""
         return self._process.poll()
 
+    def stop_reading(self) -> None:
+        """Close the pipe that it writes to."""
+        assert self._pipe is not None
+        self._pipe.close()
+        self.stdout = None
+
     def send_signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 

@@ -1,6 +1,9 @@
 """What a person sees of a running server or client: a few lines of summary, then one per event."""
 
+import contextlib
+import os
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -11,12 +14,28 @@ from fasttunnel.control.routes import Route
 from fasttunnel.version import __version__
 
 
+class LastingConsole(Console):
+    """What nobody reads any more, or a full disk does not take, is lost; the program that says it goes on."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self._buffer.clear()
+
+    def on_broken_pipe(self) -> None:
+        """rich would end the process."""
+        self.quiet = True
+        with contextlib.suppress(OSError):  # what is flushed as the process ends goes nowhere, and is no error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 class Screen(Events):
     """Events as lines of two columns, coloured on a terminal. Texts from peers are shown as text, never as markup."""
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
-        self.console = console or Console(highlight=False)
+        self.console = console or LastingConsole(highlight=False)
 
     def line(self, label: str, *parts: str | tuple[str, str], style: str = "bold") -> None:
         """`parts` are texts, or (text, style)."""

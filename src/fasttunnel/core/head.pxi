@@ -34,11 +34,12 @@ cdef struct HeadConnection:         # what the Connection fields of a head say
     bint upgrade
 
 
-cdef struct HeadFraming:            # what its fields say of the body, and how many name a host
+cdef struct HeadFraming:            # what its fields say of the body, and how many name a host or other protocols
     bint has_length
     bint coded
     Slice coding
     size_t hosts
+    size_t upgrades
 
 
 cdef void _define_methods() noexcept nogil:
@@ -292,21 +293,23 @@ cdef int _content_length(const Slice *value, HttpHead *head, HeadFraming *framin
     return 1
 
 
-cdef int _websocket_field(const Slice *name, const Slice *value, bint is_request, HttpHead *head, bint upgrade) noexcept nogil:
+cdef inline void _take_once(Slice *into, const Slice *value) noexcept nogil:
+    """A field that a handshake has once (RFC 6455 11.3): the value of two is empty, which is none that is accepted."""
+    if into.ptr == NULL:
+        into[0] = value[0]
+    else:
+        into.len = 0
+
+
+cdef int _websocket_field(const Slice *name, const Slice *value, HttpHead *head, bint upgrade) noexcept nogil:
     """Sec-WebSocket-*: in a handshake all but the extensions stay here."""
     cdef size_t i
     if name.len == 17 and hdr_is(name.ptr, name.len, "sec-websocket-key"):
-        if head.ws_key.ptr != NULL:
-            return HEAD_E_KEYS
-        head.ws_key = value[0]
+        _take_once(&head.ws_key, value)
     elif name.len == 20 and hdr_is(name.ptr, name.len, "sec-websocket-accept"):
-        if head.ws_accept.ptr != NULL:
-            return HEAD_E_ACCEPTS
-        head.ws_accept = value[0]
+        _take_once(&head.ws_accept, value)
     elif name.len == 21 and hdr_is(name.ptr, name.len, "sec-websocket-version"):
-        if head.ws_version.ptr != NULL and is_request:     # an answer may list what it speaks in several (RFC 6455 4.4)
-            return HEAD_E_VERSIONS
-        head.ws_version = value[0]
+        _take_once(&head.ws_version, value)
     elif name.len == 22 and hdr_is(name.ptr, name.len, "sec-websocket-protocol"):
         for i in range(value.len):
             if value.ptr[i] >= 0x80:                # it travels as text
@@ -339,10 +342,11 @@ cdef int _take_field(const Slice *name, Slice *value, bint is_request, const Hea
         framing.coding = value[0]
         return 0
     if n == 7 and hdr_is(p, n, "upgrade"):
-        head.upgrade = hdr_is(value.ptr, value.len, "websocket")
+        framing.upgrades += 1           # two are a list (RFC 9110 5.3), which is no handshake in one field either
+        head.upgrade = framing.upgrades == 1 and hdr_is(value.ptr, value.len, "websocket")
         return 0
     if n > 14 and hdr_is(p, 14, "sec-websocket-"):
-        return _websocket_field(name, value, is_request, head, options.upgrade)
+        return _websocket_field(name, value, head, options.upgrade)
     if n == 11 and hdr_is(p, n, "traceparent"):
         head.traceparent = value[0]
     elif is_request and hdr_forwarding(p, n):
@@ -504,12 +508,6 @@ cdef const char *head_error_text(int code) noexcept nogil:
         return "Content-Length with Transfer-Encoding"
     if code == HEAD_E_CODING or code == HEAD_E_CODING_UNKNOWN:
         return "unsupported Transfer-Encoding"
-    if code == HEAD_E_KEYS:
-        return "two Sec-WebSocket-Keys"
-    if code == HEAD_E_VERSIONS:
-        return "two Sec-WebSocket-Versions"
-    if code == HEAD_E_ACCEPTS:
-        return "two Sec-WebSocket-Accepts"
     if code == HEAD_E_PROTOCOL:
         return "bad Sec-WebSocket-Protocol"
     if code == HEAD_E_HOSTS:

@@ -41,7 +41,7 @@ cdef Endpoint open_request(Plan plan):
     cdef BackendHttp1 conn
     while target.idle:
         conn = target.idle.pop()
-        if conn.attached and conn.fd >= 0 and not conn.closing and not conn.peer_eof:
+        if conn.attached and conn.fd >= 0 and not conn.closing and not conn.peer_eof and not conn.broken:
             conn.disarm()
             conn.plan = plan
             conn.reused = True
@@ -270,7 +270,7 @@ cdef class BackendHttp1(Conn):
     cdef int answer_done(self) except -1:
         self.in_answer = False
         self.plan = None
-        if not self.keep_alive or self.peer_eof or self.closing or len(self.target.idle) >= IDLE_MAX:
+        if not self.keep_alive or self.peer_eof or self.broken or self.closing or len(self.target.idle) >= IDLE_MAX:
             return self.close()
         self.target.idle.append(self)
         return self.arm(self.target.keep_alive_timeout_s)

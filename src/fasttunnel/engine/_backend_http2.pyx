@@ -75,7 +75,9 @@ cdef class BackendHttp2(Http2Conn):
                                   <uint32_t>self.target.head_bytes)
 
     cdef bint takes_calls(self) noexcept:
-        return not self.closing and not self.going_away and not self.peer_eof and (self.connecting or self.attached and self.fd >= 0)
+        if self.closing or self.going_away or self.peer_eof or self.broken:
+            return False
+        return self.connecting or self.attached and self.fd >= 0
 
     cdef int capacity(self) noexcept:
         if not self.settled:

@@ -358,7 +358,7 @@ cdef class Conn(Socket):
                 out_clear(&self.out)
             return 0
         self._write_out()
-        if not self.write_paused and self.fd >= 0:
+        if not self.write_paused and not self.broken and self.fd >= 0:
             self.written()
         if self.closing and self.fd >= 0 and self.out.len == 0 and not self.dirty:      # dirty: fill() has more
             self.pause_reading()

@@ -91,6 +91,9 @@ cdef class PublicHttp1(Conn):
         self.visitor = Visitor(self.peer_address()[0])
         return self.arm(REFUSED_S if self.refused else self.gate.head_timeout_s)
 
+    cdef int on_broken_off(self) except -1:
+        return self.abort()                 # what it has pipelined would be answered to nobody
+
     def leave(self):
         if self.exchange is None and self.phase != PHASE_BODY:
             self.close()                    # otherwise answer_done() does, now that the gate is draining
@@ -328,14 +331,14 @@ cdef class PublicHttp1(Conn):
         cdef Head head = self.head
         cdef Link link
         self.phase = PHASE_ANSWER
+        if head.body_mode != BODY_NONE:     # first of all: whatever else is wrong leaves the connection open
+            raise BadMessage(400, "a WebSocket handshake has no body")
         if head.ws_version != b"13":
             self.write_error(426, b"only WebSocket version 13 is spoken here")
             return self.answer_done()
         if not valid_key(head.ws_key):
             self.write_error(400, b"Sec-WebSocket-Key is missing or not 16 bytes in base64")
             return self.answer_done()
-        if head.body_mode != BODY_NONE:
-            raise BadMessage(400, "a WebSocket handshake has no body")
         link = self.gate.find(PROTO_WEBSOCKET, head.host, head.target)
         if link is None:
             return self.no_link(PROTO_WEBSOCKET)

@@ -81,6 +81,7 @@ cdef class Socket(Endpoint):
     cdef int took(self, size_t n) except -1                          # n bytes were read there
     cdef int dial_over(self) except -1                               # it stands or has failed: what is told next
     cdef int on_end(self) except -1                                  # the peer has ended its side
+    cdef int on_broken_off(self) except -1                           # by the peer, while reading is paused
     cdef int on_writable(self) except -1                             # all that was given has been taken, or a dialled one stands
 
     cdef int adopt(self, int fd) except -1                           # a connected socket, ours from now on

@@ -231,6 +231,9 @@ cdef class Socket(Endpoint):
     cdef int on_writable(self) except -1:
         raise NotImplementedError
 
+    cdef int on_broken_off(self) except -1:
+        return 0
+
     cdef int connection_made(self) except -1:
         return 0
 
@@ -397,6 +400,8 @@ cdef class Socket(Endpoint):
                 self.unsure = True
             if self.fd >= 0 and not self.reading_paused:
                 return self.read()
+            if self.fd >= 0 and events & <uint32_t>EPOLLERR:
+                return self.on_broken_off()
         return 0
 
     # -- reading
@@ -445,6 +450,8 @@ cdef class Socket(Endpoint):
         return 0
 
     cdef int pause_reading(self) except -1:
+        if self.broken:
+            return self.disconnect(self.error)      # nobody would look at it any more
         if not self.reading_paused:
             self.reading_paused = True
             if self.poller.epoll < 0:
@@ -572,8 +579,10 @@ cdef class Socket(Endpoint):
         self.write_paused = False
         if self.peer_eof or self.reading_paused:
             return self.disconnect(error)
-        self.broken = True
+        self.broken = self.readable = True
         self.error = error
+        if self.poller.epoll < 0:
+            self._watch_by_loop()
         return self.read_soon()
 
     cdef bint _keep_borrowed(self) noexcept:

@@ -123,7 +123,7 @@ class ClientEngine:
             self._runner.cancel()
         for link in self._links():
             link.end(0, "the client was stopped")
-        for task in (*self._dials, *self._tunnels.values()):
+        for task in self._tunnels.values():
             task.cancel()
         if grace_s <= 0:
             # Otherwise it is left to the server to end the connection: a gRPC server drops what its application has not
@@ -137,6 +137,8 @@ class ClientEngine:
         self._tunnels.clear()
 
     async def _close(self) -> None:
+        for task in list(self._dials):
+            task.cancel()
         for dialled in list(self._reactor.dialling):
             dialled.cut()
         for conn in list(self._reactor.conns):
@@ -353,8 +355,9 @@ class ClientEngine:
             conn.connect_failed(f"backend {target} did not take the connection in time", True)
         except OSError as error:
             conn.connect_failed(f"backend {target} cannot be reached: {describe(error)}", False)
-        except asyncio.CancelledError:
-            conn.connect_failed("the client is shutting down", False)
+        except BaseException as error:
+            cancelled = isinstance(error, asyncio.CancelledError)
+            conn.connect_failed("the client is shutting down" if cancelled else f"backend {target} failed", False)
             raise
 
 

@@ -117,10 +117,11 @@ class Http1Backend(Backend[Http1Stream]):
                         await stream.more()
             body_bytes = bytes(body[: limits.WS_REFUSAL_BODY_BYTES])
             return WebSocketResponse(status_code=head.status, headers=fields.to_tunnel(head.fields), body=body_bytes)
-        upgraded = (fields.get(head.fields, b"upgrade") or b"").lower() == b"websocket"
+        upgraded = [value.lower() for value in fields.get_all(head.fields, b"upgrade")] == [b"websocket"]
         upgraded = upgraded and b"upgrade" in fields.tokens(head.fields, b"connection")
         chosen = fields.get(head.fields, b"sec-websocket-protocol") or b""
-        if not upgraded or fields.get(head.fields, b"sec-websocket-accept") != accept_key(key) or not chosen.isascii():
+        accepts = fields.get_all(head.fields, b"sec-websocket-accept")
+        if not upgraded or accepts != [accept_key(key)] or not chosen.isascii():
             raise BadMessage("101 without the right Upgrade, Connection, Sec-WebSocket-Accept or -Protocol")
         passing = fields.to_tunnel(head.fields, without=(b"sec-websocket-accept", b"sec-websocket-protocol"))
         return WebSocketResponse(status_code=101, accepted=True, headers=passing, subprotocol=chosen.decode())

@@ -63,6 +63,7 @@ class Http1Stream(HttpStream):
         self.public = public
         self.reused = False  # it has served a request before
         self.http10 = False  # the peer's version
+        self._half_line = b""  # of the empty ones before a request
         self._h11 = h11.Connection(
             h11.SERVER if public else h11.CLIENT, max_incomplete_event_size=head_bytes + READ_BYTES
         )
@@ -104,8 +105,10 @@ class Http1Stream(HttpStream):
         """More bytes have come; none: the end of the connection."""
         self._heard = self._heard or bool(data)
         if data and self.public and self._h11.their_state is h11.IDLE and not self.waiting_bytes:
+            data = self._half_line + data
             data = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]  # RFC 9112 2.2: before a request
-            if not data:
+            self._half_line = data if data == b"\r" else b""
+            if not data or self._half_line:
                 return
         self._h11.receive_data(data)
 
@@ -123,10 +126,9 @@ class Http1Stream(HttpStream):
         fields.check(of_message, status=400)
         if len(fields.nominated(of_message)) > CONNECTION_OPTIONS:
             raise BadMessage("too many options in Connection", status=400)
-        lengths = fields.get_all(of_message, b"content-length")
         coded = fields.get(of_message, b"transfer-encoding") is not None
-        if (coded and (lengths or self.http10)) or any(len(length) > 19 for length in lengths):
-            raise BadMessage("bad Content-Length, or with Transfer-Encoding", status=400)
+        if coded and self.http10:
+            raise BadMessage("Transfer-Encoding in HTTP/1.0", status=400)
         if self.public:
             head = self._request(event, of_message)
         else:

@@ -215,7 +215,7 @@ class PublicConnection:
             await self._serve(stream, head, HttpTranslation(self.gate.config.body_bytes))
             if self.gate.draining or not stream.next_cycle():  # while it is closing, each answer has said so
                 break
-        if not stream.ended or stream.waiting_bytes:
+        if stream.final or not stream.ended or stream.waiting_bytes:
             await linger(self.reader, self.writer)
 
     async def _next_head(self, stream: Http1Stream) -> Head | None:
@@ -324,16 +324,16 @@ class PublicConnection:
 
     async def _serve_websocket(self, stream: Http1Stream, head: Head) -> None:
         """The handshake, RFC 6455 4.2.1. The key stays here: the backend is asked with a key of its own."""
-        versions = fields.get_all(head.fields, b"sec-websocket-version")
-        if len(versions) > 1:
-            raise BadMessage("two Sec-WebSocket-Versions", status=400, final=True)
-        if versions != [b"13"]:
-            raise BadMessage("only WebSocket version 13 is spoken here", status=426, final=not stream.ended)
+        if fields.content_length(head.fields) > 0 or fields.get(head.fields, b"transfer-encoding") is not None:
+            raise BadMessage("a WebSocket handshake has no body", status=400)
+        if fields.get_all(head.fields, b"sec-websocket-version") != [b"13"]:
+            raise BadMessage("only WebSocket version 13 is spoken here", status=426, final=False)
         keys = fields.get_all(head.fields, b"sec-websocket-key")
         offered = b", ".join(fields.get_all(head.fields, b"sec-websocket-protocol"))
-        if len(keys) != 1 or not valid_key(keys[0]) or not offered.isascii() or not stream.ended:
-            text = "bad Sec-WebSocket-Key or -Protocol, or a handshake with a body"
-            raise BadMessage(text, status=400, final=not stream.ended)
+        if not offered.isascii():
+            raise BadMessage("bad Sec-WebSocket-Protocol", status=400)
+        if len(keys) != 1 or not valid_key(keys[0]):
+            raise BadMessage("Sec-WebSocket-Key is missing or not 16 bytes in base64", status=400, final=False)
         ours = (b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol")
         exchange = await self._open(WEBSOCKET, stream, head)
         opening = WebSocketRequest(
@@ -376,7 +376,7 @@ class PublicConnection:
 
 
 def _is_handshake(stream: Http1Stream, head: Head) -> bool:
-    upgrade = (fields.get(head.fields, b"upgrade") or b"").lower() == b"websocket"
+    upgrade = [value.lower() for value in fields.get_all(head.fields, b"upgrade")] == [b"websocket"]
     nominated = b"upgrade" in fields.tokens(head.fields, b"connection")
     return upgrade and nominated and head.method == b"GET" and not stream.http10
 

@@ -9,8 +9,9 @@ from fasttunnel.reference.messages import BadMessage
 
 # Lines ended by a bare LF, a bare CR, NUL, folded lines (RFC 9112 2.2, 5.2).
 _SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\x00|\r\n[ \t]")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(;.*)?")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(;[^\x00-\x08\x0a-\x1f\x7f]{0,16384})?")
 _CODING = re.compile(rb"(?i:\r\ntransfer-encoding):(.*?)(?=\r\n)")
+_LENGTH = re.compile(rb"(?i:\r\ncontent-length):[ \t]*(.*?)[ \t]*(?=\r\n)")
 
 
 def check_head(data: bytes, limit: int, checked: int = 0) -> None:
@@ -19,7 +20,10 @@ def check_head(data: bytes, limit: int, checked: int = 0) -> None:
     head = _lines(data, end, limit, 431, checked)
     if not head.endswith(end):
         return
-    if codings := _CODING.findall(head):  # 6.3: the last has to be chunked; 6.1: and only that
+    codings, lengths = _CODING.findall(head), _LENGTH.findall(head)
+    if lengths and (codings or len(lengths) > 1 or not re.fullmatch(rb"[0-9]{1,19}", lengths[0])):  # RFC 9110 8.6
+        raise BadMessage("bad Content-Length, two, or one with Transfer-Encoding", status=400)
+    if codings:  # 6.3: the last has to be chunked; 6.1: and only that
         names = [name.strip().lower() for name in codings[0].split(b",")]
         if len(codings) > 1 or names[-1] != b"chunked" or names.count(b"chunked") > 1:
             raise BadMessage("bad Transfer-Encoding", status=400)
