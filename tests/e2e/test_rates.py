@@ -198,14 +198,17 @@ async def test_frames_and_calls_wait_too(stack: AsyncExitStack, tmp_path: Path, 
     await eventually(lambda: house.server.status()["active_requests"] == 0)
 
 
-async def spend_all(house: House, backend: RawBackend) -> None:
+LITTLE, A_LOT = 20_000, 60_000  # a rate, and what is above it by two seconds, and within a window
+
+
+async def spend_all(house: House, backend: RawBackend, size: int = A_LOT) -> None:
     """The rate is used up, for a while."""
     public = await house.public()
     await public.send(request("GET", "/large", "Connection: close", host="shop.example"))
     far = await backend.accept()
     await far.head()
-    sending = asyncio.create_task(far.send(answer("200 OK", "Connection: close", body=bytes(SIZE // 2))))
-    assert len((await public.answer()).body) == SIZE // 2
+    sending = asyncio.create_task(far.send(answer("200 OK", "Connection: close", body=bytes(size))))
+    assert len((await public.answer()).body) == size
     await sending
 
 
@@ -215,7 +218,7 @@ async def test_many_small_answers_wait_too(stack: AsyncExitStack, tmp_path: Path
     backend = await start_raw(stack)
     await house.client(SHOP, f"shop.example={backend.url}")
     begun = asyncio.get_running_loop().time()
-    await spend_all(house, backend)
+    await spend_all(house, backend, SIZE // 2)
     count, size = 40, 30_000
     asking = [asyncio.create_task(house.says("shop.example")) for _ in range(count)]
     for _ in range(count):
@@ -239,7 +242,7 @@ async def test_who_leaves_while_a_request_waits_has_never_been(
         calls += 1
         return note
 
-    house = await start_metered(stack, tmp_path)
+    house = await start_metered(stack, tmp_path, LITTLE)
     backend = await start_raw(stack)
     await house.client(SHOP, f"shop.example={backend.url}", f"shop.example={await start_grpc(stack, Unary=unary)}")
     await spend_all(house, backend)
@@ -277,7 +280,7 @@ async def test_no_more_wait_than_there_is_room_for(
     stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "QUEUED_REQUESTS", 2)
-    house = await start_metered(stack, tmp_path)
+    house = await start_metered(stack, tmp_path, LITTLE)
     backend = await start_raw(stack)
     await house.client(SHOP, f"shop.example={backend.url}")
     await spend_all(house, backend)
