@@ -35,6 +35,9 @@ class ServerEngine(Protocol):
     async def wait_closed(self) -> None:
         """Returns once stopped."""
 
+    def review(self) -> None:
+        """Have the authenticator look at its tokens now, and end the tunnels that may not be any more."""
+
     def status(self) -> dict[str, Any]:
         """Counts and links, for people and tests."""
 

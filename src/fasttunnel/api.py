@@ -59,6 +59,9 @@ class ServerLimits(TypedDict, total=False):
     ws_message_bytes: int
     grpc_message_bytes: int
     body_bytes: int
+    tokens_file: str
+    max_failed_logins: int
+    max_connections_per_address: int
     max_connections: int
     max_requests: int
     max_requests_per_tunnel: int
@@ -102,9 +105,9 @@ class Server:
     """The public end of tunnels.
 
     `listen` is where the public sends HTTP/1.1, HTTP/2, WebSocket and gRPC requests, `tunnel` where clients dial in;
-    port 0 takes a free one. Without a `token` both must be loopback addresses. With `cert`, `key` both speak TLS.
-    `events` is told what happens (by default the logger "fasttunnel"), `engine` is "cython", "asyncio" or a class of
-    one's own; without it the compiled engine is taken if it can be loaded.
+    port 0 takes a free one. Without a `token`, a `tokens_file` or a `client_ca` both must be loopback addresses. With
+    `cert`, `key` both speak TLS. `events` is told what happens (by default the logger "fasttunnel"), `engine` is
+    "cython", "asyncio" or a class of one's own; without it the compiled engine is taken if it can be loaded.
 
     Raises ConfigError when an option cannot be used.
     """
@@ -121,6 +124,12 @@ class Server:
     ) -> None:
         self.config = server_config({"listen": listen, "tunnel": tunnel, "token": token, **limits})
         self._events = guard(events or Events())
+        self._authenticator = Authenticator(
+            self.config.token,
+            self.config.tokens_file,
+            max_failed_logins=self.config.max_failed_logins,
+            warn=self._events.warning,
+        )
         _check_name(engine)
         self._engine_choice = engine
         self._engine: abc.ServerEngine | None = None
@@ -141,7 +150,8 @@ class Server:
         if self._engine is not None:
             raise FasttunnelError("the server has been started already")
         engine_class: type[abc.ServerEngine] = _load("ServerEngine", self._engine_choice, self._events)
-        engine = engine_class(self.config, authenticator=Authenticator(self.config.token), events=self._events)
+        _warn_of(self.config.token, self._events)
+        engine = engine_class(self.config, authenticator=self._authenticator, events=self._events)
         try:
             await engine.start()
         except OSError as error:
@@ -161,6 +171,10 @@ class Server:
     async def wait_closed(self) -> None:
         """Returns once the server has stopped."""
         await self._running.wait_closed()
+
+    def reload(self) -> None:
+        """Read the tokens file now; by itself that happens within a few seconds of a change."""
+        self._running.review()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -251,6 +265,7 @@ class Client:
         """
         if self._engine is not None:
             raise FasttunnelError("the client has been started already")
+        _warn_of(self.config.token, self._events)
         await self._check_host()
         engine_class: type[abc.ClientEngine] = _load("ClientEngine", self._engine_choice, self._events)
         self._engine = engine_class(self.config, events=self._events)
@@ -362,6 +377,11 @@ def _load(end: str, engine: str | type[Any] | None, events: Events) -> type[Any]
         ) from error
     loaded: type[Any] = getattr(module, end)
     return loaded
+
+
+def _warn_of(token: Secret | None, events: Events) -> None:
+    if token is not None and token.warning is not None:
+        events.warning(token.warning)
 
 
 def _reachable(address: tuple[str, int]) -> str:

@@ -90,6 +90,9 @@ MAX_REQUESTS_PER_TUNNEL: Final = 0
 MAX_CONNECTIONS: Final = 0
 """Connections of the public at once; 0: no limit but that of the system."""
 
+MAX_CONNECTIONS_PER_ADDRESS: Final = 0
+"""Connections of one address (IPv6: of one /64) at once, to each of the two ports; 0: no limit, it may be a proxy."""
+
 BODY_BYTES: Final = 0
 """Largest body of an HTTP request; 0: no limit, for bodies are streamed and never gathered."""
 
@@ -127,6 +130,26 @@ HANDOVER_S: Final = 5.0
 
 HANDOVER_SETTLE_S: Final = 1.0
 """And how long it then serves what still comes on connections of the public; each ends with its next answer."""
+
+# -- tokens -----------------------------------------------------------------------------------------------------------
+
+TOKEN_BYTES: Final = 32
+"""Random bytes of a token that `fasttunnel token` makes: 256 bits, which nobody guesses from their hash."""
+
+SHORT_TOKEN: Final = 32
+"""Characters; a shorter one is hashed with a warning. `openssl rand -hex 16` makes so many, of 128 bits."""
+
+TOKENS_POLL_S: Final = 1.0
+"""How often the tokens file is looked at; a change counts when it is seen twice, so that none is read half written."""
+
+MAX_FAILED_LOGINS: Final = 10
+"""Of one address within FAILED_LOGINS_S; then its tokens are not looked at for as long. 0: no limit."""
+
+FAILED_LOGINS_S: Final = 60.0
+"""See MAX_FAILED_LOGINS."""
+
+ADDRESSES: Final = 65_536
+"""Addresses whose mistakes are remembered, at most: about 10 MB."""
 
 # -- routes -----------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import pytest
 
 import fasttunnel
 from fasttunnel import api
-from fasttunnel.control.auth import Authenticator
+from fasttunnel.control.auth import Authenticator, Refused
 from fasttunnel.control.config import ClientConfig, Secret, ServerConfig
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import Route, RouteTable
@@ -39,6 +39,9 @@ class FakeServerEngine:
 
     async def wait_closed(self) -> None:
         self.calls.append("wait_closed")
+
+    def review(self) -> None:
+        self.calls.append("review")
 
     def status(self) -> dict[str, Any]:
         return {"links": 0}
@@ -81,8 +84,9 @@ async def test_server_life() -> None:
         "0.0.0.0:0", "[::1]:0", "s3cret", engine=FakeServerEngine, max_fragment=4096
     ) as server:
         (engine,) = FakeServerEngine.made
-        assert engine.authenticator.check(b"Bearer s3cret")
-        assert not engine.authenticator.check(b"Bearer other")
+        assert engine.authenticator.login(b"Bearer s3cret")
+        with pytest.raises(Refused):
+            engine.authenticator.login(b"Bearer other")
         assert engine.config.max_fragment == 4096
         assert server.address == ("0.0.0.0", 8080)
         assert server.public_url == "http://127.0.0.1:8080", "an address one can connect to"
@@ -90,8 +94,9 @@ async def test_server_life() -> None:
         engine.routes.add("somebody", [Route(host="a")])
         assert server.routes == [Route(host="a")]
         assert server.status() == {"links": 0}
+        server.reload()
         await server.wait_closed()
-    assert engine.calls == ["start", "wait_closed", ("stop", None)]
+    assert engine.calls == ["start", "review", "wait_closed", ("stop", None)]
 
 
 async def test_an_error_inside_does_not_wait_for_requests() -> None:

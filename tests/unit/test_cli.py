@@ -15,6 +15,8 @@ from fasttunnel import __version__
 from fasttunnel.cli import main, options
 from fasttunnel.control.certificates import DEFAULT_DAYS
 from fasttunnel.control.config import Secret
+from fasttunnel.control.permission import Permission
+from fasttunnel.control.tokens import digest_of, parse_tokens, read_tokens
 from fasttunnel.errors import ConfigError
 
 
@@ -33,7 +35,7 @@ def test_version() -> None:
     assert __version__ in out
 
 
-@pytest.mark.parametrize("command", ["server", "client", "cert", "demo"])
+@pytest.mark.parametrize("command", ["server", "client", "token", "cert", "demo"])
 def test_help_teaches_by_example(command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -61,6 +63,7 @@ FORMS = {
         "--queue-timeout": "S",
         "--user": "NAME",
         "--token-file": "F",
+        "--tokens": "F",
         "--config": "F",
         "--set": "NAME=VALUE",
         "--engine": None,
@@ -82,6 +85,19 @@ FORMS = {
         "--trace-messages": None,
     },
     "cert": {"--name": "NAME", "--client": "NAME", "--days": "N", "--force": None, "--pin": "F"},
+    "token": {
+        "--host": "HOST",
+        "--path": "PREFIX",
+        "--service": "S",
+        "--client-id": "ID",
+        "--expires": "WHEN",
+        "--requests-per-second": "N",
+        "--bytes-per-second": "N",
+        "--no-exclusive": None,
+        "--shared": None,
+        "--append": "F",
+        "--hash": None,
+    },
     "demo": {"--keep": None, "--engine": None},
     "version": {},
 }
@@ -146,9 +162,11 @@ def test_the_more_explicit_option_wins(tmp_path: Path) -> None:
     assigned = ('listen="127.0.0.1:4"', "tunnel=127.0.0.1:5", "max_requests = 7")
     gathered = options.gather(config, assigned, None, listen="127.0.0.1:3")
     assert gathered.pop("max_requests") == 7
-    assert gathered == {"listen": "127.0.0.1:3", "tunnel": "127.0.0.1:5", "token": "of-the-file"}
+    assert gathered.pop("token").reveal() == "of-the-file"
+    assert gathered == {"listen": "127.0.0.1:3", "tunnel": "127.0.0.1:5"}
     gathered = options.gather(config, (), None, listen="127.0.0.1:3", tunnel=None, token=None)
-    assert gathered == {"listen": "127.0.0.1:3", "tunnel": "127.0.0.1:2", "token": "of-the-file"}
+    assert gathered.pop("token").reveal() == "of-the-file"
+    assert gathered == {"listen": "127.0.0.1:3", "tunnel": "127.0.0.1:2"}
     assert options.gather(config, (), None, token="of-the-environment")["token"] == "of-the-environment"
     token = options.gather(config, (), tmp_path / "token", token="of-the-environment")["token"]
     assert isinstance(token, Secret)
@@ -236,3 +254,86 @@ def test_help_loads_no_engine_and_no_grpc() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# -- fasttunnel token
+
+
+def test_a_new_token_and_its_lines() -> None:
+    code, out, err = run(
+        "token", "shop", "--host", "shop.example", "--host", "*.shop.example", "--path", "/api",
+        "--expires", "2030-01-01", "--service", "shop.Cart",
+        "--requests-per-second", "2.5", "--no-exclusive", "--shared",
+    )  # fmt: skip
+    assert code == 0
+    (token,) = parse_tokens(err).values()
+    assert digest_of(out.strip().encode()) == token.digest
+    assert out.strip() not in err
+    assert token.permission == Permission(
+        hosts=("shop.example", "*.shop.example"), paths=("/api",), services=("shop.Cart",), exclusive=False, shared=True
+    )
+    assert (token.expires_s, token.requests_per_second) == (1893456000, 2.5)
+
+
+def test_tokens_are_appended_to_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    tokens = []
+    for _ in range(2):
+        code, out, err = run("token", "shop", "--append", str(file))
+        assert (code, err) == (0, "")
+        tokens.append(out.strip())
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert list(read_tokens(file)) == [digest_of(token.encode()) for token in tokens]
+    assert not any(token in file.read_text() for token in tokens)
+    file.write_text("# mine")
+    file.chmod(0o640)
+    run("token", "blog", "--append", str(file))
+    assert file.read_text().startswith("# mine\n\n[[tokens]]\n")
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(("token", "warns"), [("s3cret", True), ("0123456789abcdef" * 2, False)])
+def test_a_token_is_hashed(token: str, warns: bool) -> None:
+    result = CliRunner().invoke(main, ["token", "shop", "--hash"], input=f"{token}\n")
+    assert result.exit_code == 0
+    assert list(parse_tokens(result.stdout)) == [digest_of(token.encode())]
+    assert token not in result.output
+    assert ("may be guessed" in result.stderr) is warns
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["two words"], "name"),
+        (["token"], "the name is taken"),
+        (["shop", "--host", "a:80"], "leave the port away"),
+        (["shop", "--path", "api"], "path prefix"),
+        (["shop", "--expires", "soon"], "'soon' is not a date"),
+        (["shop", "--requests-per-second", "0"], "requests_per_second"),
+        (["shop", "--requests-per-second", "inf"], "requests_per_second"),
+        (["shop", "--bytes-per-second", "nan"], "bytes_per_second"),
+        (["shop", "--append", "/does/not/exist"], "cannot append to /does/not/exist: No such file"),
+        (["shop", "--hash"], "visible ASCII"),
+    ],
+)
+def test_a_token_that_cannot_be(arguments: list[str], says: str) -> None:
+    code, out, err = run("token", *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+@pytest.mark.parametrize("command", ["server", "client"])
+def test_a_token_on_the_command_line_is_refused_and_not_repeated(command: str) -> None:
+    code, out, err = run(command, "--token=s3cret")
+    assert code == 2
+    assert "s3cret" not in out + err
+
+
+def test_a_broken_tokens_file_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "tokens.toml").write_text('[[tokens]]\nname = "shop"\nhash = "s3cret"\n')
+    code, out, err = run("server", "--tokens", str(tmp_path / "tokens.toml"))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "tokens[0], shop" in err
+    assert "s3cret" not in err

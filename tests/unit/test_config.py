@@ -7,6 +7,7 @@ import pytest
 from fasttunnel.control.config import (
     Secret,
     client_config,
+    exposure,
     is_loopback,
     parse_address,
     parse_route,
@@ -210,6 +211,29 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(ConfigError, match="holds no token"):
         read_token(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("mode", "exposed"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True), (0o620, True)]
+)
+def test_files_with_tokens_that_others_can_read(tmp_path: Path, mode: int, exposed: bool) -> None:
+    path = tmp_path / "token"
+    path.write_text("s3cret\n")
+    path.chmod(mode)
+    token = read_token(path)
+    assert (token.warning is not None) is exposed
+    assert "s3cret" not in str(token.warning)
+    path.write_text('token = "s3cret"\n')
+    assert (read_file(path)["token"].warning is not None) is exposed
+    assert exposure(tmp_path / "none") is None
+    assert exposure(tmp_path) is None
+
+
+def test_the_tokens_file_is_beside_the_file_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text('tokens_file = "tokens.toml"\nlisten = "0.0.0.0:80"\n')
+    config = server_config(read_file(tmp_path / "server.toml"))
+    assert config.tokens_file == str(tmp_path / "tokens.toml")
+    assert config.token is None, "nor is one needed"
 
 
 def test_an_explicit_token_wins_over_the_file() -> None:

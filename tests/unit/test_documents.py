@@ -33,9 +33,10 @@ def test_every_document_is_linked_from_the_readme() -> None:
     assert [path.name for path in DOCUMENTS[1:] if f"](docs/{path.name})" not in readme] == []
 
 
-def test_every_test_of_the_table_of_failures_exists() -> None:
-    named = re.findall(r"`(test_\w+)(?:\.py)?`", (ROOT / "docs" / "failures.md").read_text())
-    assert len(named) > 60
+@pytest.mark.parametrize(("document", "at_least"), [("failures.md", 60), ("security.md", 6)])
+def test_every_test_that_is_named_exists(document: str, at_least: int) -> None:
+    named = re.findall(r"`(test_\w+)(?:\.py)?`", (ROOT / "docs" / document).read_text())
+    assert len(named) > at_least
     files = list((ROOT / "tests").rglob("test_*.py"))
     known = {name for path in files for name in (path.stem, *re.findall(r"def (test_\w+)", path.read_text()))}
     assert [name for name in named if name not in known] == []

@@ -16,9 +16,12 @@ LAYERS = """
     errors limits version
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
-    control.routes control.backoff control.listening control.tls control.watch control.privileges
-    control.config control.outage
+    control.routes control.backoff control.listening control.rates control.addresses
+    control.tls control.watch control.privileges
+    control.permission
+    control.config control.outage control.tokens
     control.auth control.log control.trace control.certificates
+    control.registration
     abc
     _core
     engine._nghttp2 engine._system engine._grpc engine._openssl engine._out
@@ -27,7 +30,7 @@ LAYERS = """
     engine._io
     engine._http1 engine._http2 engine._websocket engine._listener
     engine._link
-    engine._gate engine._target engine.heartbeat engine.closing engine.opening engine.census
+    engine._gate engine._target engine._metered_link engine.heartbeat engine.closing engine.opening engine.census
     engine._public_http2 engine._public_websocket engine._backend_http1 engine._backend_http2
     engine._public_http1 engine._backend_websocket
     engine._backends
@@ -38,7 +41,7 @@ LAYERS = """
     reference.exchange reference.translation reference.http2
     reference.dispatch reference.relay reference.http1
     reference.carrier reference.websocket
-    reference.public reference.backend
+    reference.public reference.backend reference.metering
     reference.backend_http1 reference.backend_grpc
     reference.server
     reference.client
@@ -51,7 +54,7 @@ LAYERS = """
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.cert cli.demo cli.version
+    cli.server cli.client cli.cert cli.demo cli.token cli.version
     cli
     __main__
 """

@@ -134,6 +134,23 @@ def test_exclusive() -> None:
     assert target(routes.match(HTTP, "a", "/")) == "late"
 
 
+def test_parties_do_not_share_routes() -> None:
+    routes: RouteTable[str] = RouteTable()
+    routes.add("one", [Route(host="a")], owner="x/one", party="x")
+    routes.add("two", [Route(host="a")], owner="x/two", party="x")
+    for party in ("y", ""):
+        with pytest.raises(RouteTaken) as taken:
+            routes.add("three", [Route(host="b"), Route(host="a", protocols=(HTTP,))], owner="y/three", party=party)
+        assert "one" not in str(taken.value)
+
+    assert routes.match(HTTP, "b", "/") is None, "all or nothing"
+    routes.add("three", [Route(host="a", path_prefix="/p"), Route(host="*.a"), Route()], owner="y/three", party="y")
+    routes.remove("one")
+    routes.remove("two")
+    routes.add("three", [Route(host="a")], owner="y/three", party="y")
+    assert target(routes.match(HTTP, "a", "/")) == "three"
+
+
 def test_routes_lists_what_is_up() -> None:
     routes: RouteTable[str] = RouteTable()
     routes.add("one", [Route(host="a"), Route(host="b")])

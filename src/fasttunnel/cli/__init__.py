@@ -1,4 +1,4 @@
-"""The command line: `fasttunnel server`, `client`, `cert`, `demo` and `version`."""
+"""The command line: `fasttunnel server`, `client`, `token`, `cert`, `demo` and `version`."""
 
 import click
 
@@ -6,6 +6,7 @@ from fasttunnel.cli.cert import cert
 from fasttunnel.cli.client import client
 from fasttunnel.cli.demo import demo
 from fasttunnel.cli.server import server
+from fasttunnel.cli.token import token
 from fasttunnel.cli.version import version
 from fasttunnel.version import __version__
 
@@ -44,6 +45,7 @@ def main() -> None:
 
 main.add_command(server)
 main.add_command(client)
+main.add_command(token)
 main.add_command(cert)
 main.add_command(demo)
 main.add_command(version)

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 @options.settings
 @options.engine
 @options.trace_messages
-@options.token_variable
 @click.argument("routes", nargs=-1, metavar="[ROUTE=]BACKEND ...")
 def client(
     server: str | None,
@@ -59,7 +58,6 @@ def client(
     token_file: Path | None,
     config: Path | None,
     assignments: tuple[str, ...],
-    token: str | None,
     routes: tuple[str, ...],
     engine: "EngineName | None",
     trace_messages: bool,
@@ -107,7 +105,7 @@ def client(
                 key=key,
                 connections=connections,
                 routes=routes,
-                token=token or None,
+                token=options.token_variable(),
             )
         )
     except FasttunnelError as error:

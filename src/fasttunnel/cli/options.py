@@ -1,5 +1,6 @@
 """Options that commands share, and how options, environment and file go together: the more explicit one wins."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,11 @@ user = click.option(
     help="Go on as this user once the ports are open and the files are read; needs root. Files that may change have to "
     "be readable for it.",
 )
-token_variable = click.option("--token", envvar="FASTTUNNEL_TOKEN", hidden=True)
+
+
+def token_variable() -> str | None:
+    """The token in the environment. There is no option for it: other users can see the command line."""
+    return os.environ.get("FASTTUNNEL_TOKEN") or None
 
 
 def tap(trace_messages: bool) -> Callable[[str, bool, bytes], None] | None:

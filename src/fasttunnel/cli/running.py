@@ -81,6 +81,11 @@ def stop_signal(say: Callable[[str], None]) -> asyncio.Event:
     return asked
 
 
+def on_hangup(reload: Callable[[], None]) -> None:
+    """Call `reload` at each SIGHUP."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
 async def _first(asked: asyncio.Event, work: Awaitable[None]) -> None:
     """Returns when `work` has ended, and raises what it raised; or when the event is set, `work` is then cancelled."""
     working = asyncio.ensure_future(work)

@@ -68,7 +68,7 @@ class ServerScreen(Screen):
 
     def summary(self, public_url: str, tunnel: str, config: ServerConfig) -> None:
         self.line("public", (public_url, "bold green"), "  HTTP, WebSocket and gRPC")
-        needed = ["the token"] * (config.token is not None) + ["a certificate"] * bool(config.client_ca)
+        needed = ["a token"] * bool(config.token or config.tokens_file) + ["a certificate"] * bool(config.client_ca)
         needs = f"  clients need {' and '.join(needed)}" if needed else "  no token: for this machine only"
         self.line("tunnel", tunnel, needs + ", and use TLS" * config.secures("tunnel"))
         self.line("routes", "none yet; to add some, run beside your app (here one on port 3000):")

@@ -49,11 +49,17 @@ if TYPE_CHECKING:
 )
 @options.user
 @options.token_file
+@click.option(
+    "--tokens",
+    "tokens_file",
+    type=click.Path(dir_okay=False),
+    metavar="F",
+    help="TOML file of token hashes with their permissions, made by `fasttunnel token`; read again when it changes.",
+)
 @options.config_file
 @options.settings
 @options.engine
 @options.trace_messages
-@options.token_variable
 def server(
     listen: str | None,
     tunnel: str | None,
@@ -64,9 +70,9 @@ def server(
     queue_timeout_s: float | None,
     user: str | None,
     token_file: Path | None,
+    tokens_file: str | None,
     config: Path | None,
     assignments: tuple[str, ...],
-    token: str | None,
     engine: "EngineName | None",
     trace_messages: bool,
 ) -> None:
@@ -77,6 +83,8 @@ def server(
         fasttunnel server
     For the network; whoever dials in needs the token:
         FASTTUNNEL_TOKEN=... fasttunnel server --listen 0.0.0.0:80 --tunnel 0.0.0.0:7000
+    With a token for each client, and what it permits (`fasttunnel token --help`):
+        fasttunnel server --tokens tokens.toml --listen 0.0.0.0:80 --tunnel 0.0.0.0:7000
     With the token in a file, IPv6, a free port (the first lines say which):
         fasttunnel server --token-file token --listen [::]:80 --tunnel [::]:7000
         fasttunnel server --listen 127.0.0.1:0
@@ -92,6 +100,7 @@ def server(
         ws_message_bytes = 16_777_216
 
     A first Ctrl-C (SIGINT, SIGTERM) lets requests under way finish, a second one stops at once.
+    SIGHUP has the file of --tokens read at once.
     """
     try:
         settings = server_config(
@@ -106,19 +115,19 @@ def server(
                 client_ca=client_ca,
                 reuse_port=reuse_port,
                 queue_timeout_s=queue_timeout_s,
-                token=token or None,
+                tokens_file=tokens_file,
+                token=options.token_variable(),
             )
         )
         account = find_user(user) if user is not None else None
+        from fasttunnel.api import Server
+        from fasttunnel.cli.screen import ServerScreen
+
+        screen = ServerScreen()
+        screen.tap = options.tap(trace_messages)
+        end = Server.from_config(settings, events=screen, engine=engine)
     except FasttunnelError as error:
         running.fail(error)
-
-    from fasttunnel.api import Server
-    from fasttunnel.cli.screen import ServerScreen
-
-    screen = ServerScreen()
-    screen.tap = options.tap(trace_messages)
-    end = Server.from_config(settings, events=screen, engine=engine)
 
     def started() -> None:
         if account is not None:
@@ -126,5 +135,7 @@ def server(
         screen.public, screen.secure = end.address, settings.secures("public")
         screen.title("server")
         screen.summary(end.public_url, end.tunnel, settings)
+        if settings.tokens_file:
+            running.on_hangup(end.reload)
 
     running.run(lambda: running.serve(end, started, screen.say))

@@ -6,7 +6,9 @@ Structs are immutable and checked as a whole; every mistake is a ConfigError tha
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,17 +32,18 @@ Fragment = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_FRAGMENT_BYTES)]
 HeaderList = Annotated[int, msgspec.Meta(ge=4096, le=1024 * 1024)]
 
 # Options that name files.
-FILES = ("token_file", "cert", "key", "ca", "client_ca", "backend_ca")
+FILES = ("token_file", "tokens_file", "cert", "key", "ca", "client_ca", "backend_ca")
 
 C = TypeVar("C", bound="ServerConfig | ClientConfig")
 
 
 class Secret:
-    """A text that is never shown: it prints as ****."""
+    """A text that is never shown: it prints as ****. `warning` says where others of the machine may read it."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_text", "warning")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, warning: str | None = None) -> None:
+        self.warning = warning
         if not text or not text.isascii() or not text.isprintable() or " " in text:
             raise ConfigError("a token is made of visible ASCII characters, at least one, and no spaces")
         self._text = text
@@ -99,6 +102,9 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     key: tuple[str, ...] = ()  # of each; none: it is in the same file
     tls: tuple[Literal["public", "tunnel"], ...] = ("public", "tunnel")  # ports that use them
     client_ca: str = ""  # who signs the certificates that clients have to show
+    tokens_file: str = ""  # several tokens with their permissions: control/tokens.py
+    max_failed_logins: Size = limits.MAX_FAILED_LOGINS
+    max_connections_per_address: Size = limits.MAX_CONNECTIONS_PER_ADDRESS
     initial_window: Window = limits.INITIAL_WINDOW_BYTES
     max_fragment: Fragment = limits.FRAGMENT_BYTES
     header_list_bytes: HeaderList = limits.HEADER_LIST_BYTES
@@ -134,11 +140,12 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ConfigError("--client-ca needs TLS on the tunnel port", hint="add --cert and --key")
         for option, address in (("--listen", self.listen), ("--tunnel", self.tunnel)):
             host, _ = parse_address(address)
-            if self.token is None and not self.client_ca and not is_loopback(host):
+            if not (self.token or self.tokens_file or self.client_ca or is_loopback(host)):
                 raise ConfigError(
                     f"{option} {address} is open to the network, so a token is needed",
                     detail="without one, anybody who reaches the tunnel port could serve your routes and read them",
-                    hint="set FASTTUNNEL_TOKEN or --token-file here and for the client, or listen on 127.0.0.1",
+                    hint="set FASTTUNNEL_TOKEN or --token-file here and for the client, or --tokens here, "
+                    "or listen on 127.0.0.1",
                 )
 
 
@@ -242,7 +249,24 @@ def read_file(path: Path) -> dict[str, Any]:
             options[name] = str(path.parent / named)
         elif isinstance(named, list):
             options[name] = [str(path.parent / one) if isinstance(one, str) else one for one in named]
+    if isinstance(options.get("token"), str):
+        options["token"] = Secret(options["token"], exposure(path))
     return options
+
+
+def exposure(path: Path) -> str | None:
+    """A warning about a file with secrets that others of this machine may read."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    if (
+        os.name != "posix"
+        or not stat.S_ISREG(mode)
+        or not mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH)
+    ):
+        return None
+    return f"{path} is open to other users of this machine (mode {stat.S_IMODE(mode):04o}); chmod 600 {path}"
 
 
 def read_setting(text: str) -> tuple[str, Any]:
@@ -261,7 +285,7 @@ def read_setting(text: str) -> tuple[str, Any]:
 def read_token(path: Path) -> Secret:
     """The token in a file: its only line. Raises ConfigError."""
     try:
-        return Secret(path.read_text("utf-8").strip())
+        return Secret(path.read_text("utf-8").strip(), exposure(path))
     except OSError as error:
         raise ConfigError(f"cannot read the token file {path}", detail=error.strerror) from None
     except (ConfigError, UnicodeDecodeError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -167,6 +167,15 @@ class _Level(Generic[T]):
         return self.segments.setdefault(_first_segment(prefix), []) if prefix else self.root
 
 
+class _Held(NamedTuple, Generic[T]):
+    """A target, whose it is, and what it has."""
+
+    target: T
+    owner: str
+    party: str
+    routes: list[Route]
+
+
 class RouteTable(Generic[T]):
     """Finds the target of a request. A target is whatever the user of the table wants back, compared by identity."""
 
@@ -176,11 +185,11 @@ class RouteTable(Generic[T]):
         # is emptied when it is full, and whenever a route comes or goes.
         self._candidates: dict[int, dict[str, tuple[_Level[T], ...]]] = {number: {} for number in PROTOCOLS}
         self._everything: dict[int, _Bucket[T]] = {}  # per protocol: the only routes there are, if they take everything
-        self._routes: dict[int, tuple[T, str, list[Route]]] = {}  # by id of the target; with its owner
+        self._routes: dict[int, _Held[T]] = {}  # by id of the target
 
     def routes(self) -> list[tuple[Route, T]]:
         """What is up, in the order of arrival."""
-        return [(route, target) for target, _, routes in self._routes.values() for route in routes]
+        return [(route, held.target) for held in self._routes.values() for route in held.routes]
 
     def match(self, protocol: int, host: str, path: str) -> tuple[Route, T] | None:
         """The route and target of a request, or None when nothing fits.
@@ -230,17 +239,17 @@ class RouteTable(Generic[T]):
             known[host] = levels
         return levels
 
-    def add(self, target: T, routes: Iterable[Route], owner: str = "") -> None:
+    def add(self, target: T, routes: Iterable[Route], owner: str = "", party: str = "") -> None:
         """Route to `target` from now on: all of `routes`, or none of them.
 
         Raises RouteTaken when one of them is held exclusively, or wanted exclusively and held, by a target of another
-        owner; targets without an owner are of different ones.
+        owner, or held by another party; targets without an owner are of different ones, those without a party of one.
         """
         wanted = list(dict.fromkeys(routes))
         for route in wanted:
-            self._check_exclusive(target, route, owner)
+            self._check_exclusive(target, route, owner, party)
         for route in wanted:
-            for protocol, rank in _places(route):
+            for protocol, rank in places(route):
                 level = self._levels.setdefault((protocol, route.host), _Level())
                 row = level.row(rank[0])
                 bucket = next((bucket for bucket in row if bucket.rank == rank), None)
@@ -249,15 +258,14 @@ class RouteTable(Generic[T]):
                     row.append(bucket)
                     row.sort(key=lambda bucket: (len(bucket.prefix), *bucket.rank[1:]), reverse=True)
                 bucket.members.append((route, target))
-        _, _, held = self._routes.setdefault(id(target), (target, owner, []))
-        held += wanted
+        self._routes.setdefault(id(target), _Held(target, owner, party, [])).routes.extend(wanted)
         self._routes_have_changed()
 
     def remove(self, target: T) -> None:
         """Route nothing to `target` any more. No error when nothing was."""
-        _, _, routes = self._routes.pop(id(target), (target, "", []))
-        for route in routes:
-            for protocol, rank in _places(route):
+        held = self._routes.pop(id(target), None)
+        for route in held.routes if held is not None else ():
+            for protocol, rank in places(route):
                 level = self._levels.get((protocol, route.host))
                 if level is None:
                     continue
@@ -273,8 +281,8 @@ class RouteTable(Generic[T]):
                     del self._levels[protocol, route.host]
         self._routes_have_changed()
 
-    def _check_exclusive(self, target: T, route: Route, owner: str) -> None:
-        for protocol, rank in _places(route):
+    def _check_exclusive(self, target: T, route: Route, owner: str, party: str) -> None:
+        for protocol, rank in places(route):
             level = self._levels.get((protocol, route.host))
             if level is None:
                 continue
@@ -283,8 +291,10 @@ class RouteTable(Generic[T]):
                 if bucket.prefix != rank[0]:
                     continue
                 for other, holder in bucket.members:
-                    same = holder is target or (owner and owner == self._routes[id(holder)][1])
-                    if not same and (other.exclusive or route.exclusive):
+                    held = self._routes[id(holder)]
+                    same = holder is target or (owner and owner == held.owner)
+                    if not same and (other.exclusive or route.exclusive or party != held.party):
+                        # No word of who that is.
                         raise RouteTaken(f"route {route} ({PROTOCOLS[protocol]}) is taken by another client")
 
     def _routes_have_changed(self) -> None:
@@ -302,7 +312,7 @@ def _first_segment(prefix: str) -> str:
     return prefix.split("/", 2)[1]
 
 
-def _places(route: Route) -> list[tuple[int, tuple[str, bool, bool]]]:
+def places(route: Route) -> list[tuple[int, tuple[str, bool, bool]]]:
     """Where a route belongs: per protocol, the rank of its bucket. A service counts as the prefix of its calls."""
     service = f"/{route.grpc_service}" if route.grpc_service else ""
     prefix = max(route.path_prefix, service, key=len)

@@ -30,8 +30,11 @@ cdef class Gate:
     cdef readonly bint draining         # and nothing new is taken
 
     cdef bytes full                     # why the last find() had nothing although there is a tunnel; or None
+    cdef int full_status                # of HTTP, for that: 503, or 429 where the rate is what is full
+    cdef long retry_after_s             # and what to say with it
 
     cdef Link find(self, int protocol, bytes host, bytes target)
+    cdef bint paced(self, Link link) except -1              # whether its rate permits another request; else `full`
     cdef bint crowded(self) noexcept                        # more connections of the public than there may be
     cdef bint away(self, int protocol, bytes host, bytes target) except -1
     cdef bint queue(self, Endpoint waiter, Conn conn) except -1

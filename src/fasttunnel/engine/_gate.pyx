@@ -1,4 +1,5 @@
 """The server's front desk: finds the tunnel of a request, and words what goes wrong."""
+from libc.math cimport ceil
 from libc.stdint cimport uint8_t, uint32_t
 
 from fasttunnel._core cimport buf_append, hdr_append
@@ -67,6 +68,7 @@ cdef class Gate:
         self.full = None
         if 0 < self.max_requests <= self.reactor.requests:
             self.full = b"the server has as many requests under way as it may"
+            self.full_status = 503
             return None
         for _attempt in range(SHARERS_ASKED):
             found = self.routes.match_any(protocol)
@@ -77,12 +79,22 @@ cdef class Gate:
             link = found[1]
             if not link.up or link.draining:
                 return None
-            if self.max_requests_per_tunnel == 0 or link.table.count < self.max_requests_per_tunnel:
+            # Those who share a route take turns: the next one may have room.
+            if 0 < self.max_requests_per_tunnel <= link.table.count:
+                self.full = b"the tunnel has as many requests under way as it may"
+                self.full_status = 503
+            elif link.pace is None or self.paced(link):
                 self.full = None
                 return link
-            # Those who share a route take turns: the next one may have room.
-            self.full = b"the tunnel has as many requests under way as it may"
         return None
+
+    cdef bint paced(self, Link link) except -1:
+        if not link.swamped and link.pace.take():
+            return True
+        self.full = b"the requests come faster than the token of this tunnel permits"
+        self.full_status = 429
+        self.retry_after_s = max(1, <long>ceil(<double>link.pace.wait_s(1.0)))
+        return False
 
     cdef bint crowded(self) noexcept:
         return 0 < self.max_connections < len(self.reactor.conns) + len(self.reactor.opening) - self.reactor.links

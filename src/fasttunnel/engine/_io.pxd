@@ -38,6 +38,7 @@ cdef class Reactor(Poller):
     cdef readonly int timers            # that run
     cdef object tick_handle
     cdef int64_t tick_due_ms
+    cdef public object addresses        # control.addresses.Connections that counts those which come; None: they are not
     cdef readonly set conns             # every open connection
     cdef readonly long links            # those of tunnels among them
     cdef long requests                  # under way on all of these
@@ -62,6 +63,8 @@ cdef class Conn(Socket):
     cdef bint flushing                  # fill() is on the stack
     cdef bint again                     # refeed() was asked for while it was
     cdef bint closing                   # close() was asked for: when everything is written, the socket is closed
+    cdef str counted                    # the address that it is counted under; None: it is not
+    cdef bint unwelcome                 # one too many of its address
     cdef Timer timer                    # the one deadline of this connection, made on first use
 
     cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1     # returns the bytes used
@@ -89,4 +92,6 @@ cdef class Conn(Socket):
     cdef int arm(self, double delay_s) except -1
     cdef int disarm(self) except -1
     cdef int _drop_timer(self) except -1
+    cdef bint let_in(self) except -1                                         # by the count of its address
+    cdef str port_name(self)
     cdef str peer_text(self)

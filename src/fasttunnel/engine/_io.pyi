@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Callable
 
+from fasttunnel.control.addresses import Connections
 from fasttunnel.engine._socket import Poller, Socket
 
 class Reactor(Poller):
@@ -8,6 +9,7 @@ class Reactor(Poller):
 
     on_empty: Callable[[], None] | None
     on_error: Callable[[str], None] | None
+    addresses: Connections | None
     conns: set[Conn]
     links: int
     timers: int

@@ -250,6 +250,8 @@ cdef class Conn(Socket):
         try:
             if self.closing:                # given up meanwhile
                 return self.disconnect(None)
+            if self.reactor.addresses is not None and self.counted is None and not self.let_in():
+                return self.abort()
             self.on_connected()
         except Exception as error:
             self.reactor.contain(self, error)
@@ -261,6 +263,8 @@ cdef class Conn(Socket):
         self.attached = False
         self.reactor.conns.discard(self)
         self.reactor.links -= self.is_link
+        if self.counted is not None:
+            self.reactor.addresses.leave(self.counted, self.port_name())
         if not self.reactor.conns and self.reactor.on_empty is not None:
             self.reactor.on_empty()
         self._drop_timer()
@@ -300,9 +304,14 @@ cdef class Conn(Socket):
         return self.take_in(reactor.read_buffer, kept + n)
 
     cdef int opening_begins(self) except -1:
+        if self.reactor.addresses is not None and not self.let_in():
+            return self.disconnect(None)
         return self.arm(limits.HANDSHAKE_TIMEOUT_S)
 
     cdef int opening_over(self) except -1:
+        if self.counted is not None and not self.attached:
+            self.reactor.addresses.leave(self.counted, self.port_name())
+            self.counted = None
         return self._drop_timer()
 
     cdef int on_end(self) except -1:
@@ -435,6 +444,9 @@ cdef class Conn(Socket):
         self._drop_timer()
         self.reactor.conns.discard(self)
         successor.reactor = self.reactor
+        successor.counted = self.counted
+        successor.unwelcome = self.unwelcome
+        self.counted = None
         successor.out = self.out
         self.out.data = NULL
         self.out.len = self.out.cap = 0
@@ -485,6 +497,16 @@ cdef class Conn(Socket):
     def cut(self):
         """Close at once, whatever is under way."""
         self.abort()
+
+    cdef bint let_in(self) except -1:
+        cdef int verdict
+        self.counted = self.peer_address()[0]
+        verdict = self.reactor.addresses.enter(self.counted, self.port_name())
+        self.unwelcome = verdict != 0
+        return verdict < 2
+
+    cdef str port_name(self):
+        return "tunnel" if self.is_link else "public"
 
     cdef str peer_text(self):
         """Address of the peer as HOST:PORT, for logs and Forwarded headers."""

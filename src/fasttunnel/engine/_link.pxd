@@ -49,7 +49,8 @@ cdef class LinkConn(Http2Conn):
 
 
 cdef class Link(Carrier):
-    # handler, a Python object with: authorize(link, authorization: bytes | None) -> None or (grpc_status, message);
+    # handler, a Python object with: authorize(link, authorization: bytes | None) -> None, or (grpc_status, message) that
+    # refuses it, or another Link to take instead;
     # opened(link); control(link, kind: int, message: bytes); lost(link, grpc_status: int, message: str);
     # idle(link): draining and no request left; warning(text)
     cdef object handler
@@ -61,6 +62,8 @@ cdef class Link(Carrier):
     cdef readonly bint draining
     cdef bint watched                   # handler.idle() is wanted
     cdef public object info             # the engine's notes on this link
+    cdef public object pace             # control.rates.Bucket of requests, or None where nothing is limited
+    cdef bint swamped                   # too many requests wait already, see MeteredLink
     # requests
     cdef Table table
     cdef PyObject *last                 # the Exchange of the last message, for another often follows; borrowed, or NULL

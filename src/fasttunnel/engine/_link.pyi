@@ -1,13 +1,14 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from fasttunnel.control.rates import Bucket
 from fasttunnel.engine._exchange import Carrier, WindowBudget
 from fasttunnel.engine._io import Conn, Reactor
 
 class _Handler(Protocol):
     """What a link reports to: the engine."""
 
-    def authorize(self, link: Link, authorization: bytes | None) -> tuple[int, str] | None: ...
+    def authorize(self, link: Link, authorization: bytes | None) -> tuple[int, str] | Link | None: ...
     def opened(self, link: Link) -> None: ...
     def control(self, link: Link, kind: int, data: bytes) -> None: ...
     def idle(self, link: Link) -> None: ...
@@ -43,6 +44,7 @@ class Link(Carrier):
     up: bool
     draining: bool
     info: Any
+    pace: Bucket | None
     on_record: Callable[..., None] | None
     messages_sent: int
     messages_received: int

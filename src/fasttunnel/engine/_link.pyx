@@ -251,7 +251,7 @@ cdef class LinkConn(Http2Conn):
             self.set_option(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
         self.start_session(server, True, LINK_WINDOW, LINK_WINDOW, LINK_FRAME, 16, 65536)
         if server:
-            return self.arm(limits.HEAD_TIMEOUT_S)
+            return self.arm(limits.REFUSED_S if self.unwelcome else limits.HEAD_TIMEOUT_S)
         return self.open_call()
 
     cdef int open_call(self) except -1:
@@ -289,12 +289,17 @@ cdef class LinkConn(Http2Conn):
 
     cdef int accept_stream(self, LinkStream stream) except -1:
         cdef Link link
-        cdef object refusal
+        cdef object verdict
+        if self.unwelcome:
+            return stream.refuse(GRPC_RESOURCE_EXHAUSTED, "there are as many connections from this address as there may be")
         link = Link(self, stream, self.handler, None)
-        refusal = self.handler.authorize(link, stream.authorization)
-        if refusal is not None:
+        verdict = self.handler.authorize(link, stream.authorization)
+        if isinstance(verdict, tuple):
             link.conn = None
-            return stream.refuse(refusal[0], refusal[1])
+            return stream.refuse(verdict[0], verdict[1])
+        if verdict is not None:
+            link.conn = None
+            link = verdict
         stream.link = link
         nv_start(&self.nv, 0)
         nv_add_text(&self.nv, ":status", "200")

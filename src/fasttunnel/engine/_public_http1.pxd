@@ -48,7 +48,7 @@ cdef class PublicHttp1(Conn):
 
     cdef int count_body(self, uint64_t n) except -1
     cdef int no_link(self, int protocol) except -1
-    cdef int give_up_waiting(self, bytes text) except -1
+    cdef int give_up_waiting(self, int status, bytes text) except -1
     cdef Py_ssize_t begin_exchange(self, Link link, const uint8_t *data, size_t n) except -1
     cdef int begin_websocket(self, Link link) except -1
     cdef int take_over(self, PublicWebSocket successor) except -1

@@ -63,7 +63,7 @@ cdef class PublicConn(Conn):
         self.reactor = gate.reactor
 
     cdef int on_connected(self) except -1:
-        self.refused = self.gate.crowded()
+        self.refused = self.unwelcome or self.gate.crowded()
         return self.arm(REFUSED_S if self.refused else self.gate.head_timeout_s)
 
     cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
@@ -156,7 +156,8 @@ cdef class PublicHttp1(Conn):
         self.is_head = head.method == b"HEAD"
         self.answer_begun = False
         if self.refused:
-            raise BadMessage(503, "the server has as many connections as it may")
+            raise BadMessage(503, "there are as many connections from this address as there may be" if self.unwelcome
+                             else "the server has as many connections as it may")
         if <size_t>len(head.target) > self.gate.target_bytes:
             raise BadMessage(414, f"request target above {self.gate.target_bytes} bytes")
         if head.websocket:
@@ -283,7 +284,7 @@ cdef class PublicHttp1(Conn):
         if self.gate.draining:
             self.write_error(503, b"the server is shutting down")
         elif self.gate.full is not None:
-            self.write_error(503, self.gate.full)
+            self.write_error(self.gate.full_status, self.gate.full)
         elif self.gate.away(protocol, self.head.host, self.head.target):
             if self.gate.queue(self, self):
                 self.queued_phase = self.phase
@@ -301,8 +302,10 @@ cdef class PublicHttp1(Conn):
         cdef int protocol = PROTO_WEBSOCKET if self.head.websocket else PROTO_HTTP
         cdef Link link = self.gate.find(protocol, self.head.host, self.head.target)
         if link is None:
-            if self.gate.draining or self.gate.full is not None:
-                self.give_up_waiting(self.gate.full or b"the server is shutting down")
+            if self.gate.full is not None:
+                self.give_up_waiting(self.gate.full_status, self.gate.full)
+            elif self.gate.draining:
+                self.give_up_waiting(503, b"the server is shutting down")
             return
         self.gate.unqueue(self)
         self.disarm()
@@ -314,10 +317,10 @@ cdef class PublicHttp1(Conn):
         self.unhold()
         self.refeed()
 
-    cdef int give_up_waiting(self, bytes text) except -1:
+    cdef int give_up_waiting(self, int status, bytes text) except -1:
         self.gate.unqueue(self)
         self.phase = self.queued_phase
-        self.write_error(503, text)
+        self.write_error(status, text)
         return self.answer_done()
 
     # -- WebSocket handshake
@@ -521,6 +524,10 @@ cdef class PublicHttp1(Conn):
         write_text(&self.out, "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n")
         if status == 503:
             write_text(&self.out, "Retry-After: 1\r\n")
+        elif status == 429:
+            write_text(&self.out, "Retry-After: ")
+            write_number(&self.out, self.gate.retry_after_s)
+            write_text(&self.out, "\r\n")
         elif status == 426:
             write_text(&self.out, "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
         elif status == 405:
@@ -592,7 +599,7 @@ cdef class PublicHttp1(Conn):
             self.write_error(408, b"the request head took too long")
             return self.close()
         if self.phase == PHASE_QUEUED:
-            return self.give_up_waiting(b"the client that serves this is away")
+            return self.give_up_waiting(503, b"the client that serves this is away")
         if self.peer_eof and self.write_paused:
             return self.arm(HALF_CLOSED_S)  # not silent: it has not read all yet
         return self.close() if self.idle else self.abort()

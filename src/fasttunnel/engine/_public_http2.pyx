@@ -178,7 +178,8 @@ cdef class PublicStream(H2Stream):
         cdef Link link
         cdef int protocol = PROTO_GRPC if self.is_grpc else PROTO_HTTP
         if (<PublicHttp2>self.conn).refused:
-            return self.answer_error(503, b"the server has as many connections as it may")
+            return self.answer_error(503, b"there are as many connections from this address as there may be"
+                                     if self.conn.unwelcome else b"the server has as many connections as it may")
         if self.too_large:
             return self.answer_error(431, b"header list above the limit")
         if self.path is None:
@@ -216,7 +217,7 @@ cdef class PublicStream(H2Stream):
         if gate.draining:
             return self.answer_error(503, b"the server is shutting down")
         if gate.full is not None:
-            return self.answer_error(503, gate.full)
+            return self.answer_error(gate.full_status, gate.full)
         if not gate.away(protocol, self.authority, self.path):
             return self.answer_error(404, b"no tunnel serves " + where)
         if not gate.queue(self, self.conn):
@@ -237,7 +238,10 @@ cdef class PublicStream(H2Stream):
             return
         self.leave_queue()
         if link is None:
-            self.answer_error(503, gate.full or b"the server is shutting down")
+            if gate.full is not None:
+                self.answer_error(gate.full_status, gate.full)
+            else:
+                self.answer_error(503, b"the server is shutting down")
             return
         waited_s = <double>(self.conn.reactor.now_ms() - self.queued_ms) / 1000.0
         self.begin_exchange(link, max(self.timeout_s - waited_s, 0.001) if self.timeout_s > 0 else 0.0)
@@ -553,7 +557,7 @@ cdef class PublicStream(H2Stream):
         cdef bytes body
         if self.is_grpc:
             return self.answer_status({404: GRPC_UNIMPLEMENTED, 503: GRPC_UNAVAILABLE, 431: GRPC_RESOURCE_EXHAUSTED,
-                                       414: GRPC_RESOURCE_EXHAUSTED}.get(status, GRPC_INTERNAL), text, None, NULL)
+                                       414: GRPC_RESOURCE_EXHAUSTED, 429: GRPC_RESOURCE_EXHAUSTED}.get(status, GRPC_INTERNAL), text, None, NULL)
         body = b"%d: %s\n" % (status, text)
         nv_start(&self.conn.nv, 64)
         nv_add_number(&self.conn.nv, ":status", <uint64_t>status)
@@ -562,6 +566,8 @@ cdef class PublicStream(H2Stream):
         nv_add_number(&self.conn.nv, "content-length", <uint64_t>len(body))
         if status == 503:
             nv_add_text(&self.conn.nv, "retry-after", "1")
+        elif status == 429:
+            nv_add_number(&self.conn.nv, "retry-after", <uint64_t>(<PublicHttp2>self.conn).gate.retry_after_s)
         self.answer_begun = True
         self.conn.submit_response(self, not self.is_head)
         if not self.is_head:

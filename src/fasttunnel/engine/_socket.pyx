@@ -238,6 +238,8 @@ cdef class Socket(Endpoint):
         self.tls = tls_new(self.tls_context, fd, self.tls_name)
         self.poller.opening.add(self)
         self.opening_begins()
+        if self.fd < 0:
+            return 0
         if self.poller.epoll < 0:
             self._watch_by_loop()
         return self._shake_hands()

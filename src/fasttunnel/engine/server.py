@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from fasttunnel import limits
-from fasttunnel.control.auth import Authenticator
+from fasttunnel.control.addresses import Connections
+from fasttunnel.control.auth import Authenticator, Identity, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord
 from fasttunnel.control.outage import Outages
+from fasttunnel.control.registration import check_register
 from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, TUNNEL_PROTOCOLS
 from fasttunnel.control.watch import FileWatch
@@ -22,12 +24,13 @@ from fasttunnel.engine._gate import Gate
 from fasttunnel.engine._io import Reactor
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._listener import Listener
+from fasttunnel.engine._metered_link import metered
 from fasttunnel.engine._public_http1 import PublicConn
 from fasttunnel.engine._tls import TlsContext
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import listening_sockets
-from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, RouteTaken, describe
+from fasttunnel.errors import GrpcStatus, ListenError, RouteTaken, describe
 from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Registered, TunnelMessage
 
@@ -39,8 +42,8 @@ BACKLOG = 4096
 class Session:
     """What the server knows of one tunnel."""
 
-    def __init__(self, identity: str) -> None:
-        self.identity = identity
+    def __init__(self, login: Login) -> None:
+        self.login = login
         self.session_id = secrets.token_hex(6)
         self.client_id = ""
         self.instance_id = ""
@@ -51,6 +54,10 @@ class Session:
         self.moved = False  # while the server hands over: the client is connected to the next process
         self.heartbeat: HeartbeatTimer | None = None
         self.timeout: asyncio.TimerHandle | None = None
+
+    @property
+    def owner(self) -> str:
+        return self.login.owner(self.client_id)
 
     def replaces(self, older: Session) -> bool:
         """Of the same client: whether `older` is what is left of an earlier run, or of this very connection."""
@@ -77,6 +84,7 @@ class ServerEngine:
         self._idle = asyncio.Event()
         self._closed = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._review_timer: asyncio.TimerHandle | None = None
         self._requests = 0  # of tunnels that are gone
 
     # -- starting and stopping
@@ -85,6 +93,8 @@ class ServerEngine:
         loop = asyncio.get_running_loop()
         self._reactor = Reactor(loop)
         self._reactor.on_error = self._reactor.on_trouble = self.warning
+        if self._config.max_connections_per_address:
+            self._reactor.addresses = Connections(self._config.max_connections_per_address)
         recording = self._events.request_done is not None
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._outages = Outages(self._config.queue_timeout_s)
@@ -105,6 +115,27 @@ class ServerEngine:
                 self._events.listening(kind, format_address(host, port))
         if self._config.idle_timeout_s > 0:
             self._end_idle()
+        if self._authenticator.changes:
+            self._watch_tokens()
+
+    def _watch_tokens(self) -> None:
+        self.review(at_once=False)
+        self._review_timer = asyncio.get_running_loop().call_later(limits.TOKENS_POLL_S, self._watch_tokens)
+
+    def review(self, *, at_once: bool = True) -> None:
+        """Tunnels whose token is gone, has expired, or permits less than they have, end."""
+        self._authenticator.poll(at_once=at_once)
+        for link in list(self._links):
+            session: Session = link.info
+            try:
+                session.login = self._authenticator.renew(session.login, session.client_id, session.routes)
+                self._set_pace(link)
+            except Refused as refusal:
+                link.end(refusal.status, refusal.text)
+
+    def _set_pace(self, link: Link) -> None:
+        identity: Identity = link.info.login.identity
+        link.pace = identity.requests if identity.requests.rate or identity.bytes.rate else None
 
     def _end_idle(self) -> None:
         """Requests on which nothing passes: twice in the time that they have, each is looked at."""
@@ -188,8 +219,9 @@ class ServerEngine:
             conn.leave()
         self._files.stop()
         await settle(self._reactor)
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        for timer in (self._idle_timer, self._review_timer):
+            if timer is not None:
+                timer.cancel()
         self._reactor.close()
         self._closed.set()
 
@@ -230,6 +262,7 @@ class ServerEngine:
             "links": [
                 {
                     "client_id": link.info.client_id,
+                    "identity": link.info.login.name,
                     "session_id": link.info.session_id,
                     "peer": link.info.peer,
                     "routes": [str(route) for route in link.info.routes],
@@ -246,17 +279,16 @@ class ServerEngine:
 
     # -- what links report (see Link.handler)
 
-    def authorize(self, link: Link, authorization: bytes | None) -> tuple[int, str] | None:
-        """None to let the call in, or the status that refuses it."""
+    def authorize(self, link: Link, authorization: bytes | None) -> tuple[int, str] | Link | None:
+        """None, or a link to take instead, to let the call in; or the status that refuses it."""
         if self._draining or self._handing_over:
             return GrpcStatus.UNAVAILABLE, "the server is shutting down"
-        identity = self._authenticator.check(authorization)
-        if identity is None:
-            if authorization is None:
-                return GrpcStatus.UNAUTHENTICATED, "a token is required"
-            return GrpcStatus.UNAUTHENTICATED, "the token is not valid"
-        link.info = Session(identity if link.certificate is None else f"{identity} {link.certificate}")
-        return None
+        try:
+            login = self._authenticator.login(authorization, link.peer, link.certificate)
+        except Refused as refusal:
+            return refusal.status, refusal.text
+        link.info = Session(login)
+        return metered(link, login.identity.bytes) if login.identity.bytes.rate else None
 
     def opened(self, link: Link) -> None:
         session: Session = link.info
@@ -289,37 +321,34 @@ class ServerEngine:
             self._check_moved()
         elif payload == "go_away":
             self.routes.remove(link)
-            self._outages.begin(session.client_id, session.routes)
+            self._outages.begin(session.owner, session.routes)
             link.drain()
 
     def _register(self, link: Link, session: Session, message: TunnelMessage) -> None:
         register = message.register
         try:
-            if register.version not in (0, limits.WIRE_VERSION):
-                raise ConfigError(f"version {register.version} of the wire contract is not spoken here")
-            if not register.routes or len(register.routes) > limits.ROUTES_PER_CLIENT:
-                raise ConfigError(f"between 1 and {limits.ROUTES_PER_CLIENT} routes are to be registered")
-            routes = [Route.from_message(route) for route in register.routes]
-        except ConfigError as error:
-            link.end(GrpcStatus.INVALID_ARGUMENT, str(error))
+            routes = check_register(session.login, message.client_id, register)
+        except Refused as refusal:
+            link.end(refusal.status, refusal.text)
             return
         session.instance_id, session.connection = register.instance_id, register.connection
         if message.client_id:
             # The same client, come again, takes its routes over from its own ghost; nobody else can take its name.
             for other in [other for other in self._links if other.info.client_id == message.client_id and other.up]:
-                if other.info.identity != session.identity:
+                if other.info.login.name != session.login.name:
                     link.end(GrpcStatus.PERMISSION_DENIED, f"client_id {message.client_id} belongs to somebody else")
                     return
                 if session.replaces(other.info):
                     other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
         session.client_id = message.client_id or f"client-{session.session_id}"
         try:
-            self.routes.add(link, routes, session.client_id)
+            self.routes.add(link, routes, session.owner, session.login.party)
         except RouteTaken as error:
             link.end(GrpcStatus.ALREADY_EXISTS, str(error))
             return
         session.registered = True
         session.routes = routes
+        self._set_pace(link)
         if session.timeout is not None:
             session.timeout.cancel()
         if self._events.request_done is not None:
@@ -329,7 +358,7 @@ class ServerEngine:
         link.start(window, self._config.initial_window, fragment, self._budget)
         link.send_control(self._registered(session).SerializeToString())
         session.heartbeat = HeartbeatTimer(link, self._config.heartbeat_interval_s)
-        self._outages.end(session.client_id)
+        self._outages.end(session.owner)
         self._events.link_up(session.client_id, session.session_id, session.peer, routes)
         self._gate.wake()
 
@@ -361,7 +390,7 @@ class ServerEngine:
         if session.timeout is not None:
             session.timeout.cancel()
         if session.registered:
-            self._outages.begin(session.client_id, session.routes)
+            self._outages.begin(session.owner, session.routes)
             self._events.link_down(session.client_id, session.session_id, message)
         self._check_idle()
         self._check_moved()

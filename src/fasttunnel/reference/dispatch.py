@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from fasttunnel import limits
+from fasttunnel.control.rates import Bucket
 from fasttunnel.errors import ResetCode
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.grpc_streams import GrpcStream, GrpcStreamManager
@@ -38,6 +39,9 @@ class Dispatcher:
         self.outgoing: asyncio.Queue[bytes] = asyncio.Queue()
         self.writable = asyncio.Event()
         self.writable.set()
+        self.affordable = asyncio.Event()  # payload may pass: see metering.py
+        self.affordable.set()
+        self.pace = Bucket()  # of requests
         self.up = False  # registered: requests may be carried
         self.draining = False
         self.peer_window = self.local_window = limits.INITIAL_WINDOW_BYTES
@@ -59,6 +63,26 @@ class Dispatcher:
 
     def on_end(self, exchange: Exchange) -> None:
         """A request has ended."""
+
+    def passed(self, count: int) -> None:
+        """Bytes of payload go out, or have come."""
+
+    def grant(self, exchange: Exchange, count: int) -> None:
+        """The peer may send so much more."""
+        exchange.send_grant(count)
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether admit() would not return at once."""
+        return False
+
+    @property
+    def swamped(self) -> bool:
+        """Whether too many wait in admit() already."""
+        return False
+
+    async def admit(self) -> None:
+        """Wait until the peer may be told of another request."""
 
     # -- requests
 
@@ -147,6 +171,7 @@ class Dispatcher:
         for exchange in list(self.requests.values()):
             exchange.fail(code, text)
         self.writable.set()
+        self.affordable.set()
 
     # -- what leaves
 

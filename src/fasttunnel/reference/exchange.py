@@ -116,8 +116,14 @@ class Carrier(Protocol):
     round_trip_s: float
     max_fragment: int
     writable: asyncio.Event
+    affordable: asyncio.Event
 
     def send(self, message: pb.TunnelMessage) -> None: ...
+    def grant(self, exchange: Exchange, count: int) -> None: ...
+    def passed(self, count: int) -> None: ...
+    async def admit(self) -> None: ...
+    @property
+    def has_to_wait(self) -> bool: ...
     def retire(self, exchange: Exchange) -> None: ...
 
 
@@ -167,14 +173,29 @@ class Exchange:
     @property
     def room(self) -> int:
         """Payload bytes of one message that may be sent now."""
-        return max(0, min(self._send_credit, self._tunnel.max_fragment)) if self._open else 0
+        if not self._open or not self._tunnel.affordable.is_set():
+            return 0
+        return max(0, min(self._send_credit, self._tunnel.max_fragment))
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether admitted() would not return at once."""
+        return self._tunnel.has_to_wait
+
+    async def admitted(self) -> None:
+        """Wait until the tunnel takes another request."""
+        await self._tunnel.admit()
 
     async def ready(self, *, paid: bool = True) -> None:
         """Wait until the tunnel takes another message, one with payload if `paid`. After the end that is never."""
-        while not self._open or (paid and self._send_credit <= 0) or not self._tunnel.writable.is_set():
+        gates = [self._tunnel.writable, self._tunnel.affordable] if paid else [self._tunnel.writable]
+        while True:
             if not self._open:
                 await forever()
-            await (self._tunnel.writable.wait() if not self._tunnel.writable.is_set() else self._change())
+            closed = next((gate for gate in gates if not gate.is_set()), None)
+            if closed is None and (not paid or self._send_credit > 0):
+                return
+            await (closed.wait() if closed is not None else self._change())
 
     def send(self, payload: Any) -> None:
         """Send one message, its body within `room`; nothing after the end. The sequence number is filled in here."""
@@ -192,6 +213,7 @@ class Exchange:
         self._send_credit -= facts.cost
         self.bytes_sent += len(facts.body)
         self.messages_sent += facts.whole
+        self._tunnel.passed(len(facts.body))
         self._send(trace_id=self.trace_id if facts.first else "", **{kind: payload})
 
     def _send(self, **fields: Any) -> None:
@@ -248,6 +270,7 @@ class Exchange:
         self._inside = facts.more
         self._receive_credit -= facts.cost
         self.bytes_received += len(facts.body)
+        self._tunnel.passed(len(facts.body))
         self.messages_received += facts.whole
         self._inbox.append((message, unpaid))
         self._changed.set()
@@ -278,8 +301,14 @@ class Exchange:
                 self._ungranted += change
             if self._ungranted:
                 self._receive_credit += self._ungranted
-                self._send(window_update=pb.WindowUpdate(bytes=self._ungranted))
+                self._tunnel.grant(self, self._ungranted)
                 self._ungranted = 0
+
+    def send_grant(self, count: int) -> bool:
+        """Let the peer send `count` more bytes of payload, unless the request has ended."""
+        if self._open:
+            self._send(window_update=pb.WindowUpdate(bytes=count))
+        return self._open
 
     # -- the end
 

@@ -6,6 +6,7 @@ Everything that carries a request between a socket and the tunnel is written onc
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any, NamedTuple, TypeVar
@@ -55,6 +56,16 @@ class BadMessage(RequestReset):
     @property
     def status(self) -> int:
         return self._status or super().status
+
+
+class TooMany(RequestReset):
+    """Requests come faster than they may; the next one may in `retry_after_s` seconds (RFC 6585 4)."""
+
+    status = 429
+
+    def __init__(self, text: str, retry_after_s: float) -> None:
+        super().__init__(ResetCode.TOO_LARGE, text)  # for a call: RESOURCE_EXHAUSTED
+        self.retry_after_s = max(1, math.ceil(retry_after_s))
 
 
 class Unprocessed(RequestReset):

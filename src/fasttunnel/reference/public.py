@@ -24,6 +24,7 @@ from fasttunnel.reference.messages import (
     HttpStream,
     Part,
     RequestReset,
+    TooMany,
     forever,
     while_running,
 )
@@ -99,14 +100,21 @@ class Gate:
         if 0 < self.config.max_requests <= self.active():
             raise RequestReset(ResetCode.OVERLOADED, "the server has as many requests under way as it may")
         limit = self.config.max_requests_per_tunnel
-        for _ in range(SHARERS_ASKED):
+        full: RequestReset | None = None
+        for _ in range(SHARERS_ASKED):  # where one has no room, the next one that shares the route may have
             found = self.routes.match(protocol, head.authority.decode("latin-1"), head.path)
             if found is None or not found[1].up or found[1].draining:
                 return None
-            if not limit or len(found[1].requests) < limit:  # else the next one that shares the route may have room
+            if 0 < limit <= len(found[1].requests):
+                full = RequestReset(ResetCode.OVERLOADED, "the tunnel has as many requests under way as it may")
+            elif found[1].swamped or not found[1].pace.take():
+                text = "the requests come faster than the token of this tunnel permits"
+                full = TooMany(text, found[1].pace.wait_s(1))
+            else:
                 break
         else:
-            raise RequestReset(ResetCode.OVERLOADED, "the tunnel has as many requests under way as it may")
+            assert full is not None
+            raise full
         exchange = found[1].open(protocol)
         exchange.label = (head.method.decode("latin-1"), head.authority.decode("latin-1"), head.path)
         exchange.trace_id = fields.trace_id(head.fields)
@@ -117,10 +125,10 @@ class PublicConnection:
     """A connection of the public. Its first bytes tell HTTP/2 with prior knowledge from HTTP/1.1."""
 
     def __init__(
-        self, gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, refused: bool = False
+        self, gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, refused: str = ""
     ) -> None:
         self.gate = gate
-        self._refused = refused  # there are too many: what it asks for is answered 503
+        self._refused = refused  # why what it asks for is answered 503: there are too many
         self._head_timeout_s = limits.REFUSED_S if refused else gate.config.head_timeout_s
         self.reader, self.writer = reader, writer
         self.busy = 0  # requests under way
@@ -282,7 +290,7 @@ class PublicConnection:
     def _check(self, stream: HttpStream, head: Head) -> None:
         config = self.gate.config
         if self._refused:
-            raise BadMessage("the server has as many connections as it may", status=503, code=ResetCode.OVERLOADED)
+            raise BadMessage(self._refused, status=503, code=ResetCode.OVERLOADED)
         if isinstance(stream, Http2Stream) and head.size > config.header_list_bytes:
             raise BadMessage("header list above the limit", status=431, code=ResetCode.TOO_LARGE)
         if len(head.target) > config.target_bytes:
@@ -291,6 +299,9 @@ class PublicConnection:
         fields.check_target(head.method, head.target, head.authority)
 
     async def _upload(self, exchange: Exchange, stream: HttpStream, head: Head, translation: Translation) -> None:
+        if exchange.has_to_wait:
+            watched = stream.ended and isinstance(stream, Http1Stream)  # as in _open(); of HTTP/2 streams _serve() does
+            await while_running(exchange.admitted(), *([stream.gone()] if watched else []))
         try:
             await into_tunnel(stream, exchange, translation, translation.request_chunk(head, self._visitor))
         except BadMessage as error:
@@ -327,15 +338,16 @@ class PublicConnection:
             raise BadMessage("Sec-WebSocket-Key is missing or not 16 bytes in base64", status=400, final=False)
         ours = (b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol")
         exchange = await self._open(WEBSOCKET, stream, head)
-        exchange.send(
-            WebSocketRequest(
-                url=head.target.decode(),
-                host=head.authority.decode(),
-                headers=fields.of_request(head, self._visitor, without=ours),
-                subprotocol=offered.decode(),
-            )
+        opening = WebSocketRequest(
+            url=head.target.decode(),
+            host=head.authority.decode(),
+            headers=fields.of_request(head, self._visitor, without=ours),
+            subprotocol=offered.decode(),
         )
         try:
+            if exchange.has_to_wait:
+                await while_running(exchange.admitted(), stream.gone(), exchange.overdue())
+            exchange.send(opening)
             answer = await while_running(exchange.receive(), stream.gone(), exchange.overdue())
             exchange.status = answer.status_code
             await self._answer_handshake(stream, answer, keys[0])

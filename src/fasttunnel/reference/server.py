@@ -12,18 +12,21 @@ from typing import Any
 import grpc
 
 from fasttunnel import limits
-from fasttunnel.control.auth import Authenticator
+from fasttunnel.control.addresses import Connections, Verdict, host_of
+from fasttunnel.control.auth import Authenticator, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord
 from fasttunnel.control.outage import Outages
+from fasttunnel.control.registration import check_register
 from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, ServerContext, check, read_pem
 from fasttunnel.control.watch import FileWatch
-from fasttunnel.errors import ConfigError, GrpcStatus, ListenError, ResetCode, RouteTaken, describe
-from fasttunnel.reference.carrier import SERVER_OPTIONS, STATUS, Tunnel, service
+from fasttunnel.errors import GrpcStatus, ListenError, ResetCode, RouteTaken, describe
+from fasttunnel.reference.carrier import SERVER_OPTIONS, STATUS, service
 from fasttunnel.reference.dispatch import Dispatcher
 from fasttunnel.reference.exchange import Exchange, WindowBudget
+from fasttunnel.reference.metering import MeteredTunnel
 from fasttunnel.reference.public import Gate, PublicConnection
 from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, HTTP, WEBSOCKET, Register, Registered, TunnelMessage
@@ -31,15 +34,17 @@ from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, HTTP, WEBSOCKET, Register,
 PROTOCOL_NAMES: dict[int, str] = {HTTP: "http", GRPC: "grpc", WEBSOCKET: "websocket"}
 REGISTER_TIMEOUT_S = 10.0
 BACKLOG = 4096
+CROWDED = "there are as many connections from this address as there may be"
 
 
-class Session(Tunnel):
+class Session(MeteredTunnel):
     """One client's tunnel."""
 
-    def __init__(self, engine: ServerEngine, identity: str, peer: str) -> None:
-        super().__init__(peer, engine.events)
+    def __init__(self, engine: ServerEngine, login: Login, peer: str) -> None:
+        super().__init__(peer, engine.events, login.identity.bytes)
         self.engine = engine
-        self.identity = identity
+        self.login = login
+        self.pace = login.identity.requests
         self.session_id = secrets.token_hex(6)
         self.client_id = self.instance_id = ""
         self.connection = 0  # which one of several of the instance
@@ -60,9 +65,11 @@ class Session(Tunnel):
 
     def fail_all(self, code: ResetCode, text: str) -> None:
         super().fail_all(code, text)
+        self.stop_metering()
         self.engine.lost(self)
 
     def on_end(self, exchange: Exchange) -> None:
+        super().on_end(exchange)
         self.engine.record(exchange)
         self.engine.check_idle()
 
@@ -70,6 +77,10 @@ class Session(Tunnel):
         """A call without a Register is nothing that we can use."""
         if not self.registered:
             self.end(GrpcStatus.INVALID_ARGUMENT, "no Register came")
+
+    @property
+    def owner(self) -> str:
+        return self.login.owner(self.client_id)
 
     def replaces(self, older: Session) -> bool:
         """Of the same client: whether `older` is what is left of an earlier run, or of this very connection."""
@@ -79,6 +90,7 @@ class Session(Tunnel):
     def status(self) -> dict[str, Any]:
         return {
             "client_id": self.client_id,
+            "identity": self.login.name,
             "session_id": self.session_id,
             "peer": self.peer,
             "routes": [str(route) for route in self.routes],
@@ -103,7 +115,9 @@ class ServerEngine:
         self._authenticator = authenticator
         self._outages = Outages(config.queue_timeout_s)
         self._gate = Gate(self.routes, self._outages, config, self._active)
+        self._addresses = Connections(config.max_connections_per_address)
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._review_timer: asyncio.TimerHandle | None = None
         self._sessions: set[Session] = set()
         self._connections: dict[asyncio.Task[None], PublicConnection] = {}
         self._listener: asyncio.Server | None = None
@@ -155,6 +169,21 @@ class ServerEngine:
                 self.events.listening(kind, format_address(host, port))
         if self.config.idle_timeout_s > 0:
             self._end_idle()
+        if self._authenticator.changes:
+            self._watch_tokens()
+
+    def _watch_tokens(self) -> None:
+        self.review(at_once=False)
+        self._review_timer = asyncio.get_running_loop().call_later(limits.TOKENS_POLL_S, self._watch_tokens)
+
+    def review(self, *, at_once: bool = True) -> None:
+        """Tunnels whose token is gone, has expired, or permits less than they have, end."""
+        self._authenticator.poll(at_once=at_once)
+        for session in list(self._sessions):
+            try:
+                session.login = self._authenticator.renew(session.login, session.client_id, session.routes)
+            except Refused as refusal:
+                session.end(refusal.status, refusal.text)
 
     def _add_port(self, address: str) -> int:
         """Of tunnels. Returns its number."""
@@ -244,8 +273,9 @@ class ServerEngine:
             task.cancel()
         if self._connections:
             await asyncio.wait(list(self._connections))
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        for timer in (self._idle_timer, self._review_timer):
+            if timer is not None:
+                timer.cancel()
         self._closed.set()
 
     async def _hand_over(self, patience_s: float, grace_s: float) -> None:
@@ -273,7 +303,7 @@ class ServerEngine:
             session.moved = True
             return self._check_moved()
         self.routes.remove(session)
-        self._outages.begin(session.client_id, session.routes)
+        self._outages.begin(session.owner, session.routes)
         session.drain()
 
     async def wait_closed(self) -> None:
@@ -301,13 +331,20 @@ class ServerEngine:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        refused = 0 < self.config.max_connections <= len(self._connections)
+        address = str((writer.get_extra_info("peername") or ("unknown",))[0])
+        verdict = self._addresses.enter(address, "public")
+        refused = CROWDED if verdict else ""
+        if 0 < self.config.max_connections <= len(self._connections):
+            refused = refused or "the server has as many connections as it may"
         connection = self._connections[task] = PublicConnection(self._gate, reader, writer, refused=refused)
         try:
+            if verdict is Verdict.DROP:
+                return writer.transport.abort()
             await connection.serve()
         except asyncio.CancelledError:
             pass  # by _stop(); streams would report it as an error
         finally:
+            self._addresses.leave(address, "public")
             del self._connections[task]
 
     # -- tunnels
@@ -316,16 +353,23 @@ class ServerEngine:
         """A call of TunnelService.Connect: one life of a tunnel."""
         authorization = dict(context.invocation_metadata() or ()).get("authorization")
         token = authorization.encode() if isinstance(authorization, str) else authorization
-        identity = self._authenticator.check(token)
-        if self._gate.draining or self._handing_over:
-            return await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
-        if identity is None:
-            text = "a token is required" if token is None else "the token is not valid"
-            return await context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
         peer = context.peer().partition(":")[2].replace("%5B", "[").replace("%5D", "]")
-        shown = context.auth_context().get("x509_common_name")
-        session = Session(self, f"{identity} {shown[0].decode()}" if shown else identity, peer)
-        status, text = await self._carry(session, messages, context)
+        address = host_of(peer)
+        # Of connections grpc says nothing, so it is calls that are counted.
+        verdict = self._addresses.enter(address, "tunnel")
+        try:
+            if self._gate.draining or self._handing_over:
+                raise Refused(GrpcStatus.UNAVAILABLE, "the server is shutting down")
+            if verdict:
+                raise Refused(GrpcStatus.RESOURCE_EXHAUSTED, CROWDED)
+            shown = context.auth_context().get("x509_common_name")
+            login = self._authenticator.login(token, peer, shown[0].decode() if shown else None)
+            session = Session(self, login, peer)
+            status, text = await self._carry(session, messages, context)
+        except Refused as refusal:
+            status, text = refusal.status, refusal.text
+        finally:
+            self._addresses.leave(address, "tunnel")
         if status:
             await context.abort(STATUS[status], text)
 
@@ -354,28 +398,24 @@ class ServerEngine:
         """Its requests have failed: from now on others may have its routes."""
         self.routes.remove(session)
         if session.registered:
-            self._outages.begin(session.client_id, session.routes)
+            self._outages.begin(session.owner, session.routes)
 
     def register(self, session: Session, client_id: str, register: Register) -> None:
         try:
-            if register.version not in (0, limits.WIRE_VERSION):
-                raise ConfigError(f"version {register.version} of the wire contract is not spoken here")
-            if not register.routes or len(register.routes) > limits.ROUTES_PER_CLIENT:
-                raise ConfigError(f"between 1 and {limits.ROUTES_PER_CLIENT} routes are to be registered")
-            routes = [Route.from_message(route) for route in register.routes]
-        except ConfigError as error:
-            return session.end(GrpcStatus.INVALID_ARGUMENT, str(error))
+            routes = check_register(session.login, client_id, register)
+        except Refused as refusal:
+            return session.end(refusal.status, refusal.text)
         session.instance_id, session.connection = register.instance_id, register.connection
         # The same client, come again, takes its routes over from its own ghost; nobody else can take its name.
         for other in [other for other in self._sessions if client_id and other.client_id == client_id]:
-            if other.identity != session.identity:
+            if other.login.name != session.login.name:
                 return session.end(GrpcStatus.PERMISSION_DENIED, f"client_id {client_id} belongs to somebody else")
             if session.replaces(other):
                 self.routes.remove(other)
                 other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
         session.client_id = client_id or f"client-{session.session_id}"
         try:
-            self.routes.add(session, routes, session.client_id)
+            self.routes.add(session, routes, session.owner, session.login.party)
         except RouteTaken as error:
             return session.end(GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
@@ -384,7 +424,7 @@ class ServerEngine:
         session.start(register.initial_window, self.config.initial_window, fragment, self.budget)
         session.send(self._registered(session))
         session.start_heartbeat(self.config.heartbeat_interval_s)
-        self._outages.end(session.client_id)
+        self._outages.end(session.owner)
         self.events.link_up(session.client_id, session.session_id, session.peer, routes)
         self._gate.wake()
 

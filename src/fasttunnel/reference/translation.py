@@ -18,7 +18,7 @@ from fasttunnel.errors import ANSWERS, GrpcStatus, ResetCode
 from fasttunnel.reference import fields
 from fasttunnel.reference.fields import Visitor
 from fasttunnel.reference.grpc_streams import GrpcStreamAssembler, GrpcStreamSplitter, Piece, Splitter
-from fasttunnel.reference.messages import BadMessage, Field, Head, Part, RequestReset
+from fasttunnel.reference.messages import BadMessage, Field, Head, Part, RequestReset, TooMany
 from fasttunnel.wire.tunnel_pb2 import GRPC, HTTP, GrpcRequest, GrpcResponse, Header, HttpRequest, HttpResponse
 
 GRPC_TYPE = b"application/grpc"
@@ -162,6 +162,8 @@ class HttpTranslation(Translation):
         ]
         if status == 503:
             head.append((b"Retry-After", b"%d" % limits.RETRY_AFTER_S))
+        elif isinstance(reset, TooMany):
+            head.append((b"Retry-After", b"%d" % reset.retry_after_s))
         elif status == 426:  # RFC 6455 4.4
             head += [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Version", b"13")]
         elif status == 405:
