@@ -67,12 +67,13 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path.strip(os.pathsep)}
 
 
-def _start(command: list[str], cpu: str, **streams: Any) -> subprocess.Popen[bytes]:
+def start(command: list[str], cpu: str, **streams: Any) -> subprocess.Popen[bytes]:
+    """Start a program on one CPU."""
     pinned = ["taskset", "-c", cpu, *command]
     return subprocess.Popen(pinned, env=_environment(), start_new_session=True, **streams)
 
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+def end(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # a polite end would wait for the connections of the load
@@ -82,13 +83,13 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 @contextlib.contextmanager
 def backends(times: int, *options: str) -> Iterator[list[dict[str, int]]]:
     """So many times the ports of the backends, by kind. They are one process."""
-    process = _start([sys.executable, "-m", "bench.backend", *options, str(times)], LOAD_CPU, stdout=subprocess.PIPE)
+    process = start([sys.executable, "-m", "bench.backend", *options, str(times)], LOAD_CPU, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         ports = list(map(int, process.stdout.readline().split()))
         yield [{"http": http, "grpc": grpc} for http, grpc in zip(ports[::2], ports[1::2], strict=True)]
     finally:
-        _end([process])
+        end([process])
 
 
 @contextlib.contextmanager
@@ -108,12 +109,12 @@ def running(system: System, kind: str, target: int) -> Iterator[Running]:
             yield Running(target, [])
             return
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        processes = [_start(command, SYSTEM_CPU, **quiet) for command in commands]
+        processes = [start(command, SYSTEM_CPU, **quiet) for command in commands]
         try:
             until_up(kind, port)
             yield Running(port, processes)
         finally:
-            _end(processes)
+            end(processes)
 
 
 def until_up(kind: str, port: int) -> None:
@@ -137,13 +138,13 @@ def until_up(kind: str, port: int) -> None:
 @contextlib.contextmanager
 def bulk(port: int) -> Iterator[None]:
     """Eight downloads through the port, by a process that gives way to everybody else."""
-    process = _start(["nice", sys.executable, "-m", "bench.run", str(port)], LOAD_CPU, stdout=subprocess.PIPE)
+    process = start(["nice", sys.executable, "-m", "bench.run", str(port)], LOAD_CPU, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         process.stdout.readline()
         yield
     finally:
-        _end([process])
+        end([process])
 
 
 def measure(cell: Cell, system: Running, seconds: float, warm: float) -> dict[str, float]:
