@@ -15,7 +15,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, strlen
 
 from fasttunnel.engine._openssl cimport *
-from fasttunnel.engine._out cimport out_append, out_clear, out_grow
+from fasttunnel.engine._out cimport out_append, out_clear, out_grow, out_lend
 from fasttunnel.engine._system cimport c_recv
 
 from fasttunnel.errors import ConfigError
@@ -306,9 +306,11 @@ cdef int tls_write(Tls *tls, const uint8_t *data, size_t n) except -1:
 
 
 cdef int tls_seal(Tls *tls) except -1:
+    cdef uint8_t *data = tls.plain.data
     if tls.plain.len:
-        _seal(tls, tls.plain.data, tls.plain.len)
-        tls.plain.len = 0
+        _seal(tls, data, tls.plain.len)
+        out_lend(&tls.plain)        # an idle connection holds no buffers
+        free(data)
     return 0
 
 
