@@ -36,7 +36,7 @@ cdef class Sink(Conn):
 
 
 cdef class Source(Conn):
-    """Sends the pattern again and again, as fast as it is taken."""
+    """Sends the pattern again and again, as fast as it is taken, until anything comes."""
     cdef bytes pattern
     cdef size_t at
 
@@ -45,6 +45,7 @@ cdef class Source(Conn):
         self.pattern = pattern
 
     cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
+        self.close()
         return <Py_ssize_t>n
 
     cdef int on_connected(self) except -1:

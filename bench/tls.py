@@ -132,7 +132,7 @@ def bulk_down(server: Server, seconds: float) -> float:
     load = TlsLoad(server.cipher)
     load.begin(server.source)
     figure = _cpu(server, load, load.down, seconds)
-    load.close()
+    load.enough()
     return figure * MIB
 
 

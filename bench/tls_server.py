@@ -53,24 +53,34 @@ class Sink(asyncio.BufferedProtocol):
 
 
 class Source(asyncio.Protocol):
-    """Sends the pattern again and again, as fast as it is taken."""
+    """Sends the pattern again and again, as fast as it is taken, until anything comes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
         self._pieces = [PATTERN[at : at + PIECE] for at in range(0, len(PATTERN), PIECE)]
         self._next = 0
-        self._paused = False
+        self._over = False
         self.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        self._over = True
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._over = True
 
     def pause_writing(self) -> None:
         self._paused = True
 
     def resume_writing(self) -> None:
         self._paused = False
-        while not self._paused and not self._transport.is_closing():
-            piece = self._pieces[self._next]
+        for _ in self._pieces:
+            if self._paused or self._over:
+                return
+            self._transport.write(self._pieces[self._next])
             self._next = (self._next + 1) % len(self._pieces)
-            self._transport.write(piece)
+        # They may all have been taken at once: others have a turn.
+        asyncio.get_running_loop().call_soon(self.resume_writing)
 
 
 def context(certificate: str) -> Any:

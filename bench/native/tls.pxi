@@ -92,7 +92,7 @@ cdef class TlsConnection:
     cdef int to_end(self) except -1:
         """The peer ends in order too, and closes the connection."""
         cdef uint8_t byte
-        if self.ssl is not NULL and self.take(&byte, 1) != 0 or read(self.fd, &byte, 1) != 0:
+        if self.take(&byte, 1) != 0 or read(self.fd, &byte, 1) != 0:
             raise RuntimeError("the server did not end the connection in order")
         self.sock.close()
         return 0
@@ -249,14 +249,28 @@ cdef class TlsLoad:
         self.connections = [self.connect(port)]
 
     def down(self, double seconds) -> None:
-        cdef TlsConnection connection = self.connections[0]
         cdef int64_t end = now_ns() + <int64_t>(seconds * 1e9)
-        cdef ssize_t n
         while now_ns() < end:
-            n = connection.take(self.room, READ_BYTES)
-            if n == 0 or not is_bulk(self.room, n, self.done):
-                raise RuntimeError(f"wrong bulk after {self.done} bytes")
-            self.done += n
+            if not self.got():
+                raise RuntimeError(f"the server ended after {self.done} bytes")
+
+    cdef bint got(self) except *:
+        """Whether there was more."""
+        cdef TlsConnection connection = self.connections[0]
+        cdef ssize_t n = connection.take(self.room, READ_BYTES)
+        if not is_bulk(self.room, n, self.done):
+            raise RuntimeError(f"wrong bulk after {self.done} bytes")
+        self.done += n
+        return n > 0
+
+    def enough(self) -> None:
+        """The server sends what it has begun, and ends."""
+        cdef TlsConnection connection = self.connections[0]
+        connection.give(PATTERN, 1)
+        while self.got():
+            pass
+        connection.finish()
+        connection.to_end()
 
     def up(self, double seconds) -> None:
         cdef TlsConnection connection = self.connections[0]
