@@ -30,6 +30,7 @@ LATER = {
     "beside-bulk": "Time of a small message, alone and beside bulk transfers through the same system.",
     "stalled": "Memory of both ends with many downloads that nobody reads.",
     "long-way": "Speed of a lone download through a tunnel over a long way.",
+    "tls": "TLS by transports of asyncio, uvloop and aiofastnet, and by our own sockets.",
     "profile": "Where a system spends its time under a cell, by perf; system calls per message, by strace.",
     "instructions": "Instructions of the kernels per item, by valgrind, beside their bounds.",
 }

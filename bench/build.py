@@ -2,7 +2,7 @@
 
     python bench/build.py
 
-Needs what fasttunnel itself is built with: Cython, a C compiler, libnghttp2 and its headers.
+Needs what fasttunnel itself is built with: Cython, a C compiler, libnghttp2, OpenSSL and their headers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 def _libraries() -> list[str]:
     try:
         done = subprocess.run(
-            ["pkg-config", "--cflags", "--libs", "libnghttp2"], capture_output=True, text=True, check=True
+            ["pkg-config", "--cflags", "--libs", "libnghttp2", "libssl"], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
-        sys.exit("the suite needs pkg-config, libnghttp2 and its headers (Debian: pkg-config, libnghttp2-dev)")
+        sys.exit("the suite needs pkg-config, libnghttp2-dev and libssl-dev (as packages of Debian are called)")
     return shlex.split(done.stdout)
 
 
@@ -33,7 +33,7 @@ def build() -> None:
     except ImportError as error:
         sys.exit(f"the suite needs {error.name}: pip install 'fasttunnel[bench]'")
     os.chdir(ROOT)
-    options = {"include_dirs": ["src"], "extra_compile_args": ["-O3", "-Wno-sign-compare"]}
+    options = {"include_dirs": ["src", "src/fasttunnel/engine"], "extra_compile_args": ["-O3", "-Wno-sign-compare"]}
     load = Extension(
         "bench._native",
         ["bench/_native.pyx"],
@@ -42,8 +42,9 @@ def build() -> None:
         **options,
     )
     kernels = Extension("bench._kernels", ["bench/_kernels.pyx"], **options)
+    echo = Extension("bench._tls_echo", ["bench/_tls_echo.pyx"], **options)
     modules = cythonize(
-        [load, kernels],
+        [load, kernels, echo],
         include_path=["src"],
         build_dir="build/cython",
         compiler_directives={

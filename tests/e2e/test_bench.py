@@ -234,6 +234,18 @@ async def test_a_download_over_a_long_way() -> None:
     assert " 0.0 MB/s" not in out
 
 
+async def test_tls(tmp_path: Path) -> None:
+    path = tmp_path / "tls.json"
+    out = await bench("tls", "--rounds", "1", "--seconds", "0.05", "--connections", "5", "--output", str(path))
+    result = json.loads(path.read_text())
+    assert [run["error"] for run in result["runs"] if "error" in run] == []
+    figures = {(run["row"], run["kind"]): run["figure"] for run in result["runs"]}
+    for kind in ("asyncio", "uvloop", "sockets"):
+        assert all(figures[row, kind] > 0 for row, _ in figures if not row.startswith("idle")), out
+    assert ("aiofastnet" in out.splitlines()[2]) == ("skipped: aiofastnet" not in out)
+    assert len(out.splitlines()) == 3 + 7
+
+
 async def test_a_name_that_is_not_known() -> None:
     done = await programs.run("env", "-C", str(ROOT), sys.executable, "-m", "bench", "run", "--systems", "ngin")
     assert done.code == 2

@@ -25,6 +25,7 @@ cdef extern from "<openssl/bio.h>" nogil:
 
 cdef extern from "<openssl/err.h>" nogil:
     void ERR_clear_error()
+    unsigned long ERR_peek_error()
     unsigned long ERR_peek_last_error()
     const char *ERR_reason_error_string(unsigned long code)
     int ERR_GET_LIB(unsigned long code)
@@ -146,6 +147,7 @@ cdef extern from "<openssl/ssl.h>":
     X509_VERIFY_PARAM *SSL_get0_param(SSL *ssl)
     int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM *param, const char *address)
     int SSL_do_handshake(SSL *ssl)
+    int SSL_has_pending(const SSL *ssl)
     int SSL_read_ex(SSL *ssl, void *data, size_t n, size_t *got)
     int SSL_write_ex(SSL *ssl, const void *data, size_t n, size_t *written)
     int SSL_shutdown(SSL *ssl)
