@@ -45,7 +45,7 @@ cdef class Source(Conn):
         self.pattern = pattern
 
     cdef Py_ssize_t feed(self, const uint8_t *data, size_t n) except -1:
-        self.close()
+        self.abort()
         return <Py_ssize_t>n
 
     cdef int on_connected(self) except -1:

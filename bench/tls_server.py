@@ -59,12 +59,12 @@ class Source(asyncio.Protocol):
         self._transport: Any = transport
         self._pieces = [PATTERN[at : at + PIECE] for at in range(0, len(PATTERN), PIECE)]
         self._next = 0
-        self._over = False
-        self.resume_writing()
+        self._paused = self._over = self._pouring = False
+        self._pour()
 
     def data_received(self, data: bytes) -> None:
         self._over = True
-        self._transport.close()
+        self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._over = True
@@ -74,13 +74,19 @@ class Source(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        if not self._pouring:  # a write may pause and resume by itself
+            self._pour()
+
+    def _pour(self) -> None:
+        self._pouring = True
         for _ in self._pieces:
             if self._paused or self._over:
+                self._pouring = False
                 return
             self._transport.write(self._pieces[self._next])
             self._next = (self._next + 1) % len(self._pieces)
-        # They may all have been taken at once: others have a turn.
-        asyncio.get_running_loop().call_soon(self.resume_writing)
+        # They have all been taken at once: others have a turn.
+        asyncio.get_running_loop().call_soon(self._pour)
 
 
 def context(certificate: str) -> Any:
