@@ -340,3 +340,27 @@ async def test_ports_are_not_shared_unless_both_want_it(stack: AsyncExitStack) -
     other = await start_server(stack)
     with pytest.raises(fasttunnel.ListenError):
         await start_server(stack, tunnel=other.tunnel, reuse_port=True)
+
+
+async def test_a_request_that_crosses_the_goodbye_of_a_client_is_served(stack: AsyncExitStack) -> None:
+    """The server sent it before it knew, and learns of it by the answer to a heartbeat: then nothing comes any more."""
+    server = await start_stock_server(stack)
+    starting = asyncio.ensure_future(start_client(stack, server.address, [await start_site(stack)]))
+    end, _ = await server.accept_and_register()
+    client = await starting
+    end.answer_heartbeats = False
+    stopping = asyncio.ensure_future(client.stop(10))
+    await end.next("go_away")
+    end.send("r1", http_request=wire.HttpRequest(method="GET", url="/bytes/5", is_first_chunk=True, is_last_chunk=True))
+
+    async def answer_heartbeats() -> None:
+        while True:
+            nonce = (await end.heartbeats.get()).heartbeat.nonce
+            end.send(heartbeat=wire.Heartbeat(nonce=nonce, reply=True))
+
+    answering = asyncio.ensure_future(answer_heartbeats())
+    stack.callback(answering.cancel)
+    answered = (await end.next("http_response")).http_response
+    assert (answered.status_code, answered.is_last_chunk) == (200, True)
+    async with asyncio.timeout(WAIT_S):
+        await stopping

@@ -27,6 +27,7 @@ from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStat
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Register, Registered, TunnelMessage
 
 REGISTERED_TIMEOUT_S = 10.0
+HEARD_S = 2.0  # for a server to answer that it knows that we leave
 
 # Statuses that another attempt would only meet again.
 REFUSALS: dict[int, type[FasttunnelError]] = {
@@ -132,6 +133,9 @@ class ClientEngine:
             link.report_idle()
         if grace_s > 0:
             # Requests that were on their way when we said so are still taken: the server has not heard it yet.
+            heard = [tunnel.heartbeat.catch_up() for tunnel in self._tunnels if tunnel.heartbeat is not None]
+            if heard:
+                await asyncio.wait(heard, timeout=min(grace_s, HEARD_S))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     while any(link.active for link in links):

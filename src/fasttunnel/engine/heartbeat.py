@@ -28,6 +28,7 @@ class HeartbeatTimer:
         self._silent = 0
         self._round_trips: deque[float] = deque(maxlen=SAMPLES)
         self._handle: asyncio.TimerHandle | None = None
+        self._caught_up: asyncio.Future[None] | None = None
         self._beat()
 
     def _beat(self) -> None:
@@ -39,13 +40,23 @@ class HeartbeatTimer:
             conn.cut()
             return
         self._reads = conn.reads
+        self._ask()
+        conn.keep_alive()
+        self._handle = self._loop.call_later(self._interval_s, self._beat)
+
+    def _ask(self) -> None:
         self._nonce += 1
         self._sent_at = self._loop.time()
         self._link.send_control(
             TunnelMessage(protocol_type=CONTROL, heartbeat=Heartbeat(nonce=self._nonce)).SerializeToString()
         )
-        conn.keep_alive()
-        self._handle = self._loop.call_later(self._interval_s, self._beat)
+
+    def catch_up(self) -> asyncio.Future[None]:
+        """Done when the peer has read all that was sent so far, and we all that it had sent until then."""
+        if self._caught_up is None:
+            self._caught_up = self._loop.create_future()
+            self._ask()
+        return self._caught_up
 
     def received(self, heartbeat: Heartbeat) -> None:
         """Answer the peer's heartbeat, or note the answer to ours."""
@@ -53,6 +64,8 @@ class HeartbeatTimer:
             if heartbeat.nonce == self._nonce:
                 self._round_trips.append(self._loop.time() - self._sent_at)
                 self._link.measured(min(self._round_trips))
+                if self._caught_up is not None and not self._caught_up.done():
+                    self._caught_up.set_result(None)
             return
         answer = Heartbeat(nonce=heartbeat.nonce, reply=True)
         self._link.send_control(TunnelMessage(protocol_type=CONTROL, heartbeat=answer).SerializeToString())
@@ -65,3 +78,5 @@ class HeartbeatTimer:
     def stop(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
+        if self._caught_up is not None:
+            self._caught_up.cancel()

@@ -55,6 +55,7 @@ class Tunnel(Dispatcher):
         self._round_trips: deque[float] = deque(maxlen=6)
         self._written = asyncio.Event()
         self._nonce = 0
+        self._answered = asyncio.Event()  # the latest heartbeat
         self._sent_at = 0.0
         self._heart: asyncio.Task[None] | None = None
 
@@ -140,13 +141,22 @@ class Tunnel(Dispatcher):
     async def _beat(self, interval_s: float) -> None:
         silent, seen = 0, -1
         while silent < 2:
-            self._nonce += 1
-            self._sent_at = asyncio.get_running_loop().time()
-            self.send_control(heartbeat=Heartbeat(nonce=self._nonce))
+            self._ask()
             await asyncio.sleep(interval_s)
             silent = silent + 1 if self.messages_received == seen else 0
             seen = self.messages_received
         self.end(GrpcStatus.UNAVAILABLE, "connection lost")
+
+    def _ask(self) -> None:
+        self._nonce += 1
+        self._sent_at = asyncio.get_running_loop().time()
+        self.send_control(heartbeat=Heartbeat(nonce=self._nonce))
+
+    async def caught_up(self) -> None:
+        """Returns when the peer has read all that was sent so far, and we all that it had sent until then."""
+        self._answered.clear()
+        self._ask()
+        await self._answered.wait()
 
     def heard(self, heartbeat: Heartbeat) -> None:
         """Answer the peer's heartbeat, or note the answer to ours."""
@@ -156,6 +166,7 @@ class Tunnel(Dispatcher):
             # The shortest of a few: others have waited behind what was under way.
             self._round_trips.append(asyncio.get_running_loop().time() - self._sent_at)
             self.round_trip_s = min(self._round_trips)
+            self._answered.set()
 
 
 def service(connect: Callable[[AsyncIterator[bytes], Any], Awaitable[None]]) -> grpc.GenericRpcHandler:

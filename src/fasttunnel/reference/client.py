@@ -32,6 +32,7 @@ REFUSALS: dict[int, type[FasttunnelError]] = {
     GrpcStatus.INVALID_ARGUMENT: RegisterError,
     GrpcStatus.UNIMPLEMENTED: ConnectError,
 }
+HEARD_S = 2.0  # for a server to answer that it knows that we leave
 LAST_WORDS_S = 0.05  # for what has been said to leave, where a stop is to take no time
 REGISTERED_TIMEOUT_S = 10.0
 
@@ -143,6 +144,10 @@ class ClientEngine:
         for tunnel in tunnels:
             tunnel.send_go_away("the client is shutting down", grace_s)
         # Requests that were on their way when we said so are still taken: the server has not heard it yet.
+        if grace_s > 0 and tunnels:
+            hearing = [asyncio.create_task(tunnel.caught_up()) for tunnel in tunnels]
+            await asyncio.wait(hearing, timeout=min(grace_s, HEARD_S))
+            await end_tasks(*hearing)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 while any(tunnel.requests for tunnel in tunnels):
