@@ -1,0 +1,7 @@
+"""All targets, by name."""
+
+from tests.fuzz.kernels import KERNELS
+from tests.fuzz.streams import STREAMS
+from tests.fuzz.target import Target
+
+TARGETS: dict[str, type[Target]] = {target.name: target for target in [*KERNELS, *STREAMS]}
