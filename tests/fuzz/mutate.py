@@ -16,7 +16,12 @@ class Mutator:
     """`tokens` are what means something in this language; `split` and `mend` know its records."""
 
     def __init__(
-        self, chance: random.Random, *, tokens: Sequence[bytes] = (), split: Split | None = None, mend: Mend | None = None
+        self,
+        chance: random.Random,
+        *,
+        tokens: Sequence[bytes] = (),
+        split: Split | None = None,
+        mend: Mend | None = None,
     ) -> None:
         self._chance = chance
         self._tokens = tokens

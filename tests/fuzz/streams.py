@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import h2.config
 import h2.connection
 import h2.settings
-import hpack
 
 from tests.fuzz.kernels import FIELDS, LINE_TOKENS, AnswerHead, RequestHead
 from tests.fuzz.mutate import (
@@ -19,8 +18,8 @@ from tests.fuzz.mutate import (
     mend_websocket_frame,
     websocket_frames,
 )
-from tests.fuzz.stage import GRPC_MESSAGES, Line, Stage, sound_answers
-from tests.fuzz.target import Finding, Target
+from tests.fuzz.stage import GRPC_MESSAGES, Line, Stage, exchanges, sound_answers, sound_http2
+from tests.fuzz.target import Target
 from tests.support.frames import MASK, UPGRADE, accept_key, close_payload, frame
 from tests.support.http2_wires import message
 from tests.support.raw import answer, request
@@ -67,7 +66,9 @@ class PublicHttp1(Stage):
             request("POST", "/", "Expect: 100-continue", body=b"x"),
             b"GET http://public.example/abs HTTP/1.1\r\nHost: public.example\r\n\r\n",
             b"GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n" + get,
-            request("GET", "/", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"),
+            request(
+                "GET", "/", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"
+            ),
             HANDSHAKE + frame(1, b"x", mask=MASK),
             *RequestHead().seeds()[::5],
         ]
@@ -76,7 +77,8 @@ class PublicHttp1(Stage):
         self.reply = chance.choice(
             (
                 answer("200 OK", body=b"hello"),
-                b"HTTP/1.1 103 x\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: y\r\n\r\n",
+                b"HTTP/1.1 103 x\r\nLink: a\r\n\r\n"
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: y\r\n\r\n",
                 answer("204 No Content"),
             )
         )
@@ -92,7 +94,7 @@ class PublicHttp1(Stage):
     def look(self, sent: bytes, got: bytes) -> None:
         """What has come, and that the tunnel said nothing else."""
         if got and not sent.startswith(b"PRI") and b"HEAD" not in sent:
-            sound_answers(got, [])
+            sound_answers(got)
 
 
 class PublicWebSocket(PublicHttp1):
@@ -100,7 +102,12 @@ class PublicWebSocket(PublicHttp1):
 
     name = "public-websocket"
     split, mend = websocket_frames, mend_websocket_frame
-    tokens: ClassVar[list[bytes]] = [b"\x81\x80" + MASK, b"\x88\x80" + MASK, b"\x89\x80" + MASK, b"\x01\x80" + MASK]
+    tokens: ClassVar[list[bytes]] = [
+        b"\x81\x80" + MASK,
+        b"\x88\x80" + MASK,
+        b"\x89\x80" + MASK,
+        b"\x01\x80" + MASK,
+    ]
 
     def seeds(self) -> list[bytes]:
         def some(*each: Any, **how: Any) -> bytes:
@@ -115,7 +122,7 @@ class PublicWebSocket(PublicHttp1):
 
     def look(self, sent: bytes, got: bytes) -> None:
         if got:
-            sound_answers(got, [])
+            sound_answers(got)
 
 
 def http2_client() -> h2.connection.H2Connection:
@@ -175,44 +182,29 @@ class PublicHttp2(PublicHttp1):
             sound_http2(got)
 
 
-def sound_http2(data: bytes) -> None:
-    """What an engine writes is HTTP/2: whole frames, with header blocks that can be decoded."""
-    decoder, block = hpack.Decoder(), b""
-    for each in http2_frames(data):
-        length, kind, flags = int.from_bytes(each[:3], "big"), each[3] if len(each) > 3 else 0, each[4:5]
-        if len(each) != 9 + length:
-            return  # the end of what has come
-        if length > 16_384 or kind > 9:
-            raise Finding(f"a frame of {length} bytes, of type {kind}")
-        if kind in (1, 9):
-            block += each[9:]
-            if flags[0] & 4:
-                decoder.decode(block)
-                block = b""
-
-
 # -- backends
 
 
 class Hostile(Line):
-    """A backend's connection: what it is sent is waited for, then it does as it is told by the input."""
+    """A backend's connection: once it is asked, it does as the input says."""
+
+    answering: "asyncio.Task[None] | None" = None
 
     def came(self) -> None:
         stage = self._stage
         assert isinstance(stage, Backend)
-        if stage.answering is None and stage.asked(self):
-            stage.answering = asyncio.ensure_future(stage.reply_to(self))
-            for line in stage.lines:
-                line.wake()  # the public waits for it
+        if self.answering is None and stage.asked(self):
+            self.answering = asyncio.ensure_future(stage.reply_to(self))
+            stage.answers.append(self.answering)
 
 
 class Backend(Stage):
     """A backend that answers with the input; the public asks what is right."""
 
-    answering: "asyncio.Task[None] | None" = None
-    way = 0
-    parts: ClassVar[list[bytes]] = []
-    dice = random.Random(0)
+    parts: list[bytes]
+    dice: random.Random
+    way: int
+    answers: "list[asyncio.Task[None]]"
 
     async def routes(self) -> list[str]:
         return [f"http://{await self.listen(Hostile)}"]
@@ -240,27 +232,28 @@ class Backend(Stage):
         return chance.choice(ways)
 
     async def play(self, chance: random.Random, data: bytes) -> None:
-        self.answering, self.dice = None, chance
+        self.answers, self.dice = [], chance
         self.parts, self.way = cut(chance, data), chance.choice((0, 0, 1, 2, 3))
         question, methods = self.question(chance)
         line = await self.public()
         line.send(question)
-        try:
-            if not await line.until(lambda: self.answering):
-                raise Finding("the backend was never asked")
-            if self.answering is not None:
-                await self.answering
-            await self.listen_on(line, methods)
-        finally:
-            self.look(bytes(line.data), methods)
+        await self.eventually(lambda: bool(self.answers), lambda: "the backend was never asked")
+        await self.answers[0]
+        if self.way == 3:
+            await line.until(lambda: False, 0.002)
+        else:
+            # A backend that has gone ends its requests, whatever it has said.
+            await self.eventually(lambda: self.over(line), lambda: f"the public waits on, behind {bytes(line.data)!r}")
+        self.look(bytes(line.data), methods)
+        for task in self.answers:
+            task.cancel()
+        await asyncio.gather(*self.answers, return_exceptions=True)
 
-    async def listen_on(self, line: Line, methods: list[str]) -> None:
-        """Behind a backend that has gone the answer ends, in one way or another."""
-        await line.until(lambda: False, 0.002)
+    def over(self, line: Line) -> bool:
+        return line.closed or exchanges() <= self.before
 
     def look(self, got: bytes, methods: list[str]) -> None:
-        if methods != ["GET"] or b"101 " in got[:20] or got[:5] != b"HTTP/":
-            sound_answers(got, methods)
+        sound_answers(got, methods)
 
     def keeps(self, line: Line) -> bool:
         return super().keeps(line) and not isinstance(line, Hostile)
@@ -294,7 +287,16 @@ class BackendWebSocket(Backend):
 
     name = "backend-websocket"
     split, mend = websocket_frames, mend_websocket_frame
-    tokens: ClassVar[list[bytes]] = [b"\x81\0", b"\x88\0", b"\x88\x02\x03\xe8", b"\x01\0", b"\x80\0", b"\x89\0", b"\r\n", b"Sec-WebSocket-Extensions: x\r\n"]
+    tokens: ClassVar[list[bytes]] = [
+        b"\x81\0",
+        b"\x88\0",
+        b"\x88\x02\x03\xe8",
+        b"\x01\0",
+        b"\x80\0",
+        b"\x89\0",
+        b"\r\n",
+        b"Sec-WebSocket-Extensions: x\r\n",
+    ]
 
     def seeds(self) -> list[bytes]:
         accepted = (
