@@ -30,8 +30,8 @@ class Current:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(CURRENT_BYTES))
-        self._file = path.open("r+b")
-        self._map = mmap.mmap(self._file.fileno(), CURRENT_BYTES)
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), CURRENT_BYTES)
 
     def put(self, data: bytes) -> None:
         self._map[4 : 4 + len(data)] = data
