@@ -10,6 +10,7 @@ import gc
 import io
 import logging
 import random
+import re
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -229,7 +230,9 @@ def sound_http2(data: bytes) -> None:
         if kind in (1, 9):
             block += each[9:]
             if flags[0] & 4:
-                decoder.decode(block)
+                for name, value in decoder.decode(block, raw=True):
+                    if not name or name != name.lower() or re.search(rb"[\r\n\0]", name + value):
+                        raise Finding(f"a field {name!r}: {value!r}")
                 block = b""
 
 
