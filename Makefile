@@ -95,7 +95,7 @@ soak: $(VENV)/with-test build ## a steady load for 20 minutes on each engine: no
 SANITIZED := FASTTUNNEL_SANITIZE=1 FASTTUNNEL_COVERAGE=1
 REACHED := build/coverage.so
 UNDER_SANITIZERS = LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so) \
-	$(CURDIR)/$(REACHED)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=32 \
+	$(CURDIR)/$(REACHED)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=32:handle_segv=2 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
 $(REACHED): tests/fuzz/coverage.c

@@ -25,10 +25,12 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep inputs that reach new places in tests/corpus/fuzz")
     parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="feed these to the target, and tell")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--again", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     names = options.target or list(TARGETS)
     if options.work:
-        sys.exit(work(TARGETS[names[0]](), options.seconds, options.seed, BUILD / names[0], saving=options.save))
+        target, current = TARGETS[names[0]](), BUILD / names[0]
+        sys.exit(work(target, options.seconds, options.seed, current, saving=options.save, again=options.again))
     if options.replay:
         sys.exit(replay(names, options.replay))
     failed = [name for name in names if not supervise(name, options)]
@@ -53,8 +55,9 @@ def supervise(name: str, options: argparse.Namespace) -> bool:
     """Run one target in a child, and again as long as it crashes and time is left. Whether all is well."""
     well, end, seed = True, time.monotonic() + options.seconds, options.seed
     while (left := end - time.monotonic()) > 0:
-        command = [sys.executable, "-m", "tests.fuzz", "--work", "--target", name]
+        command = [sys.executable, "-X", "faulthandler", "-m", "tests.fuzz", "--work", "--target", name]
         command += ["--seconds", f"{left:.1f}", "--seed", str(seed), *(["--save"] if options.save else [])]
+        command += [] if well else ["--again"]  # the crash has become a finding, which would only crash again
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
         try:
             _, errors = child.communicate(timeout=left + STUCK_S)

@@ -43,10 +43,10 @@ class Current:
         return data[4 : 4 + int.from_bytes(data[:4], "big")]
 
 
-def corpus(target: Target) -> list[bytes]:
+def corpus(target: Target, *, findings: bool = True) -> list[bytes]:
     """Seeds, each with dice of its own, what earlier runs have found worth keeping, and findings."""
     seeds = [hashlib.sha256(seed).digest()[:DICE_BYTES] + seed for seed in target.seeds()]
-    return [*seeds, *kept(target.name), *found(target.name).values()]
+    return [*seeds, *kept(target.name), *(found(target.name).values() if findings else ())]
 
 
 def kept(name: str) -> list[bytes]:
@@ -111,12 +111,12 @@ def memory_kb() -> int:
 class Run:
     """One target for some time, or for some executions."""
 
-    def __init__(self, target: Target, seed: int, current: Current | None = None) -> None:
+    def __init__(self, target: Target, seed: int, current: Current | None = None, *, findings: bool = True) -> None:
         self.target = target
         self.executions = 0
         self.findings = 0
         self.coverage = Coverage(orders=target.orders)
-        self.corpus = corpus(target)
+        self.corpus = corpus(target, findings=findings)
         self.fresh: list[bytes] = []
         self._chance = random.Random(f"{target.name} {seed}")
         self._mutator = target.mutator(self._chance)
@@ -171,11 +171,11 @@ class Run:
         save(self.target.name, data, why)
 
 
-def work(target: Target, seconds: float, seed: int, current: Path, *, saving: bool) -> int:
-    """What a child process does for one target. Returns its exit code."""
+def work(target: Target, seconds: float, seed: int, current: Path, *, saving: bool, again: bool) -> int:
+    """What a child process does for one target; `again`: behind one that has crashed. Returns its exit code."""
     target.open()
     try:
-        run = Run(target, seed, Current(current))
+        run = Run(target, seed, Current(current), findings=not again)
         begun = time.monotonic()
         first = run.go(seconds)
         took = time.monotonic() - begun
@@ -194,7 +194,7 @@ def work(target: Target, seconds: float, seed: int, current: Path, *, saving: bo
     return int(first is not None)
 
 
-KEPT, KEPT_BYTES = 150, 1500
+KEPT, KEPT_BYTES = 60, 1000  # a corpus stays small enough to read
 
 
 def distilled(target: Target, run: Run) -> list[bytes]:
