@@ -49,7 +49,7 @@ from tests.support.frames import MASK, close_payload, frame
 from tests.support.messages import OPAQUE, normal, oracle_decode
 from tests.support.record import FOLDER
 
-Outcome = tuple[list[Any], int, bytes]
+Outcome = tuple[Any, int, bytes]
 BYTE_BY_BYTE = 300  # bytes; above it inputs are cut at random only
 
 

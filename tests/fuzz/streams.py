@@ -18,10 +18,11 @@ from tests.fuzz.mutate import (
     mend_websocket_frame,
     websocket_frames,
 )
-from tests.fuzz.stage import GRPC_MESSAGES, Line, Stage, exchanges, sound_answers, sound_http2
+from tests.fuzz.stage import GRPC_MESSAGES, Line, Stage, sound_answers, sound_http2
 from tests.fuzz.target import Target
 from tests.support.frames import MASK, UPGRADE, accept_key, close_payload, frame
 from tests.support.http2_wires import message
+from tests.support.leaks import exchanges
 from tests.support.raw import answer, request
 from tests.support.wires import parse_requests
 

@@ -28,11 +28,12 @@ from tests.fuzz.mutate import (
     mend_grpc_message,
     mend_http2_frame,
 )
-from tests.fuzz.stage import CANARY_HOST, Line, Stage, exchanges, sound_answers, sound_http2
+from tests.fuzz.stage import CANARY_HOST, Line, Stage, sound_answers, sound_http2
 from tests.fuzz.streams import GRPC_FIELDS, H2_TOKENS, grpc_call, http2_client
 from tests.fuzz.target import Finding, Target
 from tests.support.frames import UPGRADE
 from tests.support.http2_wires import message as prefixed
+from tests.support.leaks import exchanges
 from tests.support.raw import request
 from tests.support.record import FOLDER
 
@@ -498,8 +499,8 @@ class TunnelClient(Messages):
     async def sing_on(self, line: FalseServer) -> bool:
         """Whether the tunnel has lived long enough."""
         id = f"c-{next(self.numbers):x}"
-        get = {"method": "GET", "url": "/canary", "host": CANARY_HOST, "scheme": "http"}
-        asked = wire.HttpRequest(is_first_chunk=True, is_last_chunk=True, **get)
+        asked = wire.HttpRequest(method="GET", url="/canary", host=CANARY_HOST, scheme="http")
+        asked.is_first_chunk = asked.is_last_chunk = True
         message = wire.TunnelMessage(request_id=id, direction=1, protocol_type=1, http_request=asked)  # type: ignore[arg-type]
         line.messages.clear()
         line.send(data_frames(prefixed(message.SerializeToString())))
