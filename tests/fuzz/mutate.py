@@ -34,9 +34,9 @@ class Mutator:
         dice, body = data[:DICE_BYTES], data[DICE_BYTES:]
         if chance.random() < 0.3:
             dice = chance.randbytes(DICE_BYTES)
-        for _ in range(chance.choice((1, 1, 1, 2, 2, 3, 5, 8))):
+        for _ in range(chance.choice((1, 1, 1, 1, 1, 2, 2, 3, 6))):
             other = chance.choice(others)[DICE_BYTES:]
-            if self._split is not None and chance.random() < 0.6:
+            if self._split is not None and chance.random() < 0.75:
                 body = self._change_records(body, other)
             else:
                 body = self._change_bytes(body, other)

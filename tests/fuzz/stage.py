@@ -40,6 +40,8 @@ PATIENCE_S = 10.0  # what takes longer hangs
 CANARY_HOST = "canary.example"
 UNLAWFUL = (-3, -4, -7, -8, -11)  # WsResult: opcode, RSV, continuation, interrupted, close
 CANARY = request("GET", "/canary", host=CANARY_HOST)
+MARK_START = "MARK / HTTP/1.1"
+MARK = MARK_START.encode() + b"\r\n\r\n"
 BUFFERED_BYTES = 8 << 20  # that an end may hold when nothing is under way
 
 
@@ -146,6 +148,9 @@ class Web(Line):
                 return
             self._answered += 1
             self.send(self._stage.reply)
+        if messages and parse_requests(bytes(self.data) + MARK)[-1].start == MARK_START:
+            self.data.clear()  # there is nothing behind them, and a connection is kept for thousands of requests
+            self._answered = 0
 
     def _talk(self, key: str) -> None:
         if not self._echoed:

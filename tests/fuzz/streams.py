@@ -85,7 +85,7 @@ class PublicHttp1(Stage):
         )
         line = await self.public()
         await line.send_parts(chance, cut(chance, data))
-        way = chance.randrange(4)
+        way = chance.choice((0, 1, 1, 1, 2, 3, 3, 3))
         line.end(way)
         if way in (1, 3):
             await line.until(lambda: False, chance.choice((0.001, 0.01)))
