@@ -10,11 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from tests.fuzz.driver import Current, failure, save, work
+from tests.fuzz.driver import STUCK_S, Current, failure, save, work
 from tests.fuzz.targets import TARGETS
 
 BUILD = Path(__file__).resolve().parents[2] / "build" / "fuzz"
-STUCK_S = 120.0  # beyond its time: a target that hangs inside of a kernel
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Runs one target: mutations of its corpus, those that reach something new join it, findings are kept as files."""
 
 import contextlib
+import faulthandler
 import hashlib
 import mmap
 import os
@@ -22,7 +23,8 @@ CORPUS = HERE.parent / "corpus" / "fuzz"
 CURRENT_BYTES = 1 << 20
 HISTORY = 8
 GROWTH_KB = 60_000  # that a run may grow by, mostly what it has learned
-MINIMISING_S = 20.0
+MINIMISING_S = DISTILLING_S = 20.0
+STUCK_S = 120.0  # beyond its time: a target that hangs, inside of a kernel or at its end
 
 
 class Current:
@@ -176,6 +178,7 @@ class Run:
 
 def work(target: Target, seconds: float, seed: int, current: Path, *, saving: bool, again: bool) -> int:
     """What a child process does for one target; `again`: behind one that has crashed. Returns its exit code."""
+    faulthandler.dump_traceback_later(seconds + STUCK_S - 10)  # so that who is killed has said where it hung
     target.open()
     try:
         run = Run(target, seed, Current(current), findings=not again)
@@ -212,8 +215,9 @@ def distilled(target: Target, run: Run) -> list[bytes]:
         target.run(data)
         run.coverage.new()
     chosen: list[bytes] = []
+    deadline = time.monotonic() + DISTILLING_S
     for data in sorted(rest, key=len):
-        if len(data) > KEPT_BYTES or len(chosen) == KEPT:
+        if len(data) > KEPT_BYTES or len(chosen) == KEPT or time.monotonic() > deadline:
             break
         run.coverage.begin()
         if failure(target, data) is None and run.coverage.new():
