@@ -512,7 +512,8 @@ class TunnelClient(Messages):
             raise Finding(f"the canary got no answer, but {bytes(line.data)!r}")
         if not answered():
             return False
-        [status] = [each.http_response.status_code for each in line.messages if each.http_response.is_first_chunk]
+        mine = [each.http_response for each in line.messages if each.request_id == id]
+        [status] = [each.status_code for each in mine if each.is_first_chunk]
         assert status == 200
         return True
 
