@@ -67,7 +67,7 @@ annotate: $(VENV)/created ## annotated HTML of every .pyx under build/cython
 
 # -- running ----------------------------------------------------------------------------------------------------------
 
-.PHONY: demo test test-fast chaos soak asan bench bench-micro bench-instructions lint types
+.PHONY: demo test test-fast chaos soak fuzz asan asan-test bench bench-micro bench-instructions lint types
 demo: $(VENV)/with-demo build ## server, client and three backends, with real traffic (ARGS=--keep: stay up)
 	@echo "running the demo"
 	@$(BIN)/fasttunnel demo $(ARGS)
@@ -91,12 +91,30 @@ soak: $(VENV)/with-test build ## a steady load for 20 minutes on each engine: no
 	done
 
 # Python itself is not built with the sanitizers, so their library is loaded first, and what Python leaks is its affair.
-asan: $(VENV)/with-test ## unit and differential tests under AddressSanitizer and UndefinedBehaviorSanitizer
+# The library that counts what an input has reached is ours.
+SANITIZED := FASTTUNNEL_SANITIZE=1 FASTTUNNEL_COVERAGE=1
+REACHED := build/coverage.so
+UNDER_SANITIZERS = LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so) \
+	$(CURDIR)/$(REACHED)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=32:handle_segv=2 \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+
+$(REACHED): tests/fuzz/coverage.c
+	@mkdir -p $(@D)
+	@$${CC:-cc} -O2 -shared -fPIC -o $@ $<
+
+.PHONY: sanitized
+sanitized: $(VENV)/with-test $(REACHED)
 	@$(SAY_BUILD), with sanitizers
-	@FASTTUNNEL_SANITIZE=1 $(BUILD)
-	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-		$(BIN)/python -m pytest $(wildcard tests/unit tests/differential) $(ARGS)
+	@$(SANITIZED) $(BUILD)
+
+SECONDS := 30
+fuzz: sanitized ## mutated input for kernels and connections, under the sanitizers (SECONDS: of each target; ARGS: --target T)
+	@$(UNDER_SANITIZERS) $(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+asan-test: sanitized ## unit and differential tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(UNDER_SANITIZERS) $(BIN)/python -m pytest $(wildcard tests/unit tests/differential tests/fuzz) $(ARGS)
+
+asan: asan-test ## the same
 
 bench: $(VENV)/with-bench build ## every system at hand under the same loads, in ten minutes (python -m bench --help for more)
 	@$(BIN)/python -m bench run --quick $(ARGS)

@@ -4,6 +4,7 @@ Switches, as environment variables set to 1 (a change of switches rebuilds every
 
 FASTTUNNEL_DEBUG     no optimisation, bounds and None checks, life-cycle counters (FT_DEBUG)
 FASTTUNNEL_SANITIZE  AddressSanitizer and UndefinedBehaviorSanitizer
+FASTTUNNEL_COVERAGE  every basic block tells tests/fuzz/coverage.c, which has to be preloaded (make fuzz)
 FASTTUNNEL_ANNOTATE  annotated HTML of every .pyx under build/
 """
 
@@ -27,7 +28,8 @@ Install what it needs with
   Alpine           apk add nghttp2-dev openssl-dev pkgconf
   macOS            brew install libnghttp2 openssl pkg-config"""
 
-DEBUG, SANITIZE, ANNOTATE = (os.environ.get(f"FASTTUNNEL_{name}") == "1" for name in ("DEBUG", "SANITIZE", "ANNOTATE"))
+SWITCHES = ("DEBUG", "SANITIZE", "COVERAGE", "ANNOTATE")
+DEBUG, SANITIZE, COVERAGE, ANNOTATE = (os.environ.get(f"FASTTUNNEL_{name}") == "1" for name in SWITCHES)
 
 
 def pkg_config(library: str, *arguments: str) -> list[str]:
@@ -50,6 +52,8 @@ def compiler_flags() -> list[str]:
         flags += ["-g", "-fno-omit-frame-pointer"]
     if SANITIZE:
         flags += ["-fsanitize=address,undefined"]
+    if COVERAGE:
+        flags += ["-fsanitize-coverage=trace-pc"]
     return flags
 
 
@@ -90,7 +94,7 @@ def main() -> None:
     from Cython.Build import cythonize
 
     # Objects of a build with other switches must not be mixed with ours, also when this build fails half-way.
-    switches = f"debug={DEBUG} sanitize={SANITIZE} annotate={ANNOTATE}"
+    switches = f"debug={DEBUG} sanitize={SANITIZE} coverage={COVERAGE} annotate={ANNOTATE}"
     stamp = Path("build/switches")
     force = not stamp.exists() or stamp.read_text() != switches
     if force:

@@ -178,6 +178,7 @@ STRICTER = {
     "a request has one host": ("one Host field is required", b""),
     "which is that of its target": ("Host differs from the request target", b""),
     "and is a name or an address": ("bad Host", b""),
+    "Connection names 64 fields at most": ("too many options in Connection", b""),
     "no CONNECT": ("CONNECT is not served here", b"CONNECT "),
     "protocols are ASCII": ("bad Sec-WebSocket-Protocol", b""),
 }

@@ -203,6 +203,9 @@ cdef class BackendCall(H2Stream):
                 return 1
             if hdr_hop_by_hop(name.ptr, name.len) or hdr_is(name.ptr, name.len, "host"):
                 continue
+            # Calls need none; one that is wrong would cost the other calls of this connection too with some backends.
+            if hdr_is(name.ptr, name.len, "content-length"):
+                continue
             typed = typed or hdr_is(name.ptr, name.len, "content-type")
             nv_add_lower(&conn.nv, name.ptr, name.len, value.ptr, value.len)
         if not typed:

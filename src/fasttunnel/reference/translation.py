@@ -218,7 +218,8 @@ class GrpcTranslation(Translation):
     def request_part(self, chunk: GrpcRequest, target: str, authority: bytes) -> Part:
         head = None
         if chunk.is_first_chunk:
-            metadata = fields.from_tunnel(chunk.metadata, without=(b"host", b"te"))
+            # Calls need no length; one that is wrong would cost the other calls of the connection too.
+            metadata = fields.from_tunnel(chunk.metadata, without=(b"host", b"te", b"content-length"))
             head = Head([(b"te", b"trailers"), *_typed(metadata)], b"POST", target.encode(), authority)
             fields.check_target(head.method, head.target, authority)
         return Part(head, self._assembler.feed(chunk), chunk.is_last_chunk)
