@@ -354,5 +354,7 @@ async def test_registration_and_goodbye(stack: AsyncExitStack) -> None:
     assert hello[1].register.routes[0].protocols == [wire.HTTP, wire.WEBSOCKET]
     assert welcome[1].registered.urls == [tunnel.url]
     assert welcome[1].registered.routes == hello[1].register.routes
-    assert kinds([tunnel.client_tap.sent[-1]]) == ["go_away"]
-    assert {message.protocol_type for message in tunnel.client_tap.sent[-1:]} == {wire.CONTROL}
+    said = kinds(tunnel.client_tap.sent)
+    last = said[said.index("go_away") :]
+    assert last == ["go_away", "heartbeat"], "which the server answers once it knows"
+    assert {message.protocol_type for message in tunnel.client_tap.sent[-2:]} == {wire.CONTROL}
