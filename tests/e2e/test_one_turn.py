@@ -212,18 +212,27 @@ class ClientScene:
             return Plain((await asyncio.get_running_loop().sock_accept(self.backend))[0])
 
 
-@pytest.fixture
-async def client_scene(stack: AsyncExitStack) -> ClientScene:
+async def client_scenes(stack: AsyncExitStack, connections: int = 1) -> list[ClientScene]:
+    """One for each tunnel of the client."""
     tunnels, backend = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
     for listener in (tunnels, backend):
         stack.callback(listener.close)
         listener.setblocking(False)
     server, route = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in (tunnels, backend))
-    starting = asyncio.ensure_future(start_client(stack, server, [f"http://{route}"]))
-    end = PlainEnd((await asyncio.get_running_loop().sock_accept(tunnels))[0], client=False)
-    stack.callback(end.sock.close)
-    await end.accept()
-    return ClientScene(await starting, end, backend)
+    starting = asyncio.ensure_future(start_client(stack, server, [f"http://{route}"], connections=connections))
+    ends = []
+    for _ in range(connections):
+        ends.append(PlainEnd((await asyncio.get_running_loop().sock_accept(tunnels))[0], client=False))
+        stack.callback(ends[-1].sock.close)
+        await ends[-1].accept()
+    client = await starting
+    await eventually(lambda: client.status()["tunnels"] == connections)
+    return [ClientScene(client, end, backend) for end in ends]
+
+
+@pytest.fixture
+async def client_scene(stack: AsyncExitStack) -> ClientScene:
+    return (await client_scenes(stack))[0]
 
 
 async def test_an_answer_that_came_before_the_backend_broke_off(client_scene: ClientScene) -> None:
@@ -291,20 +300,7 @@ async def test_a_websocket_that_breaks_off_beyond_its_credit(scene: Scene) -> No
 
 async def test_a_connection_to_a_backend_that_broke_is_not_kept(stack: AsyncExitStack) -> None:
     """Its answer came before it broke off. The next request, of another tunnel, in the same turn gets a new one."""
-    tunnels, backend = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
-    for listener in (tunnels, backend):
-        stack.callback(listener.close)
-        listener.setblocking(False)
-    server, route = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in (tunnels, backend))
-    starting = asyncio.ensure_future(start_client(stack, server, [f"http://{route}"], connections=2))
-    ends = []
-    for _ in range(2):
-        ends.append(PlainEnd((await asyncio.get_running_loop().sock_accept(tunnels))[0], client=False))
-        stack.callback(ends[-1].sock.close)
-        await ends[-1].accept()
-    client = await starting
-    await eventually(lambda: client.status()["tunnels"] == 2)
-    one, two = (ClientScene(client, end, backend) for end in ends)
+    one, two = await client_scenes(stack, connections=2)
     one.ask(1, method="POST", url="/", body=b"begin", headers=fields(("content-length", "20005")))
     kept = await one.accept()
     await kept.until(b"\r\n\r\nbegin")
@@ -312,7 +308,7 @@ async def test_a_connection_to_a_backend_that_broke_is_not_kept(stack: AsyncExit
     kept.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n\r\ntoo much")
     kept.reset()
     two.ask(2, method="POST", url="/second", is_last_chunk=True, body=b"hi")
-    assert (await ends[0].next("http_response")).http_response.status_code == 413
+    assert (await one.end.next("http_response")).http_response.status_code == 413
     again = await two.accept()
     assert (await again.until(b"\r\n\r\nhi")).startswith(b"POST /second ")
     again.sock.close()

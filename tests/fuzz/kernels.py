@@ -45,6 +45,7 @@ from tests.fuzz.mutate import (
     websocket_frames,
 )
 from tests.fuzz.target import Target
+from tests.support.feeding import feed_parts
 from tests.support.frames import MASK, close_payload, frame
 from tests.support.messages import OPAQUE, normal, oracle_decode
 from tests.support.record import FOLDER
@@ -63,15 +64,8 @@ def ways(chance: random.Random, data: bytes) -> Iterator[list[bytes]]:
 
 def fed(parser: Any, parts: list[bytes], grant: int | None = None) -> Outcome:
     """Items, the code of the refusal or 0, and what is left over. A blocked parser gets `grant` bytes of credit."""
-    items: list[Any] = []
-    try:
-        for part in parts:
-            items += parser.feed(part)
-            while grant is not None and parser.blocked:
-                items += parser.feed(b"", grant)
-    except KernelError as error:
-        return items + error.before, error.code, b""
-    return items, 0, parser.rest
+    items, error = feed_parts(parser, parts, grant=grant)
+    return (items, 0, parser.rest) if error is None else (items, error.code, b"")
 
 
 def fed_any_way(

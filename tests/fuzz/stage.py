@@ -29,6 +29,7 @@ import fasttunnel
 from fasttunnel._core import KernelError, WebSocketParser
 from tests.fuzz.mutate import http2_frames
 from tests.fuzz.target import Finding, Target
+from tests.support.cells import Complaints
 from tests.support.frames import accept_key, frame, parse_frames
 from tests.support.http2_wires import message
 from tests.support.leaks import exchanges
@@ -241,15 +242,6 @@ def sound_http2(data: bytes) -> None:
                 block = b""
 
 
-class _Complaints(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(self.format(record))
-
-
 class Stage(Target):
     """A loop of its own, on which the engines live from one input to the next."""
 
@@ -263,7 +255,7 @@ class Stage(Target):
 
     def open(self) -> None:
         self.lines: set[Line] = set()
-        self._complaints = _Complaints()
+        self._complaints = Complaints()
         logging.getLogger().addHandler(self._complaints)
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._take_unraisable
         self._loop = uvloop.new_event_loop()

@@ -59,7 +59,7 @@ def differences(where: str, one: Any, other: Any) -> list[str]:
     return [] if one == other else [f"{where}: {str(one)[:1000]}", f"{where}: {str(other)[:1000]}"]
 
 
-class _Complaints(logging.Handler):
+class Complaints(logging.Handler):
     """What engines and libraries log as an error is a finding."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Cells:
     def __init__(self) -> None:
         self._loop = uvloop.new_event_loop()
         self._loop.set_exception_handler(lambda _, context: self._complaints.texts.append(repr(context)))
-        self._complaints = _Complaints()
+        self._complaints = Complaints()
         self._stages: dict[Cell, Stage] = {}
         logging.getLogger().addHandler(self._complaints)
 

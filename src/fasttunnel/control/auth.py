@@ -15,6 +15,7 @@ from fasttunnel.control.permission import Permission
 from fasttunnel.control.rates import Bucket
 from fasttunnel.control.routes import Route
 from fasttunnel.control.tokens import Token, digest_of, read_tokens
+from fasttunnel.control.watch import FileWatch
 from fasttunnel.errors import ConfigError, GrpcStatus
 
 now = time.time  # wall clock, in seconds: tests replace it
@@ -90,8 +91,7 @@ class Authenticator:
     ) -> None:
         self._warn = warn
         self._failed = Mistakes(max_failed_logins, limits.FAILED_LOGINS_S)
-        self._path = Path(tokens_file) if tokens_file else None
-        self._open = token is None and self._path is None
+        self._open = token is None and not tokens_file
         self._identities: dict[str, Identity] = {}
         self._own = {}
         if token is not None:
@@ -100,15 +100,16 @@ class Authenticator:
         self._anonymous = Login(Identity("anonymous"))
         self._logins: dict[bytes, Login] = dict(self._own)
         self._generation = 0
-        self._stamp = self._seen = (0, 0, 0)
-        if self._path is not None:
-            self._stamp = self._seen = _stamp(self._path)
+        self._path = Path(tokens_file)
+        self._file: FileWatch | None = None
+        if tokens_file:
+            self._file = FileWatch([tokens_file], self._read, warn)
             self._take(read_tokens(self._path))
 
     @property
     def changes(self) -> bool:
         """Whether tokens come and go: `poll` is to be called now and then."""
-        return self._path is not None
+        return self._file is not None
 
     # -- tunnels
 
@@ -157,20 +158,16 @@ class Authenticator:
 
     def poll(self, *, at_once: bool = False) -> None:
         """Read the tokens file again if it has changed, and been left alone since the last look, unless `at_once`."""
-        if self._path is None:
-            return
-        stamp = _stamp(self._path)
-        settled, self._seen = stamp == self._seen, stamp
-        if stamp == self._stamp or not (settled or at_once):
-            return
-        self._stamp = stamp
+        if self._file is not None:
+            self._file.check(at_once=at_once)
+
+    def _read(self) -> None:
         try:
             self._take(read_tokens(self._path))
         except ConfigError as error:
             self._warn(f"{error}; the tokens of before stay valid")
 
     def _take(self, tokens: dict[bytes, Token]) -> None:
-        assert self._path is not None
         if warning := exposure(self._path):
             self._warn(warning)
         self._generation += 1
@@ -186,12 +183,3 @@ class Authenticator:
         identity.requests.change(token.requests_per_second)
         identity.bytes.change(token.bytes_per_second)
         return Login(identity, token.permission, token.digest, token.expires_s, self._generation)
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """What changes when a file is written or replaced; (0, 0, 0) while there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return (0, 0, 0)
-    return found.st_mtime_ns, found.st_ino, found.st_size

@@ -130,6 +130,11 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def certificates(self) -> tuple[Certificate, ...]:
         return pair(self.cert, self.key)
 
+    @property
+    def tls_files(self) -> tuple[str, ...]:
+        """What is read again when it changes."""
+        return (*self.cert, *self.key, *([self.client_ca] if self.client_ca else []))
+
     def secures(self, port: Literal["public", "tunnel"]) -> bool:
         """Whether this port speaks TLS."""
         return bool(self.cert) and port in self.tls

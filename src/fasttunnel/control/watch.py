@@ -22,7 +22,7 @@ class FileWatch:
         self._paths = list(paths)
         self._changed = changed
         self._warn = warn
-        self._stamp = self._look()
+        self._stamp = self._seen = self._look()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -35,10 +35,11 @@ class FileWatch:
             self._timer.cancel()
             self._timer = None
 
-    def check(self) -> None:
-        """Look now."""
+    def check(self, *, at_once: bool = True) -> None:
+        """Look now. Unless it is to count `at_once`, a change counts when it is seen twice: nobody writes any more."""
         stamp = self._look()
-        if stamp == self._stamp:
+        settled, self._seen = stamp == self._seen, stamp
+        if stamp == self._stamp or not (settled or at_once):
             return
         self._stamp = stamp
         try:

@@ -293,7 +293,7 @@ cdef class Socket(Endpoint):
         if self.fd < 0 or result == TLS_AGAIN:
             return 0
         if result == TLS_FAILED:
-            if tls_met_http(self.tls):
+            if self.tls_context.server and tls_met_http(self.tls):
                 c_send(self.fd, PLAIN_HTTP, strlen(PLAIN_HTTP), MSG_NOSIGNAL)
             return self.disconnect(tls_error(self.tls))
         if not self.tls_context.server:

@@ -18,6 +18,7 @@ from fasttunnel.engine._openssl cimport *
 from fasttunnel.engine._out cimport out_append, out_clear, out_grow, out_used
 from fasttunnel.engine._system cimport c_recv
 
+from fasttunnel.control.tls import CIPHERS
 from fasttunnel.errors import ConfigError
 
 cdef enum:
@@ -25,8 +26,6 @@ cdef enum:
     SHORT = 2048                        # parts below this are gathered: a record costs more than a copy
     GATHERED = 16384                    # and sealed when so much has come together; also the longest record
 
-# RFC 9325 4.2: forward secrecy and AEAD; those of TLS 1.3 are all like that.
-cdef char *CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class TlsError(ConnectionError):
@@ -158,7 +157,7 @@ cdef class TlsContext:
         self.count += 1
         ERR_clear_error()
         SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION)
-        SSL_CTX_set_cipher_list(context, CIPHERS)
+        SSL_CTX_set_cipher_list(context, CIPHERS.encode())
         SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE
                             | SSL_OP_PRIORITIZE_CHACHA)
         SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS)

@@ -72,6 +72,7 @@ class ClientEngine:
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._dials: set[asyncio.Task[None]] = set()
+        self._backend_contexts: dict[bool, TlsContext] = {}
         self._reconnects = 0
         self._requests = 0
 
@@ -112,9 +113,11 @@ class ClientEngine:
         return TlsContext(False, shown, TUNNEL_PROTOCOLS, config.ca or None, config.pinned)
 
     def _backend_context(self, grpc: bool) -> TlsContext:
-        """Raises ConfigError."""
-        protocols = (H2,) if grpc else (HTTP11,)
-        return TlsContext(False, [], protocols, self._config.backend_ca or None, verify=self._config.backend_verify)
+        """One for all backends of a kind: to read the authorities of a system takes a while. Raises ConfigError."""
+        if grpc not in self._backend_contexts:
+            ca, verify = self._config.backend_ca or None, self._config.backend_verify
+            self._backend_contexts[grpc] = TlsContext(False, [], (H2,) if grpc else (HTTP11,), ca, verify=verify)
+        return self._backend_contexts[grpc]
 
     async def stop(self, grace_s: float | None = None) -> None:
         if self._stopping is not None and not self._stopping.done():

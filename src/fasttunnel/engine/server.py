@@ -107,8 +107,7 @@ class ServerEngine:
             self._close_listeners("public", "tunnel")
             self._reactor.close()
             raise
-        files = [path for one in self._config.certificates for path in (one.chain, one.key)]
-        self._files = FileWatch([*files, self._config.client_ca] if files else (), self._reload, self.warning)
+        self._files = FileWatch(self._config.tls_files, self._reload, self.warning)
         self._files.start()
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
             for host, port in addresses:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import ssl
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakSet
@@ -83,6 +84,7 @@ class ClientEngine:
         self._tunnels: dict[ClientTunnel, asyncio.Task[tuple[int, str]]] = {}  # the newest last
         self._connections: WeakSet[asyncio.StreamWriter] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._backend_contexts: dict[str, ssl.SSLContext] = {}
         self._registered = asyncio.Event()
         self._closed = asyncio.Event()
         self._failure: FasttunnelError | None = None
@@ -107,21 +109,22 @@ class ClientEngine:
         if self._failure is not None:
             raise self._failure
 
+    def _backend_context(self, protocol: str) -> ssl.SSLContext:
+        """One for all backends of a kind: to read the authorities of a system takes a while. Raises ConfigError."""
+        if protocol not in self._backend_contexts:
+            ca, verify = self.config.backend_ca, self.config.backend_verify
+            self._backend_contexts[protocol] = client_context([protocol], ca, verify=verify)
+        return self._backend_contexts[protocol]
+
     def _new_backend(self, backend: settings.Backend) -> Backend[Any]:
-        config = self.config
         protocol = H2 if backend.grpc else HTTP11
-        context = (
-            client_context([protocol], config.backend_ca, verify=config.backend_verify) if backend.secure else None
-        )
+        context = self._backend_context(protocol) if backend.secure else None
 
         async def connect() -> Streams:
             reader, writer = await asyncio.open_connection(backend.host, backend.port, ssl=context)
             self._connections.add(writer)
-            if (
-                context is not None
-                and protocol == H2
-                and writer.get_extra_info("ssl_object").selected_alpn_protocol() != H2
-            ):
+            secure = writer.get_extra_info("ssl_object")
+            if secure is not None and protocol == H2 and secure.selected_alpn_protocol() != H2:
                 writer.transport.abort()
                 raise ConnectionError("it does not speak HTTP/2 there (no h2 by ALPN)")
             return reader, writer

@@ -159,8 +159,7 @@ class ServerEngine:
         except OSError as error:
             await self._grpc.stop(0)
             raise ListenError(f"cannot listen on {self.config.listen}", detail=describe(error)) from error
-        files = [path for one in self.config.certificates for path in (one.chain, one.key)]
-        self._files = FileWatch([*files, self.config.client_ca] if files else (), self._reload, self.events.warning)
+        self._files = FileWatch(self.config.tls_files, self._reload, self.events.warning)
         self._files.start()
         self._steer(OLDEST)
         self.public_addresses = [sock.getsockname()[:2] for sock in self._listener.sockets]
