@@ -47,26 +47,20 @@ class Others:
         """Round after round, until `stop`."""
 
         async def run() -> None:
-            while True:
+            while not self._enough:
                 await self.round()
                 await asyncio.sleep(PAUSE_S)
 
         self.rounds = 0
+        self._enough = False
         self._task = asyncio.create_task(run())
 
     async def stop(self) -> None:
-        """All that went on until here went well, the round that was under way included."""
+        """All that went on until here went well; one more round begins now."""
         assert self._task is not None
-        if self._task.done():
-            self._task.result()
-        before = self.rounds
-        async with asyncio.timeout(2 * WAIT_S):
-            while self.rounds < before + 2 and not self._task.done():  # one of them began after the attack
-                await asyncio.sleep(PAUSE_S)
-        if self._task.done():
-            self._task.result()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        self._enough = True
+        await self._task
+        await self.round()
 
     async def close(self) -> None:
         await self._stack.aclose()

@@ -25,7 +25,7 @@ class Port:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(BACKLOG)
-        self.address = "127.0.0.1:%d" % self._socket.getsockname()[1]
+        self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
 
     def copy(self) -> socket.socket:
         return self._socket.dup()
