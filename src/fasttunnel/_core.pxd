@@ -74,9 +74,9 @@ cdef struct WsFrame:            # one frame, or one fragment of it; payload is v
 cdef void ws_parser_init(WsParser *p, bint expect_masked, bint rsv_allowed, uint64_t max_fragment,
                          uint64_t max_message_bytes) noexcept nogil
 # One frame or fragment per call. A fragment is min(remaining, max_fragment, credit) bytes of a data frame, and is
-# given out once it lies in the input whole; control frames cost no credit. `consumed` says how far the input is used,
-# also for WS_NEED_MORE (a header alone may have been consumed); the caller keeps the rest and shows it again with
-# more behind it.
+# given out once it, or EARLY_BYTES of it, lies in the input; control frames cost no credit. `consumed` says how far
+# the input is used, also for WS_NEED_MORE (a header alone may have been consumed); the caller keeps the rest and shows
+# it again with more behind it.
 cdef int ws_parse(WsParser *p, const uint8_t *data, size_t n, uint64_t credit, size_t *consumed,
                   WsFrame *out) noexcept nogil
 cdef void ws_mask(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t *key) noexcept nogil    # dst may be src
@@ -113,7 +113,8 @@ cdef struct GrpcPiece:          # one message, or one fragment; body is valid as
     uint8_t first
     uint8_t more
 
-# Same rules as ws_parse: a piece is min(remaining, max_fragment, credit) bytes, given out once it lies there whole.
+# Same rules as ws_parse: a piece is min(remaining, max_fragment, credit) bytes, given out once it, or EARLY_BYTES of
+# it, lies there.
 cdef int grpc_split(GrpcSplitter *s, const uint8_t *data, size_t n, uint64_t credit, size_t *consumed,
                     GrpcPiece *out) noexcept nogil
 # Whether what grpc_split would give out next is the rest of a message, all of it.
