@@ -150,7 +150,7 @@ class Server:
         if self._engine is not None:
             raise FasttunnelError("the server has been started already")
         engine_class: type[abc.ServerEngine] = _load("ServerEngine", self._engine_choice, self._events)
-        _warn_of(self.config.token, self._events)
+        _warn(self.config, self._events)
         engine = engine_class(self.config, authenticator=self._authenticator, events=self._events)
         try:
             await engine.start()
@@ -265,7 +265,7 @@ class Client:
         """
         if self._engine is not None:
             raise FasttunnelError("the client has been started already")
-        _warn_of(self.config.token, self._events)
+        _warn(self.config, self._events)
         await self._check_host()
         engine_class: type[abc.ClientEngine] = _load("ClientEngine", self._engine_choice, self._events)
         self._engine = engine_class(self.config, events=self._events)
@@ -379,9 +379,9 @@ def _load(end: str, engine: str | type[Any] | None, events: Events) -> type[Any]
     return loaded
 
 
-def _warn_of(token: Secret | None, events: Events) -> None:
-    if token is not None and token.warning is not None:
-        events.warning(token.warning)
+def _warn(config: ServerConfig | ClientConfig, events: Events) -> None:
+    for text in config.warnings():
+        events.warning(text)
 
 
 def _reachable(address: tuple[str, int]) -> str:

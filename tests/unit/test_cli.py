@@ -292,6 +292,19 @@ def test_tokens_are_appended_to_a_file_of_ones_own(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.parametrize(
+    ("kept", "says"), [("garbage", "not TOML"), ("tokens = []\n", "take `tokens = []` out"), ("other = 1\n", "other")]
+)
+def test_nothing_is_appended_to_what_would_not_be_a_file_of_tokens(tmp_path: Path, kept: str, says: str) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text(kept)
+    code, out, err = run("token", "shop", "--append", str(file))
+    assert (code, out) == (2, "")
+    assert "nothing was appended" in err
+    assert says in err
+    assert file.read_text() == kept
+
+
 @pytest.mark.parametrize(("token", "warns"), [("s3cret", True), ("0123456789abcdef" * 2, False)])
 def test_a_token_is_hashed(token: str, warns: bool) -> None:
     result = CliRunner().invoke(main, ["token", "shop", "--hash"], input=f"{token}\n")

@@ -246,3 +246,34 @@ def test_error_is_one_line() -> None:
     error = FasttunnelError("what", detail="which", hint="do that")
     assert str(error) == "what: which (do that)"
     assert str(FasttunnelError("what")) == "what"
+
+
+@pytest.mark.parametrize(
+    ("options", "warnings"),
+    [
+        ({"tunnel": "127.0.0.1:0", "token": "short"}, []),
+        ({"tunnel": "0.0.0.0:0", "token": "x" * 32}, ["in the clear"]),
+        ({"tunnel": "0.0.0.0:0", "token": "short"}, ["in the clear", "guessed"]),
+        ({"tunnel": "0.0.0.0:0", "token": "short", "cert": "c.pem"}, ["guessed"]),
+        ({"tunnel": "0.0.0.0:0", "token": "x" * 32, "cert": "c.pem", "tls": "public"}, ["in the clear"]),
+    ],
+)
+def test_what_a_server_warns_of(options: dict[str, str], warnings: list[str]) -> None:
+    said = server_config(options).warnings()
+    assert len(said) == len(warnings)
+    assert all(expected in text for expected, text in zip(warnings, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "warns"),
+    [
+        ({"server": "t.example:7000", "token": "x"}, True),
+        ({"server": "t.example:7000", "token": "x", "tls": True}, False),
+        ({"server": "127.0.0.1:7000", "token": "x"}, False),
+        ({"server": "t.example:7000"}, False),
+    ],
+)
+def test_what_a_client_warns_of(options: dict[str, object], warns: bool) -> None:
+    said = client_config({**options, "routes": ["http://127.0.0.1:1"]}).warnings()
+    assert [text for text in said if "in the clear" in text] == said
+    assert bool(said) is warns

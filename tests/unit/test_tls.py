@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from fasttunnel.control.config import client_config, read_file, server_config
-from fasttunnel.control.tls import Certificate, ServerContext, _covers, check, client_context, pair, read_pin
+from fasttunnel.control.tls import (
+    Certificate,
+    ServerContext,
+    _covers,
+    advise,
+    check,
+    check_pem,
+    client_context,
+    pair,
+    read_pin,
+)
 from fasttunnel.control.watch import FileWatch
 from fasttunnel.errors import ConfigError, describe
 from tests.support.certificates import authority, here
@@ -55,6 +65,13 @@ def test_pins() -> None:
 def test_names_of_certificates(names: list[str], name: str, covered: bool) -> None:
     """RFC 9525 6.3."""
     assert bool(_covers(names, name)) == covered
+
+
+@pytest.mark.parametrize("ports", ["public", ["tunnel"], ["public", "tunnel"]])
+def test_tls_needs_a_certificate(ports: object) -> None:
+    with pytest.raises(ConfigError, match="--cert"):
+        server_config({"tls": ports})
+    assert not server_config({"tls": []}).secures("public")
 
 
 def test_options_of_the_server() -> None:
@@ -114,6 +131,52 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mismatch"):
         check([Certificate(here().cert, other.key)], "")
     check([good], authority().ca)
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "says"),
+    [
+        ("missing", "good", "cannot read .*: No such file"),
+        ("", "good", "holds no certificate"),
+        ("good", "missing", "cannot read .*: No such file"),
+        ("good", "", "holds no private key"),
+        ("good", "-----BEGIN ENCRYPTED PRIVATE KEY-----\n", "has a passphrase"),
+        ("good", "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n", "has a passphrase"),
+    ],
+)
+def test_mistakes_in_pem_files_are_told_apart(tmp_path: Path, cert: str, key: str, says: str) -> None:
+    paths = []
+    for name, text, good in (("cert.pem", cert, here().cert), ("key.pem", key, here().key)):
+        path = tmp_path / name
+        if text != "missing":
+            path.write_text(text)
+        paths.append(good if text == "good" else str(path))
+    with pytest.raises(ConfigError, match=says):
+        check_pem(Certificate(*paths))
+
+
+def test_a_key_that_is_sought_beside_its_certificate() -> None:
+    with pytest.raises(ConfigError, match="--key"):
+        check_pem(Certificate(here().cert, here().cert))
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("TLS failed: tlsv13 alert certificate required", "--cert"),
+        ("TLS failed: tlsv1 alert unknown ca", "--client-ca"),
+        ("its certificate is not accepted: self-signed certificate in certificate chain", "--ca"),
+        ("its certificate is not accepted: self signed certificate", "--ca"),
+        ("its certificate is not accepted: Hostname mismatch, certificate is not valid for 'x'.", "--server-name"),
+    ],
+)
+def test_advice(reason: str, hint: str) -> None:
+    assert advise(reason).startswith(f"{reason} (")
+    assert hint in advise(reason)
+
+
+def test_no_advice() -> None:
+    assert advise("connection refused") == "connection refused"
 
 
 def test_a_context_chooses_by_name_and_keeps_what_it_had(tmp_path: Path) -> None:

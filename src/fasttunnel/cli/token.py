@@ -10,7 +10,7 @@ import click
 from fasttunnel import limits
 from fasttunnel.cli import running
 from fasttunnel.control.config import Secret
-from fasttunnel.control.tokens import digest_of, new_token, token_lines
+from fasttunnel.control.tokens import digest_of, new_token, parse_tokens, token_lines
 from fasttunnel.errors import ConfigError, FasttunnelError
 
 
@@ -112,6 +112,12 @@ def _append(file: Path, lines: str) -> None:
         with open(os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+", encoding="utf-8") as stream:
             kept = stream.read()
             gap = "" if not kept else "\n" if kept.endswith("\n") else "\n\n"
+            parse_tokens(kept + gap + lines)
             stream.write(gap + lines)
+    except ConfigError as error:
+        hint = (
+            "take `tokens = []` out of it first" if kept.strip() and "immutable" in (error.detail or "") else error.hint
+        )
+        raise ConfigError(f"nothing was appended to {file}: {error.message}", detail=error.detail, hint=hint) from None
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"cannot append to {file}", detail=getattr(error, "strerror", None)) from None

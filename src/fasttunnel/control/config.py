@@ -51,6 +51,10 @@ class Secret:
     def reveal(self) -> str:
         return self._text
 
+    @property
+    def short(self) -> bool:
+        return len(self._text) < limits.SHORT_TOKEN
+
     def __repr__(self) -> str:
         return "Secret(****)"
 
@@ -100,7 +104,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     token: Secret | None = None
     cert: tuple[str, ...] = ()  # PEM files; which one goes by the name that is asked for
     key: tuple[str, ...] = ()  # of each; none: it is in the same file
-    tls: tuple[Literal["public", "tunnel"], ...] = ("public", "tunnel")  # ports that use them
+    tls: tuple[Literal["public", "tunnel"], ...] | None = None  # ports that use them; without it both
     client_ca: str = ""  # who signs the certificates that clients have to show
     tokens_file: str = ""  # several tokens with their permissions: control/tokens.py
     max_failed_logins: Size = limits.MAX_FAILED_LOGINS
@@ -135,12 +139,24 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         """What is read again when it changes."""
         return (*self.cert, *self.key, *([self.client_ca] if self.client_ca else []))
 
-    def secures(self, port: Literal["public", "tunnel"]) -> bool:
-        """Whether this port speaks TLS."""
-        return bool(self.cert) and port in self.tls
+    def secures(self, port: str) -> bool:
+        """Whether this port, "public" or "tunnel", speaks TLS."""
+        return bool(self.cert) and (self.tls is None or port in self.tls)
+
+    def warnings(self) -> list[str]:
+        """What can be used so, and should not."""
+        texts = [self.token.warning] if self.token and self.token.warning else []
+        if not is_loopback(parse_address(self.tunnel)[0]):
+            if not self.secures("tunnel"):
+                texts.append(f"clients send their tokens to {self.tunnel} in the clear; add --cert and --key")
+            if self.token and self.token.short:
+                texts.append("the token is so short that it can be guessed; `fasttunnel token NAME` makes a long one")
+        return texts
 
     def __post_init__(self) -> None:
         _ = self.certificates
+        if self.tls and not self.cert:
+            raise ConfigError("TLS needs a certificate", hint="name it with --cert and --key")
         if self.client_ca and not self.secures("tunnel"):
             raise ConfigError("--client-ca needs TLS on the tunnel port", hint="add --cert and --key")
         for option, address in (("--listen", self.listen), ("--tunnel", self.tunnel)):
@@ -195,6 +211,13 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     @property
     def pinned(self) -> frozenset[bytes]:
         return frozenset(map(read_pin, self.pins))
+
+    def warnings(self) -> list[str]:
+        """What can be used so, and should not."""
+        texts = [self.token.warning] if self.token and self.token.warning else []
+        if self.token and not self.secure and not is_loopback(parse_address(self.server)[0]):
+            texts.append(f"the token goes to {self.server} in the clear; --tls encrypts the tunnel")
+        return texts
 
     def __post_init__(self) -> None:
         parse_address(self.server)
@@ -265,11 +288,10 @@ def exposure(path: Path) -> str | None:
         mode = path.stat().st_mode
     except OSError:
         return None
-    if (
-        os.name != "posix"
-        or not stat.S_ISREG(mode)
-        or not mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH)
-    ):
+    credential = os.environ.get("CREDENTIALS_DIRECTORY", "")  # systemd guards what it puts there
+    if os.name != "posix" or not stat.S_ISREG(mode) or (credential and path.is_relative_to(credential)):
+        return None
+    if not mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
         return None
     return f"{path} is open to other users of this machine (mode {stat.S_IMODE(mode):04o}); chmod 600 {path}"
 

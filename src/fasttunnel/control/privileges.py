@@ -20,12 +20,19 @@ def find_user(name: str) -> pwd.struct_passwd:
 
 
 def become(user: pwd.struct_passwd) -> None:
-    """For good: groups first, for only root may change them. Open files and sockets stay open."""
+    """For good: groups first, for only root may change them. Open files and sockets stay open. Raises ConfigError."""
     if os.geteuid() != 0:
         return  # it is us
-    os.initgroups(user.pw_name, user.pw_gid)
-    os.setgid(user.pw_gid)
-    os.setuid(user.pw_uid)
+    try:
+        os.initgroups(user.pw_name, user.pw_gid)
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+    except PermissionError:
+        raise ConfigError(
+            f"cannot go on as {user.pw_name!r}",
+            detail="this root may not change its user (it lacks CAP_SETUID or CAP_SETGID, as in some containers)",
+            hint="run it as that user from the start",
+        ) from None
     if user.pw_uid != 0:
         try:
             os.setuid(0)

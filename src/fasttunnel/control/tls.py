@@ -60,6 +60,46 @@ def read_pem(path: str) -> bytes:
         raise ConfigError(f"cannot read {path}", detail=error.strerror) from None
 
 
+def check_pem(certificate: Certificate) -> None:
+    """Mistakes that a TLS library has only its own words for, or a question at the terminal. Raises ConfigError."""
+    if b"-----BEGIN CERTIFICATE-----" not in read_pem(certificate.chain):
+        raise ConfigError(
+            f"{certificate.chain} holds no certificate",
+            hint="it is a PEM file: the certificate, then those that signed it",
+        )
+    key = read_pem(certificate.key)
+    if b"PRIVATE KEY-----" not in key:
+        same = certificate.key == certificate.chain
+        raise ConfigError(
+            f"{certificate.key} holds no private key",
+            hint="name the file that does with --key" if same else "it is a PEM file with the key of the certificate",
+        )
+    if b"ENCRYPTED" in key:
+        raise ConfigError(
+            f"the key {certificate.key} has a passphrase", hint="store it without one, readable by you only"
+        )
+
+
+# What the other end, or OpenSSL, says of a handshake that failed, and what to do about it at the client.
+_HINTS = {
+    "certificate required": "the server asks for a certificate: --cert and --key",
+    "alert unknown ca": "the server's --client-ca did not sign our certificate",
+    "alert unsupported certificate": "our certificate is not one of a client",
+    "alert certificate expired": "our certificate has expired",
+    "self-signed certificate": "name its authority with --ca, or its key with --pin",
+    "unable to get local issuer certificate": "name its authority with --ca, or its key with --pin",
+    "hostname mismatch": "if it is the right server, say which name its certificate has with --server-name",
+    "ip address mismatch": "if it is the right server, say which name its certificate has with --server-name",
+}
+
+
+def advise(reason: str) -> str:
+    """What became of a client's tunnel, with what to do about it where that is known."""
+    known = reason.replace("self signed", "self-signed").lower()
+    hint = next((hint for text, hint in _HINTS.items() if text in known), None)
+    return f"{reason} ({hint})" if hint else reason
+
+
 # -- contexts of Python, for the asyncio engine -----------------------------------------------------------------------
 
 
@@ -120,6 +160,7 @@ def system_authorities() -> str:
 
 
 def _load_authorities(context: ssl.SSLContext, ca: str) -> None:
+    read_pem(ca)
     try:
         context.load_verify_locations(ca)
     except (OSError, ssl.SSLError) as error:
@@ -143,13 +184,9 @@ def _usual(context: ssl.SSLContext, protocols: Sequence[str]) -> None:
 
 
 def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
-    def no_passphrase() -> str:
-        raise ConfigError(
-            f"the key {certificate.key} has a passphrase", hint="store it without one, readable by you only"
-        )
-
+    check_pem(certificate)
     try:
-        context.load_cert_chain(certificate.chain, certificate.key, no_passphrase)
+        context.load_cert_chain(certificate.chain, certificate.key, lambda: "")  # never ask at a terminal
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"cannot use the certificate {certificate.chain} with the key {certificate.key}",

@@ -118,6 +118,7 @@ cdef extern from "<openssl/ssl.h>":
     int SSL_CTX_use_PrivateKey_file(SSL_CTX *context, const char *path, int kind)
     int SSL_CTX_check_private_key(const SSL_CTX *context)
     X509 *SSL_CTX_get0_certificate(const SSL_CTX *context)
+    void SSL_CTX_set_default_passwd_cb(SSL_CTX *context, int (*ask)(char *, int, int, void *) noexcept)
     int SSL_CTX_load_verify_locations(SSL_CTX *context, const char *file, const char *folder)
     int SSL_CTX_set_default_verify_paths(SSL_CTX *context)
     cdef struct stack_st_X509_NAME:

@@ -18,7 +18,7 @@ from fasttunnel.engine._openssl cimport *
 from fasttunnel.engine._out cimport out_append, out_clear, out_grow, out_used
 from fasttunnel.engine._system cimport c_recv
 
-from fasttunnel.control.tls import CIPHERS
+from fasttunnel.control.tls import CIPHERS, Certificate, check_pem, read_pem
 from fasttunnel.errors import ConfigError
 
 cdef enum:
@@ -105,6 +105,11 @@ cdef int choose_certificate(SSL *ssl, int *alert, void *user) noexcept:
     return SSL_TLSEXT_ERR_NOACK
 
 
+cdef int no_passphrase(char *buffer, int size, int writing, void *user) noexcept:
+    """Asked for one, OpenSSL would ask at the terminal, and the loop would wait."""
+    return 0
+
+
 cdef int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *offered,
                          unsigned int n, void *user) noexcept:
     """RFC 7301 3.2: ours in our order; none in common ends the handshake."""
@@ -179,6 +184,8 @@ cdef class TlsContext:
     cdef int _use(self, SSL_CTX *context, object certificate) except -1:
         cdef bytes chain = os.fsencode(certificate[0])
         cdef bytes key = os.fsencode(certificate[1])
+        check_pem(Certificate(*certificate))
+        SSL_CTX_set_default_passwd_cb(context, no_passphrase)
         if SSL_CTX_use_certificate_chain_file(context, chain) != 1:
             raise ConfigError(f"cannot use the certificate {certificate[0]}", detail=last_reason(),
                               hint="it is a PEM file: the certificate, then those that signed it")
@@ -192,6 +199,7 @@ cdef class TlsContext:
         cdef stack_st_X509_NAME *names
         if ca is not None:
             path = os.fsencode(ca)
+            read_pem(ca)
             if SSL_CTX_load_verify_locations(context, path, NULL) != 1:
                 raise ConfigError(f"cannot use the authorities in {ca}", detail=last_reason(), hint="it is a PEM file of certificates")
             if self.server:

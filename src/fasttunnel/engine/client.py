@@ -13,7 +13,7 @@ from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import ClientConfig, parse_address
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import RouteTable
-from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS
+from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
 from fasttunnel.engine._backends import Backends
 from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._io import Reactor
@@ -242,7 +242,7 @@ class ClientEngine:
                     self._reconnects += 1
                 delay = backoff.next()
             del tunnel, task, endings
-            self._events.disconnected(self._config.server, reason, delay)
+            self._events.disconnected(self._config.server, advise(reason), delay)
             await asyncio.sleep(delay)
 
     async def _give_up(self, reason: str, refusal: FasttunnelError) -> None:

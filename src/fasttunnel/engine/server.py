@@ -156,7 +156,7 @@ class ServerEngine:
 
     def _tls_context(self, kind: str) -> TlsContext | None:
         """Raises ConfigError."""
-        if not self._config.cert or kind not in self._config.tls:
+        if not self._config.secures(kind):
             return None
         certificates = [(one.chain, one.key) for one in self._config.certificates]
         if kind == "public":

@@ -15,7 +15,7 @@ from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import Route, RouteTable, format_address
-from fasttunnel.control.tls import H2, HTTP11, client_context
+from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
 from fasttunnel.reference.backend import Backend, Streams
 from fasttunnel.reference.backend_grpc import GrpcBackend
@@ -230,7 +230,7 @@ class ClientEngine:
                 backoff.reset()
             if not (settled and tunnel.told_to_go.done()):
                 delay = max(delay, backoff.next())
-            self.events.disconnected(self.config.server, reason, delay)
+            self.events.disconnected(self.config.server, advise(reason), delay)
             await asyncio.sleep(delay)
 
     async def _give_up(self, status: int, reason: str) -> None:
