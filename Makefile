@@ -72,8 +72,9 @@ demo: $(VENV)/with-demo build ## server, client and three backends, with real tr
 	@echo "running the demo"
 	@$(BIN)/fasttunnel demo $(ARGS)
 
-test: $(VENV)/with-test build $(VENV)/peers $(VENV)/node ## the whole suite (ARGS: options of pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+JOBS := 2
+test: $(VENV)/with-test build $(VENV)/peers $(VENV)/node ## the whole suite (ARGS: options of pytest; JOBS: side by side)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-fast: $(VENV)/with-test build ## unit tests only
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
