@@ -260,7 +260,7 @@ cdef bint hdr_same(const uint8_t *a, size_t n, const uint8_t *b, size_t m) noexc
 cdef bint hdr_host_ok(const uint8_t *host, size_t n) noexcept nogil
 # RFC 9110 7.6.1: connection, keep-alive, proxy-connection, te, transfer-encoding, upgrade
 cdef bint hdr_hop_by_hop(const uint8_t *name, size_t n) noexcept nogil
-# Forwarded, X-Forwarded-For, -Proto, -Host, -Port
+# Forwarded, X-Forwarded-*, the latter with underscores too
 cdef bint hdr_forwarding(const uint8_t *name, size_t n) noexcept nogil
 cdef void hdr_lower(uint8_t *dst, const uint8_t *src, size_t n) noexcept nogil
 

@@ -151,6 +151,12 @@ FAILED_LOGINS_S: Final = 60.0
 ADDRESSES: Final = 65_536
 """Addresses whose mistakes are remembered, at most: about 10 MB."""
 
+SAME_LINE_S: Final = 10.0
+"""How often it is logged that an address is refused, or that a backend cannot be reached."""
+
+CLIENT_ID: Final = 128
+"""Characters of the name of a client: it is remembered, and shown in logs."""
+
 # -- routes -----------------------------------------------------------------------------------------------------------
 
 HOST_BYTES: Final = 255

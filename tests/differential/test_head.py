@@ -74,17 +74,18 @@ def expected_target(url: bytes) -> bytes:
 def passing(fields: Fields, *, is_request: bool) -> Fields:
     """Which of them go on, by the rules of the asyncio engine."""
     handshake = b"upgrade" in reference.tokens(fields, b"connection")
-    without = {b"host"} | (reference.FORWARDING if is_request else frozenset())
     going = []
     for name, value in fields:
         key = name.lower()
+        if key == b"host" or (is_request and reference.is_forwarding(name)):
+            continue
         taken = handshake and key != b"sec-websocket-extensions"
         # Framing and the fields of a handshake are not for Connection to take away.
         if key == b"content-length" or (key[:14] == SOCKET and not taken):
             going.append((name, value))
         elif key[:14] != SOCKET:
             named = [field for field in fields if field[0].lower() == b"connection"]
-            kept = reference.to_tunnel([*named, (name, value)], without=without)
+            kept = reference.to_tunnel([*named, (name, value)])
             going += [(name, header.value) for header in kept]
     return going
 
@@ -303,7 +304,7 @@ def test_methods_are_those_of_the_asyncio_engine_and_httptools() -> None:
 def test_trailers(lines: list[bytes]) -> None:
     section = b"".join(line + b"\r\n" for line in lines) + b"\r\n"
     fields = parse_fields(section)
-    stay = reference.HOP_BY_HOP | reference.NOT_IN_TRAILERS
-    assert parse_trailers(section) == [field for field in fields if field[0].lower() not in stay]
+    going = [field for field in fields if field[0].lower() not in reference.HOP_BY_HOP]
+    assert parse_trailers(section) == reference.in_trailers(going)
     split = [line.partition(b":") for line in lines]
     assert fields == [(name, value.strip(b" \t")) for name, _, value in split]

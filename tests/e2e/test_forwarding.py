@@ -3,6 +3,7 @@
 import pytest
 
 from tests.e2e.conftest import Ends
+from tests.support import http2
 from tests.support.raw import answer, connect, request, start_raw
 from tests.support.tunnel import start_tunnel
 
@@ -12,6 +13,8 @@ FORGED = [
     "X-FORWARDED-PROTO: https",
     "X-Forwarded-Host: evil.example",
     "X-Forwarded-Port: 666",
+    "X-Forwarded-Prefix: /evil",
+    "X_Forwarded_For: 6.6.6.8",
     "Forwarded: for=6.6.6.6;proto=https;host=evil.example",
 ]
 
@@ -32,7 +35,11 @@ async def test_what_the_visitor_says_of_itself_proves_nothing(ends: Ends, connec
     assert head.get("x-forwarded-for") == "127.0.0.1"
     assert head.get("x-forwarded-proto") == "http"
     assert head.get("x-forwarded-host") == "public.example"
-    assert head.get("x-forwarded-port") is None
+    assert [name for name, _ in head.fields if name.startswith(("x-forwarded-", "x_"))] == [
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+    ]
     assert head.get("forwarded") == 'for=127.0.0.1;proto=http;host="public.example"'
     await backend.send(answer("200 OK"))
 
@@ -46,6 +53,47 @@ async def test_a_websocket_handshake_is_no_way_around(ends: Ends) -> None:
     assert head.get("forwarded") == 'for=127.0.0.1;proto=http;host="public.example"'
     await backend.send(answer("403 Forbidden", body=b"no"))
     assert (await public.answer()).status == 403
+
+
+THROUGH_A_PROXY = {
+    "x-forwarded-for": "1.1.1.1, 2.2.2.2, 127.0.0.1",
+    "x-forwarded-proto": "https",
+    "x-forwarded-host": "public.example",
+    "x-forwarded-prefix": "/shop",
+}
+
+
+@pytest.mark.parametrize("kind", ["http", "http2", "websocket"])
+async def test_a_proxy_that_is_trusted(ends: Ends, kind: str) -> None:
+    backend = await start_raw(ends.stack)
+    tunnel = await start_tunnel(ends.stack, backend.url, server={"trusted_proxies": ("::1", "127.0.0.0/8")})
+    said = [
+        ("x-forwarded-for", "1.1.1.1, 2.2.2.2"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-prefix", "/shop"),
+        ("x_forwarded_for", "6.6.6.6"),
+    ]
+    for fields in (said, []):  # and what it has said of one request is not that of the next
+        if kind == "http2":
+            connection = await http2.connect_http2(ends.stack, tunnel.host, tunnel.port)
+            await connection.open("GET", "/", *fields, authority="public.example")
+        else:
+            public = await connect(ends.stack, tunnel.host, tunnel.port)
+            upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+            key = ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+            lines = [f"{name}: {value}" for name, value in fields] + (upgrade + key) * (kind == "websocket")
+            await public.send(request("GET", "/", *lines))
+        peer = await backend.accept()
+        head = await peer.head()
+        seen = {name: value for name, value in head.fields if "forwarded" in name}
+        if fields:
+            assert seen == THROUGH_A_PROXY
+        else:
+            assert seen["x-forwarded-for"] == "127.0.0.1"
+            assert seen["forwarded"] == 'for=127.0.0.1;proto=http;host="public.example"'
+            assert len(seen) == 4
+        await peer.send(answer("403 Forbidden", "Connection: close", body=b"no"))
+        await peer.close()
 
 
 async def test_a_visitor_with_an_ipv6_address(ends: Ends) -> None:

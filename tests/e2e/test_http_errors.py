@@ -181,7 +181,9 @@ async def test_a_backend_that_is_down_is_502(ends: Ends) -> None:
     for _ in range(3):
         got = await public.ask(request("GET", "/"))
         assert got.status == 502
-        assert b"cannot be reached" in got.body
+        assert b"the backend cannot be reached" in got.body
+        assert b"127.0.0.1" not in got.body
+    assert len([line for line in ends.tunnel.client_events.lines if line.startswith("backend")]) == 1, "not each time"
     got = await public.ask(request("POST", "/", body=b"x" * 1000))
     assert got.status == 502
     assert (await ends.tunnel.events.record()).reset == 3

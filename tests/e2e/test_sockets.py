@@ -118,11 +118,16 @@ async def test_a_backend_that_nobody_listens_for(stack: AsyncExitStack, watched:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     tunnel = await start_tunnel(stack, f"http://127.0.0.1:{port}", f"x.example=http://localhost:{port}")
+    lines = tunnel.client_events.lines
     async with aiohttp.ClientSession(tunnel.url) as session:
         for host in ("y.example", "x.example"):  # an address, and a name that is looked up
             async with session.get("/", headers={"Host": host}) as got:
                 assert got.status == 502
-                assert f"{port} cannot be reached: " in await got.text()
+                assert str(port) not in await got.text(), "that is nothing for strangers"
+    assert [line.partition(": ")[0] for line in lines if line.startswith("backend")] == [
+        f"backend    http://127.0.0.1:{port} cannot be reached",
+        f"backend    http://localhost:{port} cannot be reached",
+    ]
 
 
 async def test_a_backend_whose_name_is_none(stack: AsyncExitStack, watched: None) -> None:
@@ -130,7 +135,8 @@ async def test_a_backend_whose_name_is_none(stack: AsyncExitStack, watched: None
     tunnel = await start_tunnel(stack, "http://a..b:80")
     async with aiohttp.ClientSession(tunnel.url) as session, session.get("/") as got:
         assert got.status == 502
-        assert "there is no such host" in await got.text()
+        assert "a..b" not in await got.text()
+    await tunnel.client_events.until_line("backend    http://a..b:80 cannot be reached: there is no such host")
 
 
 @pytest.fixture

@@ -245,6 +245,55 @@ async def test_paths_and_services(stack: AsyncExitStack, tmp_path: Path) -> None
     assert await house.says("blog.example", "/posts/new/1") == "blog"
 
 
+async def test_who_is_refused_is_told_at_the_server(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """With the address and the reason, without the token, and not each time."""
+    house = await start_house(stack, tmp_path)
+    for _ in range(3):
+        await knock(house, "s3cret-wrong")
+        assert (await attempt(house, BLOG, wire.Route(host="shop.example")))[0] is grpc.StatusCode.PERMISSION_DENIED
+    wrong = await house.events.until_line("refused    127.0.0.1:")
+    narrow = await house.events.until_line("refused    127.0.0.1:", 2)
+    assert wrong.endswith(": the token is not valid")
+    assert ": blog: the token does not permit the route shop.example" in narrow
+    assert len([line for line in house.events.lines if line.startswith("refused")]) == 2
+    assert "s3cret" not in str(house.events.lines)
+    assert house.events.warnings == []
+
+
+@pytest.mark.parametrize("name", ["x" * 129, "a\nlink up    b", "\x1b[2J"])
+async def test_a_client_id_that_cannot_be_shown(stack: AsyncExitStack, tmp_path: Path, name: str) -> None:
+    house = await start_house(stack, tmp_path)
+    status, text = await attempt(house, BLOG, wire.Route(host="blog.example"), client_id=name)
+    assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert "client_id" in text
+    assert not [line for line in house.events.lines if name in line]
+
+
+async def test_a_review_that_fails_is_not_the_last_one(
+    stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it fails of: tokens still come and go."""
+    monkeypatch.setattr(limits, "TOKENS_POLL_S", 0.05)
+    house = await start_house(stack, tmp_path)
+    failed: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
+    read, reads = auth.read_tokens, 0
+
+    def fail_once(path: Path) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            raise MemoryError
+        return read(path)
+
+    monkeypatch.setattr(auth, "read_tokens", fail_once)
+    house.tokens.put("late-1", hosts=("late.example",))
+    await eventually(lambda: bool(failed))
+    house.tokens.put("later-1", hosts=("later.example",))
+    await eventually(lambda: reads == 2)
+    await house.client("later-1", "later.example=http://127.0.0.1:1")
+
+
 async def test_a_client_id_that_the_token_does_not_name(stack: AsyncExitStack, tmp_path: Path) -> None:
     house = await start_house(stack, tmp_path)
     house.tokens.put(BLOG, hosts=("blog.example",), client_ids=("desk",))

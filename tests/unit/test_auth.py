@@ -135,6 +135,8 @@ def test_a_signal_has_it_read_at_once(desk: Desk) -> None:
         ("[[tokens]\n", "is not TOML"),
         ("", r"no \[\[tokens\]\]"),
         ('[[tokens]]\nname = "shop"\nhash = "shop-1"\n', r"tokens\[0\], shop: its hash"),
+        ("number = " + "1" * 5_000, "is not TOML"),
+        ("list = " + "[" * 5_000, "is not TOML"),
         (None, "cannot read the tokens file"),
     ],
 )
@@ -178,6 +180,10 @@ def test_expiry(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     expired = GrpcStatus.UNAUTHENTICATED, "the token has expired"
     assert (desk.renewal(login).status, desk.renewal(login).text) == expired
     assert (desk.refusal("shop-1").status, desk.refusal("shop-1").text) == expired
+    # It has got more time, in the same moment in which it would have been over.
+    desk.write(("shop", "shop-1"))
+    desk.authenticator.poll(at_once=True)
+    assert desk.authenticator.renew(login, "", ()).expires_s is None
 
 
 def test_a_token_that_permits_less_ends_what_it_does_not_permit(desk: Desk) -> None:

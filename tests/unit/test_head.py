@@ -325,9 +325,9 @@ def test_te_passes_with_its_one_use() -> None:
 
 
 def test_forwarding_fields_of_a_visitor_are_dropped() -> None:
-    known = ("Forwarded", "X-Forwarded-For", "x-forwarded-proto", "X-FORWARDED-HOST", "X-Forwarded-Port")
+    known = ("Forwarded", "X-Forwarded-For", "x-forwarded-proto", "X-FORWARDED-HOST", "X_Forwarded_For")
     lines = [f"{name}: 1" for name in known]
-    assert get(*lines, "X-Forwarded-Prefix: 1").fields == [(b"X-Forwarded-Prefix", b"1")]
+    assert get(*lines, "X-Forward: 1").fields == [(b"X-Forward", b"1")]
     assert len(ok(*lines).fields) == 5
 
 

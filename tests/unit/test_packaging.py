@@ -6,15 +6,22 @@ from pathlib import Path
 
 import pytest
 
-UNITS = sorted((Path(__file__).resolve().parents[2] / "packaging").glob("*.service"))
+from fasttunnel import limits
 
-pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+UNITS = sorted((Path(__file__).resolve().parents[2] / "packaging").glob("*.service"))
 
 
 def test_there_are_some() -> None:
     assert len(UNITS) == 2
 
 
+def test_a_client_with_a_wrong_token_gets_nobody_barred() -> None:
+    (client,) = [unit for unit in UNITS if "client" in unit.name]
+    (pause,) = [line.partition("=")[2] for line in client.read_text().splitlines() if line.startswith("RestartSec=")]
+    assert limits.FAILED_LOGINS_S / float(pause) < limits.MAX_FAILED_LOGINS
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_units(unit: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)

@@ -1,9 +1,12 @@
 """The route table: which client gets a request."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fasttunnel import limits
 from fasttunnel.control.routes import GRPC, HTTP, PROTOCOLS, WEBSOCKET, Route, RouteTable, normal_host
 from fasttunnel.errors import ConfigError, RouteTaken
 
@@ -351,3 +354,23 @@ def test_match_any_takes_turns() -> None:
     assert routes.match_any(4) is None
     routes.remove("d")
     assert target(routes.match_any(HTTP)) is not None
+
+
+def test_a_row_of_many_routes_is_searched_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have the first segment in common: a Register with as many as there may be holds nobody up."""
+    looks = 0
+
+    def looked(bucket: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return bucket.order
+
+    monkeypatch.setattr("fasttunnel.control.routes._order_of", looked)
+    routes: RouteTable[str] = RouteTable()
+    many = [Route(path_prefix=f"/a/{number}") for number in range(limits.ROUTES_PER_CLIENT)]
+    routes.add("x", many, "x")
+    routes.add("y", many[:10], "x")
+    routes.remove("x")
+    assert looks < 20 * 3 * 2 * len(many)
+    assert target(routes.match(HTTP, "h", "/a/7/b")) == "y"
+    assert routes.match(HTTP, "h", "/a/11") is None

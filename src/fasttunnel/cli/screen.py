@@ -83,6 +83,9 @@ class ServerScreen(Screen):
     def link_down(self, client_id: str, session_id: str, reason: str) -> None:
         self.line("gone", f"{client_id or session_id}: {reason}", style="bold red")
 
+    def refused(self, peer: str, reason: str) -> None:
+        self.line("refused", f"{peer}: {reason}", style="bold yellow")
+
 
 class ClientScreen(Screen):
     """The client's."""
@@ -117,3 +120,6 @@ class ClientScreen(Screen):
         if retry_in_s is not None and reason != self._reason:  # the reason for giving up is the command's last line
             self._reason = reason
             self.line("away", f"{server}: {reason}; trying again until it answers", style="bold yellow")
+
+    def backend_failed(self, backend: str, reason: str) -> None:
+        self.line("backend", f"{backend} cannot be reached: {reason}", style="bold yellow")

@@ -138,7 +138,7 @@ class Authenticator:
 
     def renew(self, login: Login, client_id: str, routes: Iterable[Route]) -> Login:
         """What a tunnel's login is by now. Raises Refused when the tunnel has to end."""
-        if login.has_expired:
+        if login.generation == self._generation and login.has_expired:
             raise Refused(GrpcStatus.UNAUTHENTICATED, "the token has expired")
         if login.generation == self._generation or login.identity is self._anonymous.identity:
             return login

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from fasttunnel import limits
+from fasttunnel.control.forwarding import Networks
 from fasttunnel.control.routes import GRPC, HTTP, WEBSOCKET, Route, check_host, format_address
 from fasttunnel.control.tls import Certificate, pair, read_pin
 from fasttunnel.errors import ConfigError
@@ -109,6 +110,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     tokens_file: str = ""  # several tokens with their permissions: control/tokens.py
     max_failed_logins: Size = limits.MAX_FAILED_LOGINS
     max_connections_per_address: Size = limits.MAX_CONNECTIONS_PER_ADDRESS
+    trusted_proxies: tuple[str, ...] = ()  # networks whose own X-Forwarded-* and Forwarded count
     initial_window: Window = limits.INITIAL_WINDOW_BYTES
     max_fragment: Fragment = limits.FRAGMENT_BYTES
     header_list_bytes: HeaderList = limits.HEADER_LIST_BYTES
@@ -157,6 +159,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         _ = self.certificates
         if self.tls and not self.cert:
             raise ConfigError("TLS needs a certificate", hint="name it with --cert and --key")
+        _ = Networks(self.trusted_proxies)
         if self.client_ca and not self.secures("tunnel"):
             raise ConfigError("--client-ca needs TLS on the tunnel port", hint="add --cert and --key")
         for option, address in (("--listen", self.listen), ("--tunnel", self.tunnel)):
@@ -175,7 +178,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     server: str
     token: Secret | None = None
-    client_id: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    client_id: Annotated[str, msgspec.Meta(max_length=limits.CLIENT_ID)] = ""
     tls: bool = False  # the tunnel; implied by the options behind it
     ca: str = ""  # PEM file of those who sign the server's certificate; empty: the system's
     pins: tuple[str, ...] = ()  # keys that the server may have, sha256//BASE64; without `ca` such a key is enough
@@ -246,7 +249,7 @@ class RouteEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 def server_config(options: Mapping[str, Any]) -> ServerConfig:
     """A checked configuration from options by name, as from a TOML table."""
     options = _with_token(options)
-    for name in ("cert", "key", "tls"):
+    for name in ("cert", "key", "tls", "trusted_proxies"):
         if isinstance(options.get(name), str):
             options[name] = (options[name],) if options[name] else ()
     return _convert(options, ServerConfig)

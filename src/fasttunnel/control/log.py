@@ -2,9 +2,12 @@
 
 import functools
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
+from fasttunnel import limits
 from fasttunnel.control.routes import Route
 
 _logger = logging.getLogger("fasttunnel")
@@ -56,6 +59,10 @@ class Events:
         """Server: a client's tunnel has ended."""
         self._write(f"link down  {client_id or session_id}: {reason}")
 
+    def refused(self, peer: str, reason: str) -> None:
+        """Server: who came from `peer` may not open a tunnel."""
+        self._write(f"refused    {peer}: {reason}")
+
     def connected(self, server: str, urls: Sequence[str]) -> None:
         """Client: registered; the public reaches the routes at `urls`."""
         self._write(f"connected  to {server}, serving {', '.join(urls)}")
@@ -65,9 +72,32 @@ class Events:
         again = "giving up" if retry_in_s is None else f"trying again in {retry_in_s:.1f} s"
         self._write(f"away       {server}: {reason}, {again}")
 
+    def backend_failed(self, backend: str, reason: str) -> None:
+        """Client: a connection to a backend could not be made. The public is told neither to where nor why."""
+        self._write(f"backend    {backend} cannot be reached: {reason}")
+
     def warning(self, text: str) -> None:
         """Something to know that is no reason to stop."""
         self._write(f"warning    {text}")
+
+
+class Sparing:
+    """What happens again and again, perhaps because a stranger wants it to, is told now and then."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told: OrderedDict[tuple[object, ...], float] = OrderedDict()  # when, the oldest first
+
+    def permits(self, *what: object) -> bool:
+        """Whether this may be told: it has not been for limits.SAME_LINE_S."""
+        now = self._clock()
+        if now < self._told.get(what, -limits.SAME_LINE_S) + limits.SAME_LINE_S:
+            return False
+        self._told[what] = now
+        self._told.move_to_end(what)
+        if len(self._told) > limits.ADDRESSES:
+            self._told.popitem(last=False)
+        return True
 
 
 class _Guard:

@@ -22,6 +22,8 @@ def check_register(login: Login, client_id: str, register: tunnel_pb2.Register) 
     try:
         if register.version not in (0, limits.WIRE_VERSION):
             raise ConfigError(f"version {register.version} of the wire contract is not spoken here")
+        if len(client_id) > limits.CLIENT_ID or not client_id.isprintable():  # it is remembered, and shown to people
+            raise ConfigError(f"a client_id has at most {limits.CLIENT_ID} characters, which can be printed")
         if not register.routes or len(register.routes) > limits.ROUTES_PER_CLIENT:
             raise ConfigError(f"between 1 and {limits.ROUTES_PER_CLIENT} routes are to be registered")
         routes = [Route.from_message(route) for route in register.routes]

@@ -8,7 +8,9 @@ in turn.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -143,14 +145,19 @@ def format_address(host: str, port: int) -> str:
 class _Bucket(Generic[T]):
     """Routes that match the same requests, of one or several targets, which take turns."""
 
-    __slots__ = ("inside", "members", "prefix", "rank", "turn")
+    __slots__ = ("inside", "members", "order", "prefix", "rank", "turn")
 
     def __init__(self, rank: tuple[str, bool, bool]) -> None:
         self.rank = rank  # path prefix, names a service, names the protocol
         self.prefix = rank[0]
         self.inside = rank[0] + "/"
+        # Best first, those of one prefix side by side. Rows are long when routes have much in common.
+        self.order = (-len(rank[0]), rank[0], not rank[1], not rank[2])
         self.members: list[tuple[Route, T]] = []
         self.turn = 0
+
+
+_order_of = attrgetter("order")
 
 
 class _Level(Generic[T]):
@@ -159,7 +166,7 @@ class _Level(Generic[T]):
     __slots__ = ("root", "segments")
 
     def __init__(self) -> None:
-        self.segments: dict[str, list[_Bucket[T]]] = {}  # by first segment of the prefix, longest prefix first
+        self.segments: dict[str, list[_Bucket[T]]] = {}  # by first segment of the prefix, in their order
         self.root: list[_Bucket[T]] = []  # those without a prefix
 
     def row(self, prefix: str) -> list[_Bucket[T]]:
@@ -252,12 +259,11 @@ class RouteTable(Generic[T]):
             for protocol, rank in places(route):
                 level = self._levels.setdefault((protocol, route.host), _Level())
                 row = level.row(rank[0])
-                bucket = next((bucket for bucket in row if bucket.rank == rank), None)
-                if bucket is None:
-                    bucket = _Bucket(rank)
-                    row.append(bucket)
-                    row.sort(key=lambda bucket: (len(bucket.prefix), *bucket.rank[1:]), reverse=True)
-                bucket.members.append((route, target))
+                bucket = _Bucket[T](rank)
+                at = bisect_left(row, bucket.order, key=_order_of)
+                if at == len(row) or row[at].rank != rank:
+                    row.insert(at, bucket)
+                row[at].members.append((route, target))
         self._routes.setdefault(id(target), _Held(target, owner, party, [])).routes.extend(wanted)
         self._routes_have_changed()
 
@@ -270,11 +276,12 @@ class RouteTable(Generic[T]):
                 if level is None:
                     continue
                 row = level.row(rank[0])
-                for bucket in [bucket for bucket in row if bucket.rank == rank]:
-                    bucket.members = [member for member in bucket.members if member[1] is not target]
-                    bucket.turn = 0
-                    if not bucket.members:
-                        row.remove(bucket)
+                at = bisect_left(row, _Bucket[T](rank).order, key=_order_of)
+                if at < len(row) and row[at].rank == rank:
+                    row[at].members = [member for member in row[at].members if member[1] is not target]
+                    row[at].turn = 0
+                    if not row[at].members:
+                        del row[at]
                 if not row and rank[0]:
                     del level.segments[_first_segment(rank[0])]
                 if not level.segments and not level.root:
@@ -286,10 +293,12 @@ class RouteTable(Generic[T]):
             level = self._levels.get((protocol, route.host))
             if level is None:
                 continue
-            for bucket in level.segments.get(_first_segment(rank[0]), ()) if rank[0] else level.root:
-                # Whether or not the protocol is named: an exclusive route is to get every such request.
+            row = level.segments.get(_first_segment(rank[0]), []) if rank[0] else level.root
+            # Whether or not the protocol is named: an exclusive route is to get every such request.
+            for at in range(bisect_left(row, (-len(rank[0]), rank[0]), key=_order_of), len(row)):
+                bucket = row[at]
                 if bucket.prefix != rank[0]:
-                    continue
+                    break
                 for other, holder in bucket.members:
                     held = self._routes[id(holder)]
                     same = holder is target or (owner and owner == held.owner)

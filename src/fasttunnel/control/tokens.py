@@ -109,7 +109,7 @@ def parse_tokens(text: str) -> dict[bytes, Token]:
     """The same of a text."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers too long, and nested too deep
         raise ConfigError(
             "it is not TOML", detail=str(error), hint="it holds [[tokens]], and no tokens as such"
         ) from None

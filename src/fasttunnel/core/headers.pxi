@@ -172,9 +172,14 @@ cdef void hdr_retag(Buf *block, uint8_t tag) noexcept nogil:
 
 
 cdef bint hdr_forwarding(const uint8_t *name, size_t n) noexcept nogil:
+    cdef:
+        const char *prefix = "x-forwarded-"
+        size_t i
     if n == 9:
         return hdr_is(name, n, "forwarded")
-    if 14 <= n <= 18:
-        return (hdr_is(name, n, "x-forwarded-for") or hdr_is(name, n, "x-forwarded-proto")
-                or hdr_is(name, n, "x-forwarded-host") or hdr_is(name, n, "x-forwarded-port"))
-    return False
+    if n < 12:
+        return False
+    for i in range(12):                 # CGI and WSGI take one of these characters for the other
+        if (c'-' if name[i] == c'_' else _lower(name[i])) != <uint8_t>prefix[i]:
+            return False
+    return True

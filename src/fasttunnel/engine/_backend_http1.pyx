@@ -283,9 +283,10 @@ cdef class BackendHttp1(Conn):
     # -- connection
 
     def connect_failed(self, str text, bint timed_out):
+        cdef bytes told = self.target.failed(text, timed_out)
         self.connecting = False
         if self.exchange is not None:
-            self.exchange.reset(BACKEND_TIMEOUT if timed_out else BACKEND_UNREACHABLE, text.encode())
+            self.exchange.reset(BACKEND_TIMEOUT if timed_out else BACKEND_UNREACHABLE, told)
 
     cdef int on_eof(self) except -1:
         cdef Msg m

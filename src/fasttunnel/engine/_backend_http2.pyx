@@ -99,12 +99,13 @@ cdef class BackendHttp2(Http2Conn):
     def connect_failed(self, str text, bint timed_out):
         cdef BackendCall call
         cdef dict streams = self.streams
+        cdef bytes told = self.target.failed(text, timed_out)
         self.connecting = False
         self.forget()
         self.streams = {}
         for call in streams.values():
             call.conn = None
-            call.fail_call(BACKEND_TIMEOUT if timed_out else BACKEND_UNREACHABLE, text.encode())
+            call.fail_call(BACKEND_TIMEOUT if timed_out else BACKEND_UNREACHABLE, told)
 
     cdef int on_eof(self) except -1:
         self.forget()

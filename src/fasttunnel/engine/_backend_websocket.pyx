@@ -167,9 +167,10 @@ cdef class BackendWebSocket(WebSocketConn):
         return self.close()
 
     def connect_failed(self, str text, bint timed_out):
+        cdef bytes told = self.target.failed(text, timed_out)
         self.connecting = False
         if self.exchange is not None:
-            self.exchange.reset(BACKEND_TIMEOUT if timed_out else BACKEND_UNREACHABLE, text.encode())
+            self.exchange.reset(BACKEND_TIMEOUT if timed_out else BACKEND_UNREACHABLE, told)
 
     cdef int on_timer(self, object stream) except -1:
         if self.exchange is not None and not self.open:

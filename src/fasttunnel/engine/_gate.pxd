@@ -25,6 +25,7 @@ cdef class Gate:
     cdef uint64_t body_bytes
     cdef uint64_t ws_message_bytes
     cdef uint64_t grpc_message_bytes
+    cdef object trusted_proxies         # control.forwarding.Networks
     cdef public bint recording          # requests carry a label for the record
     cdef readonly bint closing          # each public connection ends with its next answer
     cdef readonly bint draining         # and nothing new is taken
@@ -46,12 +47,13 @@ cdef class Visitor:
     """Who is at the other end of a public connection, as the forwarding fields name it."""
     cdef bytes address
     cdef bytes scheme                   # of its requests
-    cdef bytes forwarded_for            # for=... of Forwarded, RFC 7239 6
+    cdef bint trusted                   # a proxy whose own X-Forwarded-* and Forwarded count
     cdef bytes fields                   # what add_fields() has added for this host and tag: the next request has mostly the same
     cdef bytes fields_host
     cdef uint8_t fields_tag
 
-    cdef int add_fields(self, Buf *block, uint8_t tag, bytes host) except -1
+    # `said`: those fields of a trusted proxy, (name, value) each; or None
+    cdef int add_fields(self, Buf *block, uint8_t tag, bytes host, list said) except -1
 
 
 cdef bytes trace_id_of(bytes traceparent)

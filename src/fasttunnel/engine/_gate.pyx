@@ -3,6 +3,7 @@ from libc.math cimport ceil
 from libc.stdint cimport uint8_t, uint32_t
 
 from fasttunnel._core cimport buf_append, hdr_append
+from fasttunnel.control.forwarding import Networks, forwarding_fields
 from fasttunnel.errors import ANSWERS, ResetCode
 
 cdef enum:
@@ -58,6 +59,7 @@ cdef class Gate:
         self.body_bytes = config.body_bytes
         self.ws_message_bytes = config.ws_message_bytes
         self.grpc_message_bytes = config.grpc_message_bytes
+        self.trusted_proxies = Networks(config.trusted_proxies)
         self.recording = recording
 
     cdef Link find(self, int protocol, bytes host, bytes target):
@@ -152,29 +154,24 @@ cdef bytes trace_id_of(bytes traceparent):
 
 
 cdef class Visitor:
-    def __init__(self, str address not None, bint secure):
+    def __init__(self, str address not None, bint secure, trusted):
         self.address = address.encode()
         self.scheme = b"https" if secure else b"http"
-        # RFC 7239 6: an IPv6 address is bracketed and quoted, a name that is not an address is hidden as "unknown".
-        self.forwarded_for = b'for="[' + self.address + b']"' if ":" in address else b"for=" + self.address
+        self.trusted = address in trusted
 
-    cdef int add_fields(self, Buf *block, uint8_t tag, bytes host) except -1:
-        """X-Forwarded-For, -Proto, -Host and Forwarded: what the visitor sent of these has been dropped, it proves nothing."""
-        cdef bytes forwarded
+    cdef int add_fields(self, Buf *block, uint8_t tag, bytes host, list said) except -1:
+        """X-Forwarded-* and Forwarded: what a visitor said of these has been dropped, it proves nothing."""
+        cdef bytes name, value
         cdef size_t mark = block.len
-        if self.fields is not None and self.fields_tag == tag and self.fields_host == host:
+        if self.fields is not None and self.fields_tag == tag and self.fields_host == host and not said:
             if buf_append(block, <const uint8_t *>self.fields, len(self.fields)) < 0:
                 raise MemoryError
             return 0
-        forwarded = self.forwarded_for + b";proto=" + self.scheme
-        if host:
-            forwarded += b';host="' + host + b'"'
-        if (hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-For", 15, self.address, len(self.address)) < 0
-                or hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-Proto", 17, self.scheme, len(self.scheme)) < 0
-                or hdr_append(block, tag, <const uint8_t *>b"X-Forwarded-Host", 16, host, len(host)) < 0
-                or hdr_append(block, tag, <const uint8_t *>b"Forwarded", 9, forwarded, len(forwarded)) < 0):
-            raise MemoryError
-        self.fields = (<const char *>block.data + mark)[:block.len - mark]
-        self.fields_host = host
-        self.fields_tag = tag
+        for name, value in forwarding_fields(self.address, self.scheme, host, said or ()):
+            if hdr_append(block, tag, <const uint8_t *>name, len(name), <const uint8_t *>value, len(value)) < 0:
+                raise MemoryError
+        if not said:
+            self.fields = (<const char *>block.data + mark)[:block.len - mark]
+            self.fields_host = host
+            self.fields_tag = tag
         return 0

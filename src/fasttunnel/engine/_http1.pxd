@@ -32,6 +32,7 @@ cdef class Head:
     # Take one head from the front of data. Returns its length, 0: incomplete; raises BadMessage.
     cdef Py_ssize_t parse(self, const uint8_t *data, size_t n, size_t limit, uint8_t tag) except -1
     cdef int start_body(self, BodyReader *reader) except -1
+    cdef list forwarding(self, const uint8_t *data, size_t n)     # fields of that head that parse() has dropped
     cdef bytes joined_protocols(self, const uint8_t *data, size_t n)
 
 cdef Py_ssize_t parse_trailers(const uint8_t *data, size_t n, size_t limit, uint8_t tag, Buf *block) except -1

@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy, memset, strlen
 
 from fasttunnel._core cimport (
     BODY_CHUNKED, BODY_LENGTH, BODY_NONE, HEAD_E_BYTES, HEAD_METHODS, HeaderIter, HttpHead, buf_free, buf_reserve, hdr_hop_by_hop,
-    hdr_is, hdr_name_ok, hdr_value_ok, head_end, head_error_status, head_error_text, head_field, head_method, head_parse,
+    hdr_forwarding, hdr_is, hdr_name_ok, hdr_value_ok, head_end, head_error_status, head_error_text, head_field, head_method, head_parse,
     head_parse_trailers, msg_headers, msg_next_header,
 )
 from fasttunnel.engine._out cimport out_append, out_reserve
@@ -106,6 +106,18 @@ cdef class Head:
             if hdr_is(name.ptr, name.len, "sec-websocket-protocol"):
                 found.append(value.ptr[:value.len])
         return b", ".join(found)
+
+    cdef list forwarding(self, const uint8_t *data, size_t n):
+        cdef Slice name, value
+        cdef size_t pos = 0
+        cdef list found = []
+        while data[pos] != 10:
+            pos += 1
+        pos += 1
+        while head_field(data, n, &pos, &name, &value) > 0:
+            if hdr_forwarding(name.ptr, name.len):
+                found.append((name.ptr[:name.len], value.ptr[:value.len]))
+        return found
 
     cdef int start_body(self, BodyReader *reader) except -1:
         memset(reader, 0, sizeof(BodyReader))

@@ -28,6 +28,7 @@ cdef class PublicHttp1(Conn):
     cdef Gate gate
     cdef Visitor visitor
     cdef Head head
+    cdef list said                      # forwarding fields of a trusted proxy; or None
     cdef uint8_t phase                  # Phase
     cdef uint8_t queued_phase           # which one follows PHASE_QUEUED
     cdef BodyReader reader

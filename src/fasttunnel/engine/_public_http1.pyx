@@ -88,7 +88,7 @@ cdef class PublicHttp1(Conn):
         self.head = Head(True)
 
     cdef int on_connected(self) except -1:
-        self.visitor = Visitor(self.peer_address()[0], self.tls != NULL)
+        self.visitor = Visitor(self.peer_address()[0], self.tls != NULL, self.gate.trusted_proxies)
         return self.arm(REFUSED_S if self.refused else self.gate.head_timeout_s)
 
     cdef int on_broken_off(self) except -1:
@@ -122,6 +122,8 @@ cdef class PublicHttp1(Conn):
                         return <Py_ssize_t>pos
                     self.disarm()
                     self.idle = False
+                    if self.visitor.trusted:
+                        self.said = self.head.forwarding(data + pos, <size_t>used)
                     pos += <size_t>used
                     pos += <size_t>self.begin(data + pos, n - pos)
                 elif self.phase == PHASE_BODY:
@@ -182,7 +184,7 @@ cdef class PublicHttp1(Conn):
         cdef size_t used = 0
         cdef uint64_t limit
         cdef int result
-        self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host)
+        self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host, self.said)
         link.open(self, PROTO_HTTP)
         self.exchange.label = self.gate.label(head.method, head.host, head.target)
         memset(&m, 0, sizeof(m))
@@ -349,7 +351,7 @@ cdef class PublicHttp1(Conn):
         cdef bytes trace_id                 # held until it is encoded
         self.phase = PHASE_HANDSHAKE
         self.ws_key = head.ws_key
-        self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host)
+        self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host, self.said)
         hdr_retag(&head.block, TAG_WS_REQUEST_HEADERS)
         link.open(self, PROTO_WEBSOCKET)
         self.exchange.label = self.gate.label(head.method, head.host, head.target)

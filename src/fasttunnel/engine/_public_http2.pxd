@@ -25,6 +25,7 @@ cdef class PublicStream(H2Stream):
     cdef double timeout_s               # grpc-timeout; 0: none
     cdef Timer deadline
     cdef Buf block                      # fields, encoded for the first message
+    cdef list said                      # forwarding fields of a trusted proxy; or None
     cdef Buf trailing                   # trailer fields of the request
     cdef size_t field_bytes
     cdef int64_t body_bytes             # of the request, still to come by its Content-Length; below 0: it has none

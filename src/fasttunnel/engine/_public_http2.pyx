@@ -65,7 +65,7 @@ cdef class PublicHttp2(Http2Conn):
         self.gate = gate
 
     cdef int on_connected(self) except -1:
-        self.visitor = Visitor(self.peer_address()[0], self.tls != NULL)
+        self.visitor = Visitor(self.peer_address()[0], self.tls != NULL, self.gate.trusted_proxies)
         self.arm(limits.REFUSED_S if self.refused else self.gate.head_timeout_s)
         return self.start_session(True, False, STREAM_WINDOW, CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS,
                                   <uint32_t>self.gate.head_bytes)
@@ -144,6 +144,9 @@ cdef class PublicStream(H2Stream):
             elif hdr_is(name, name_len, "grpc-timeout"):
                 self.timeout_s = decode_timeout(value, value_len)
         if hdr_forwarding(name, name_len):
+            if (<PublicHttp2>self.conn).visitor.trusted:
+                self.said = self.said or []
+                self.said.append((name[:name_len], value[:value_len]))
             return 0
         if hdr_append(&self.block, TAG_HTTP_REQUEST_HEADERS, name, name_len, value, value_len) < 0:
             raise MemoryError
@@ -263,7 +266,7 @@ cdef class PublicStream(H2Stream):
             if hdr_append(&self.block, TAG_HTTP_REQUEST_HEADERS, <const uint8_t *>b"cookie", 6, self.cookie,
                           len(self.cookie)) < 0:
                 raise MemoryError
-        (<PublicHttp2>self.conn).visitor.add_fields(&self.block, TAG_HTTP_REQUEST_HEADERS, self.authority)
+        (<PublicHttp2>self.conn).visitor.add_fields(&self.block, TAG_HTTP_REQUEST_HEADERS, self.authority, self.said)
         link.open(self, protocol)
         self.exchange.grpc_stream_id = <uint32_t>self.id
         self.exchange.label = gate.label(self.method, self.authority, self.path)

@@ -61,7 +61,6 @@ cdef class Socket(Endpoint):
     cdef int queue_len
     cdef int queue_cap
     cdef object error                   # why it was lost; what connection_lost() is told
-    cdef str purpose                    # while it is dialled: what for, in words
     cdef TlsContext tls_context         # None: no TLS. Set before the socket is opened
     cdef str tls_name                   # of a dialled one: whom its certificate has to name
     cdef Tls *tls                       # NULL: no TLS, or not yet
@@ -78,7 +77,7 @@ cdef class Socket(Endpoint):
     cdef int on_writable(self) except -1                             # all that was given has been taken, or a dialled one stands
 
     cdef int adopt(self, int fd) except -1                           # a connected socket, ours from now on
-    cdef int dial(self, const sockaddr *address, socklen_t n, str purpose) except -1
+    cdef int dial(self, const sockaddr *address, socklen_t n) except -1
     cdef int inherit(self, Socket former) except -1
     cdef int read(self) except -1
     cdef int read_soon(self) except -1

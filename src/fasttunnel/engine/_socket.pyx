@@ -255,11 +255,10 @@ cdef class Socket(Endpoint):
         c_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
         self.adopt(fd)
 
-    cdef int dial(self, const sockaddr *address, socklen_t n, str purpose) except -1:
+    cdef int dial(self, const sockaddr *address, socklen_t n) except -1:
         """Connect in the background: connection_made() or connect_failed() follows, never at once."""
         cdef int on = 1
         self.connecting = True
-        self.purpose = purpose
         self.poller.opening.add(self)
         self.fd = ft_socket(address.sa_family)
         if self.fd >= 0:
@@ -307,7 +306,6 @@ cdef class Socket(Endpoint):
     cdef int _stands(self) except -1:
         cdef bint dialled = self.connecting
         self.connecting = False
-        self.purpose = None
         self.attached = True
         self.poller.opening.discard(self)
         if dialled:
@@ -325,11 +323,8 @@ cdef class Socket(Endpoint):
             self.poller.handshakes_failed += 1
         if error is None:
             self.connect_failed("the client is shutting down", False)
-        elif self.purpose is None:
-            self.connect_failed("" if timed_out else describe(error), timed_out)
         else:
-            self.connect_failed(f"{self.purpose} did not take the connection in time" if timed_out else
-                                f"{self.purpose} cannot be reached: {describe(error)}", timed_out)
+            self.connect_failed("" if timed_out else describe(error), timed_out)
 
     cdef int inherit(self, Socket former) except -1:
         """Take the descriptor of another one over, with all that is under way on it."""

@@ -16,8 +16,8 @@ cdef class Target:
     cdef sockaddr_storage address       # where `address_bytes` is not 0
     cdef socklen_t address_bytes        # 0: the host is a name
     cdef TlsContext tls_context         # None: without TLS
-    cdef str purpose                    # what its connections are for, in words
     cdef object dialler                 # callable(conn, target): looks the name up and connects in the background
+    cdef object on_failure              # callable(target, reason): a connection could not be made
     cdef double connect_timeout_s
     cdef double keep_alive_timeout_s
     cdef size_t head_bytes
@@ -27,6 +27,7 @@ cdef class Target:
     cdef list multiplexed               # HTTP/2 connections
 
     cdef int dial(self, Conn conn) except -1
+    cdef bytes failed(self, str reason, bint timed_out)     # what the public is told of that
 
 
 cdef class Plan:

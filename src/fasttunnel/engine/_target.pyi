@@ -19,5 +19,6 @@ class Target:
         grpc: bool,
         tls_context: TlsContext | None,
         dialler: Callable[[Any, Target], None],
+        on_failure: Callable[[Target, str], None],
         config: ClientConfig,
     ) -> None: ...

@@ -11,7 +11,7 @@ from typing import Any
 from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import ClientConfig, parse_address
-from fasttunnel.control.log import Events
+from fasttunnel.control.log import Events, Sparing
 from fasttunnel.control.routes import RouteTable
 from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
 from fasttunnel.engine._backends import Backends
@@ -73,6 +73,7 @@ class ClientEngine:
         self._stopping: asyncio.Task[None] | None = None
         self._dials: set[asyncio.Task[None]] = set()
         self._backend_contexts: dict[bool, TlsContext] = {}
+        self._sparing = Sparing()
         self._reconnects = 0
         self._requests = 0
 
@@ -88,7 +89,14 @@ class ClientEngine:
             if target is None:
                 context = self._backend_context(backend.grpc) if backend.secure else None
                 target = Target(
-                    self._reactor, backend.host, backend.port, backend.grpc, context, self._dial_backend, self._config
+                    self._reactor,
+                    backend.host,
+                    backend.port,
+                    backend.grpc,
+                    context,
+                    self._dial_backend,
+                    self._backend_failed,
+                    self._config,
                 )
                 targets[backend] = target
             self._routes.add(target, [spec.route])
@@ -384,13 +392,17 @@ class ClientEngine:
             async with asyncio.timeout(self._config.connect_timeout_s):
                 await connect(conn, target.host, target.port)
         except TimeoutError:
-            conn.connect_failed(f"backend {target} did not take the connection in time", True)
+            conn.connect_failed("", True)
         except OSError as error:
-            conn.connect_failed(f"backend {target} cannot be reached: {describe(error)}", False)
+            conn.connect_failed(describe(error), False)
         except BaseException as error:
             cancelled = isinstance(error, asyncio.CancelledError)
-            conn.connect_failed("the client is shutting down" if cancelled else f"backend {target} failed", False)
+            conn.connect_failed("the client is shutting down" if cancelled else "an unexpected error", False)
             raise
+
+    def _backend_failed(self, target: Target, reason: str) -> None:
+        if self._sparing.permits(str(target), reason):
+            self._events.backend_failed(str(target), reason)
 
 
 def _send_go_away(link: Link, reason: str, grace_s: float) -> None:

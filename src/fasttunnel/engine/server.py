@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from fasttunnel import limits
-from fasttunnel.control.addresses import Connections
+from fasttunnel.control.addresses import Connections, host_of
 from fasttunnel.control.auth import Authenticator, Identity, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.listening import NEXT, OLDEST, steer
-from fasttunnel.control.log import Events, RequestRecord
+from fasttunnel.control.log import Events, RequestRecord, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import check_register
 from fasttunnel.control.routes import Route, RouteTable, format_address
@@ -77,6 +77,7 @@ class ServerEngine:
         self.tunnel_addresses: list[tuple[str, int]] = []
         self._links: set[Link] = set()
         self._listeners: dict[str, list[Listener]] = {}  # "tunnel" and "public"
+        self._sparing = Sparing()
         self._handing_over = False
         self._moved = asyncio.Event()
         self._draining = False
@@ -118,8 +119,8 @@ class ServerEngine:
             self._watch_tokens()
 
     def _watch_tokens(self) -> None:
-        self.review(at_once=False)
         self._review_timer = asyncio.get_running_loop().call_later(limits.TOKENS_POLL_S, self._watch_tokens)
+        self.review(at_once=False)
 
     def review(self, *, at_once: bool = True) -> None:
         """Tunnels whose token is gone, has expired, or permits less than they have, end."""
@@ -285,9 +286,14 @@ class ServerEngine:
         try:
             login = self._authenticator.login(authorization, link.peer, link.certificate)
         except Refused as refusal:
+            self._tell_refusal(link.peer, refusal.status, refusal.text)
             return refusal.status, refusal.text
         link.info = Session(login)
         return metered(link, login.identity.bytes) if login.identity.bytes.rate else None
+
+    def _tell_refusal(self, peer: str, status: GrpcStatus, text: str) -> None:
+        if self._sparing.permits(host_of(peer), status):
+            self._events.refused(peer, text)
 
     def opened(self, link: Link) -> None:
         session: Session = link.info
@@ -328,23 +334,21 @@ class ServerEngine:
         try:
             routes = check_register(session.login, message.client_id, register)
         except Refused as refusal:
-            link.end(refusal.status, refusal.text)
-            return
+            return self._refuse(link, refusal.status, refusal.text)
         session.instance_id, session.connection = register.instance_id, register.connection
         if message.client_id:
             # The same client, come again, takes its routes over from its own ghost; nobody else can take its name.
             for other in [other for other in self._links if other.info.client_id == message.client_id and other.up]:
                 if other.info.login.name != session.login.name:
-                    link.end(GrpcStatus.PERMISSION_DENIED, f"client_id {message.client_id} belongs to somebody else")
-                    return
+                    text = f"client_id {message.client_id} belongs to somebody else"
+                    return self._refuse(link, GrpcStatus.PERMISSION_DENIED, text)
                 if session.replaces(other.info):
                     other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
         session.client_id = message.client_id or f"client-{session.session_id}"
         try:
             self.routes.add(link, routes, session.owner, session.login.party)
         except RouteTaken as error:
-            link.end(GrpcStatus.ALREADY_EXISTS, str(error))
-            return
+            return self._refuse(link, GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
         session.routes = routes
         self._set_pace(link)
@@ -360,6 +364,12 @@ class ServerEngine:
         self._outages.end(session.owner)
         self._events.link_up(session.client_id, session.session_id, session.peer, routes)
         self._gate.wake()
+
+    def _refuse(self, link: Link, status: GrpcStatus, text: str) -> None:
+        """A Register."""
+        session: Session = link.info
+        self._tell_refusal(session.peer, status, f"{session.login.name}: {text}")
+        link.end(status, text)
 
     def _registered(self, session: Session) -> TunnelMessage:
         host, port = self.public_addresses[0]

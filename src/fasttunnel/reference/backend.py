@@ -31,12 +31,16 @@ class Backend(ABC, Generic[S]):
     """A server that requests end at; what HTTP/1.1 and gRPC have in common."""
 
     def __init__(
-        self, name: str, authority: bytes, connect: Callable[[], Awaitable[Streams]], config: ClientConfig
+        self,
+        authority: bytes,
+        connect: Callable[[], Awaitable[Streams]],
+        on_failure: Callable[[str], None],
+        config: ClientConfig,
     ) -> None:
-        self.name = name
         self.authority = authority
         self.config = config
         self._connect = connect
+        self._on_failure = on_failure  # is told why no connection could be made
 
     async def dial(self) -> Streams:
         """A new connection. Raises RequestReset with what the public is to be answered."""
@@ -44,11 +48,11 @@ class Backend(ABC, Generic[S]):
             async with asyncio.timeout(self.config.connect_timeout_s):
                 return await self._connect()
         except TimeoutError:
-            text = f"backend {self.name} did not take the connection in time"
-            raise RequestReset(ResetCode.BACKEND_TIMEOUT, text) from None
+            self._on_failure("it did not take the connection in time")
+            raise RequestReset(ResetCode.BACKEND_TIMEOUT, "the backend did not take the connection in time") from None
         except OSError as error:
-            text = f"backend {self.name} cannot be reached: {describe(error)}"
-            raise RequestReset(ResetCode.BACKEND_UNREACHABLE, text) from None
+            self._on_failure(describe(error))
+            raise RequestReset(ResetCode.BACKEND_UNREACHABLE, "the backend cannot be reached") from None
 
     @abstractmethod
     async def open(self, *, fresh: bool) -> S:

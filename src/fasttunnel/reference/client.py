@@ -13,7 +13,7 @@ from weakref import WeakSet
 from fasttunnel import limits
 from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
-from fasttunnel.control.log import Events
+from fasttunnel.control.log import Events, Sparing
 from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
@@ -91,6 +91,7 @@ class ClientEngine:
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._reconnects = self._requests = 0
+        self._sparing = Sparing()
 
     # -- starting and stopping
 
@@ -129,8 +130,12 @@ class ClientEngine:
                 raise ConnectionError("it does not speak HTTP/2 there (no h2 by ALPN)")
             return reader, writer
 
+        def on_failure(reason: str) -> None:
+            if self._sparing.permits(backend, reason):
+                self.events.backend_failed(str(backend), reason)
+
         kind = GrpcBackend if backend.grpc else Http1Backend
-        return kind(str(backend), format_address(backend.host, backend.port).encode(), connect, self.config)
+        return kind(format_address(backend.host, backend.port).encode(), connect, on_failure, self.config)
 
     async def stop(self, grace_s: float | None = None) -> None:
         """A second call with a shorter grace overtakes the first."""

@@ -4,17 +4,12 @@ import re
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+from fasttunnel.control.forwarding import forwarding_fields
 from fasttunnel.reference.messages import BadMessage, Field, Head
 from fasttunnel.wire.tunnel_pb2 import Header, WebSocketRequest, WebSocketResponse
 
 # RFC 9110 7.6.1; `te` passes with its one end-to-end value (10.1.4).
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"))
-# What a visitor says of itself proves nothing: replaced by what the server knows.
-FORWARDING = frozenset(
-    (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
-)
-# RFC 9110 6.5.1: fields of framing, routing and origin have no meaning in trailers, and merging them is dangerous.
-NOT_IN_TRAILERS = FORWARDING | {b"content-length", b"host", b"trailer"}
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # token, RFC 9110 5.6.2
 _VALUE = re.compile(rb"([^\x00-\x20\x7f]([^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?")  # RFC 9110 5.5
@@ -30,6 +25,18 @@ class Visitor(NamedTuple):
 
     address: str
     scheme: str  # http or https
+    trusted: bool = False  # a proxy whose own X-Forwarded-* and Forwarded count
+
+
+def is_forwarding(name: bytes) -> bool:
+    """Forwarded, X-Forwarded-*: CGI and WSGI take one of - and _ for the other."""
+    return name.lower() == b"forwarded" or name.lower().replace(b"_", b"-").startswith(b"x-forwarded-")
+
+
+def in_trailers(fields: Iterable[Field]) -> list[Field]:
+    """RFC 9110 6.5.1: fields of framing, routing and origin have no meaning there, and merging them is dangerous."""
+    no_use = (b"content-length", b"host", b"trailer")
+    return [(name, value) for name, value in fields if name.lower() not in no_use and not is_forwarding(name)]
 
 
 def get(fields: Iterable[Field], name: bytes) -> bytes | None:
@@ -122,16 +129,11 @@ def from_tunnel(headers: Iterable[Header], *, without: Collection[bytes] = ()) -
 
 
 def of_request(head: Head, visitor: Visitor, *, without: Iterable[bytes] = ()) -> list[Header]:
-    """The fields of a visitor's request, and what the server knows of the visitor: X-Forwarded-* and RFC 7239."""
-    node = f'"[{visitor.address}]"' if ":" in visitor.address else visitor.address
-    host = b';host="%b"' % head.authority if head.authority else b""
-    known = [
-        (b"X-Forwarded-For", visitor.address.encode()),
-        (b"X-Forwarded-Proto", visitor.scheme.encode()),
-        (b"X-Forwarded-Host", head.authority),
-        (b"Forwarded", f"for={node};proto={visitor.scheme}".encode() + host),
-    ]
-    return to_tunnel(head.fields, without=FORWARDING | {b"host"} | frozenset(without)) + to_tunnel(known)
+    """The fields of a visitor's request. What it says of itself proves nothing, unless it is a trusted proxy."""
+    passing = [field for field in head.fields if not is_forwarding(field[0])]
+    said = [field for field in head.fields if is_forwarding(field[0])] if visitor.trusted else []
+    known = forwarding_fields(visitor.address.encode(), visitor.scheme.encode(), head.authority, said)
+    return to_tunnel(passing, without={b"host"} | frozenset(without)) + to_tunnel(known)
 
 
 def subprotocol(handshake: WebSocketRequest | WebSocketResponse) -> list[Header]:

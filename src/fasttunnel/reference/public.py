@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from fasttunnel import limits
 from fasttunnel.control.config import ServerConfig
+from fasttunnel.control.forwarding import Networks
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import RouteTable
 from fasttunnel.errors import GrpcStatus, ResetCode
@@ -63,6 +64,7 @@ class Gate:
         self.config = config
         self.closing = False  # each connection ends with its next answer
         self.draining = False  # and nothing new is taken
+        self.trusted_proxies = Networks(config.trusted_proxies)
         self.queued = 0  # requests that wait for a client to come back
         self._arrival = asyncio.Event()
 
@@ -135,7 +137,8 @@ class PublicConnection:
         self._http2: Http2Connection | None = None
         secure = writer.get_extra_info("ssl_object") is not None
         peer = writer.get_extra_info("peername") or ("unknown",)
-        self._visitor = fields.Visitor(str(peer[0]), "https" if secure else "http")
+        address = str(peer[0])
+        self._visitor = fields.Visitor(address, "https" if secure else "http", address in gate.trusted_proxies)
 
     @property
     def buffered(self) -> int:

@@ -16,7 +16,7 @@ from fasttunnel.control.addresses import Connections, Verdict, host_of
 from fasttunnel.control.auth import Authenticator, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.listening import NEXT, OLDEST, steer
-from fasttunnel.control.log import Events, RequestRecord
+from fasttunnel.control.log import Events, RequestRecord, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import check_register
 from fasttunnel.control.routes import Route, RouteTable, format_address
@@ -123,6 +123,7 @@ class ServerEngine:
         self._listener: asyncio.Server | None = None
         self._grpc: grpc.aio.Server | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._sparing = Sparing()
         self._handing_over = False
         self._moved = asyncio.Event()
         self._idle = asyncio.Event()
@@ -172,8 +173,8 @@ class ServerEngine:
             self._watch_tokens()
 
     def _watch_tokens(self) -> None:
-        self.review(at_once=False)
         self._review_timer = asyncio.get_running_loop().call_later(limits.TOKENS_POLL_S, self._watch_tokens)
+        self.review(at_once=False)
 
     def review(self, *, at_once: bool = True) -> None:
         """Tunnels whose token is gone, has expired, or permits less than they have, end."""
@@ -362,7 +363,11 @@ class ServerEngine:
             if verdict:
                 raise Refused(GrpcStatus.RESOURCE_EXHAUSTED, CROWDED)
             shown = context.auth_context().get("x509_common_name")
-            login = self._authenticator.login(token, peer, shown[0].decode() if shown else None)
+            try:
+                login = self._authenticator.login(token, peer, shown[0].decode() if shown else None)
+            except Refused as refusal:
+                self._tell_refusal(peer, refusal.status, refusal.text)
+                raise
             session = Session(self, login, peer)
             status, text = await self._carry(session, messages, context)
         except Refused as refusal:
@@ -371,6 +376,10 @@ class ServerEngine:
             self._addresses.leave(address, "tunnel")
         if status:
             await context.abort(STATUS[status], text)
+
+    def _tell_refusal(self, peer: str, status: GrpcStatus, text: str) -> None:
+        if self._sparing.permits(host_of(peer), status):
+            self.events.refused(peer, text)
 
     async def _carry(self, session: Session, messages: AsyncIterator[bytes], context: Any) -> tuple[int, str]:
         """The status that the tunnel ends with."""
@@ -403,12 +412,13 @@ class ServerEngine:
         try:
             routes = check_register(session.login, client_id, register)
         except Refused as refusal:
-            return session.end(refusal.status, refusal.text)
+            return self._refuse(session, refusal.status, refusal.text)
         session.instance_id, session.connection = register.instance_id, register.connection
         # The same client, come again, takes its routes over from its own ghost; nobody else can take its name.
         for other in [other for other in self._sessions if client_id and other.client_id == client_id]:
             if other.login.name != session.login.name:
-                return session.end(GrpcStatus.PERMISSION_DENIED, f"client_id {client_id} belongs to somebody else")
+                text = f"client_id {client_id} belongs to somebody else"
+                return self._refuse(session, GrpcStatus.PERMISSION_DENIED, text)
             if session.replaces(other):
                 self.routes.remove(other)
                 other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
@@ -416,7 +426,7 @@ class ServerEngine:
         try:
             self.routes.add(session, routes, session.owner, session.login.party)
         except RouteTaken as error:
-            return session.end(GrpcStatus.ALREADY_EXISTS, str(error))
+            return self._refuse(session, GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
         session.routes = routes
         fragment = min(self.config.max_fragment, register.max_fragment or limits.FRAGMENT_BYTES)
@@ -426,6 +436,11 @@ class ServerEngine:
         self._outages.end(session.owner)
         self.events.link_up(session.client_id, session.session_id, session.peer, routes)
         self._gate.wake()
+
+    def _refuse(self, session: Session, status: GrpcStatus, text: str) -> None:
+        """A Register."""
+        self._tell_refusal(session.peer, status, f"{session.login.name}: {text}")
+        session.end(status, text)
 
     def _registered(self, session: Session) -> TunnelMessage:
         host, port = self.public_addresses[0]

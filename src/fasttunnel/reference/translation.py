@@ -124,7 +124,7 @@ class HttpTranslation(Translation):
         )
 
     def complete(self, chunk: HttpRequest | HttpResponse, trailers: list[Field]) -> None:
-        chunk.trailers.extend(fields.to_tunnel(trailers, without=fields.NOT_IN_TRAILERS))
+        chunk.trailers.extend(fields.to_tunnel(fields.in_trailers(trailers)))
 
     def request_part(self, chunk: HttpRequest, target: str, authority: bytes) -> Part:
         head = None
@@ -132,9 +132,7 @@ class HttpTranslation(Translation):
             passing = fields.from_tunnel(chunk.headers, without=(b"host",))
             head = Head(passing, chunk.method.encode(), target.encode(), authority)
             fields.check_target(head.method, head.target, authority)
-        return Part(
-            head, chunk.body, chunk.is_last_chunk, fields.from_tunnel(chunk.trailers, without=fields.NOT_IN_TRAILERS)
-        )
+        return Part(head, chunk.body, chunk.is_last_chunk, fields.in_trailers(fields.from_tunnel(chunk.trailers)))
 
     def answer_part(self, chunk: HttpResponse) -> Part:
         head = None
@@ -145,9 +143,7 @@ class HttpTranslation(Translation):
                 raise BadMessage("bad status from the backend")
             head = Head(fields.from_tunnel(chunk.headers), status=status)
             self._begun = not chunk.informational
-        return Part(
-            head, chunk.body, chunk.is_last_chunk, fields.from_tunnel(chunk.trailers, without=fields.NOT_IN_TRAILERS)
-        )
+        return Part(head, chunk.body, chunk.is_last_chunk, fields.in_trailers(fields.from_tunnel(chunk.trailers)))
 
     def error_part(self, reset: RequestReset) -> Part | None:
         """An answer of our own, as plain text for a person."""
