@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import io
+import itertools
 import resource
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -14,10 +16,12 @@ import pytest
 from websockets.asyncio.client import connect as ws_connect
 
 from fasttunnel.engine import _socket
+from tests.support.certificates import authority, here
 from tests.support.grpc_peers import UNLIMITED, Note, open_channel, start_grpc
 from tests.support.raw import answer, connect, request, start_raw
+from tests.support.records import DATA, RawTls
 from tests.support.site import content, start_site
-from tests.support.tunnel import Tunnel, eventually, start_tunnel
+from tests.support.tunnel import Tunnel, eventually, start_server, start_tunnel
 
 MIB = 2**20
 
@@ -49,6 +53,40 @@ async def test_bodies_both_ways(stack: AsyncExitStack, tunnel: Tunnel, size: int
         for _ in range(2):  # the second time on connections that are kept
             async with session.post("/echo", data=io.BytesIO(body)) as got:
                 assert await got.read() == body
+
+
+async def test_what_tls_has_read_ahead_is_not_forgotten(stack: AsyncExitStack, watched: None) -> None:
+    """A body that comes at once, for which there is little credit: no event tells of what has been read already."""
+    backend = await start_raw(stack)
+    secure = {"cert": here().cert, "key": here().key}
+    slow = {"ca": authority().ca, "initial_window": 4096, "max_window": 4096}
+    tunnel = await start_tunnel(stack, backend.url, server=secure, client=slow)
+    address = (tunnel.host, tunnel.port)
+    public = await asyncio.to_thread(RawTls, address, authority().context(), ssl.TLSVersion.TLSv1_3)
+    stack.callback(public.sock.close)
+    public.sock.sendall(public.seal(DATA, request("POST", "/", "Content-Length: 48000")))
+    peer = await backend.accept()
+    await peer.head()
+    public.sock.sendall(b"".join(public.seal(DATA, bytes(16_000)) for _ in range(3)))
+    assert await peer.exactly(48_000) == bytes(48_000)
+    await peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+async def test_who_always_has_more_is_read_once_in_a_turn(stack: AsyncExitStack) -> None:
+    server = await start_server(stack)
+    public = socket.create_connection(server.address)
+    stack.callback(public.close)
+    public.setblocking(False)
+    priority = b"\0\0\5\2\0\0\0\0\3" + b"\0\0\0\1\7"  # of a stream that is idle: nothing answers it
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+    whole = public.send(preface + priority * 100_000) // 131_072
+    reads = [0]
+    while reads[-1] <= whole:
+        await asyncio.sleep(0)
+        reads.append(server.status()["reads"])
+    assert (
+        max(after - before for before, after in itertools.pairwise(reads)) <= 4
+    )  # it may have been accepted then, too
 
 
 async def test_frames_of_all_lengths(tunnel: Tunnel) -> None:

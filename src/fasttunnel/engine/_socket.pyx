@@ -100,8 +100,7 @@ cdef class Poller:
         cdef int i, fd
         self.turning = True
         try:
-            if batch:
-                self.ready = []
+            self.ready = []                 # what becomes ready in this turn is for the next one
             for i in range(n):
                 fd = <int>(self.events[i].data.u64 & 0xffffffff)
                 if fd >= self.slot_count or self.slots[fd] == NULL:
@@ -350,8 +349,9 @@ cdef class Socket(Endpoint):
             self.poller.gone.append(self)
             return self.poller.schedule()
         if self.poller.epoll < 0:
-            return self._watch_by_loop()
-        self.poller.hold_slot(self.fd, self)
+            self._watch_by_loop()
+        else:
+            self.poller.hold_slot(self.fd, self)
         return self.read_soon() if self.readable and not self.reading_paused else 0
 
     # -- events
@@ -502,7 +502,7 @@ cdef class Socket(Endpoint):
             self.reading_paused = False
             if self.poller.epoll < 0:
                 self._watch_by_loop()
-            elif self.readable:
+            if self.readable:               # OpenSSL may hold some of it
                 self.read_soon()
         return 0
 
