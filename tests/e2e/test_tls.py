@@ -24,6 +24,7 @@ from fasttunnel.errors import ConfigError
 from tests.support.certificates import Issued, authority, here
 from tests.support.grpc_peers import UNLIMITED, Echo, Note, services
 from tests.support.raw import Peer, connect, request, start_raw
+from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, RawTls
 from tests.support.site import content, start_site
 from tests.support.tunnel import WAIT_S, Recorder, Tunnel, engines, eventually, start_client, start_server, start_tunnel
 
@@ -417,6 +418,67 @@ async def test_half_a_handshake_and_garbage(stack: AsyncExitStack, tunnel: Tunne
         dropped.drop()
     await lives(tunnel)
     await eventually(lambda: tunnel.server.status()["connections"] <= 2)
+
+
+async def test_a_record_that_is_none_behind_a_request(stack: AsyncExitStack) -> None:
+    """What is being written to that visitor fails then; nobody has to hear of it."""
+    backend = await start_raw(stack)
+    tunnel = await start_tunnel(stack, backend.url, server=of_server(), client=TRUSTING)
+
+    def visit() -> RawTls:
+        return RawTls((tunnel.host, tunnel.port), authority().context(), ssl.TLSVersion.TLSv1_3)
+
+    for _ in range(5):
+        public = await asyncio.to_thread(visit)
+        public.sock.sendall(public.seal(DATA, request("GET", "/")))
+        peer = await backend.accept()
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n")
+        sending = asyncio.ensure_future(peer.send(bytes(50_000_000)))
+        await asyncio.to_thread(public.sock.recv, 2 * MIB, socket.MSG_WAITALL)
+        public.sock.sendall(public.seal(DATA, request("GET", "/")) + b"\x17\3\3\0\x40" + bytes(64))
+        with suppress(ConnectionError):
+            while await asyncio.to_thread(public.sock.recv, MIB):
+                pass
+        public.sock.close()
+        with suppress(ConnectionError):
+            await sending
+    assert tunnel.events.warnings == []
+
+
+@pytest.mark.differs(
+    "asyncio server",
+    "a visitor may change its keys of TLS, or ask for another handshake, over and over, of which Python does not tell",
+)
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+async def test_keys_that_change_over_and_over(stack: AsyncExitStack, version: str, site: str) -> None:
+    """Each of these short messages costs much, and some an answer that nobody may ever read."""
+    tunnel = await start_tunnel(stack, site, server=of_server(), client=TRUSTING)
+
+    def visit() -> None:
+        public = RawTls((tunnel.host, tunnel.port), authority().context(), ssl.TLSVersion[version])
+        # For a new handshake, of which only the kind is looked at, or new keys.
+        message = b"\1\0\0\0" if version == "TLSv1_2" else KEY_UPDATE
+        for _ in range(30):
+            public.sock.sendall(public.seal(HANDSHAKE, message))
+        public.sock.sendall(public.seal(DATA, request("GET", "/bytes/3")))
+        while len(public.sock.recv(65536)) < 100:  # alerts and keys, then the answer
+            pass
+        with suppress(ConnectionError):
+            public.sock.sendall(b"".join(public.seal(HANDSHAKE, message) for _ in range(3000)))
+            while public.sock.recv(65536):
+                pass
+        public.sock.close()
+
+    await asyncio.to_thread(visit)
+    await lives(tunnel)
+
+
+async def test_a_stop_ends_handshakes(stack: AsyncExitStack, tunnel: Tunnel) -> None:
+    public = await connect(stack, tunnel.host, tunnel.port)
+    await asyncio.sleep(0.05)
+    await tunnel.server.stop(0)
+    assert await public.ended()
 
 
 async def test_a_handshake_takes_no_longer_than_it_may(

@@ -25,10 +25,11 @@ class Authority:
         certificate = _builder(self._name, self._name, self._key).add_extension(x509.BasicConstraints(True, None), True)
         self.ca = self._write(f"{name}.pem", certificate.sign(self._key, hashes.SHA256()))
 
-    def issue(self, name: str, *names: str) -> "Issued":
+    def issue(self, name: str, *names: str, common_name: bool = True) -> "Issued":
         """A certificate with this common name, for the host names and addresses `names`."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        kind = NameOID.COMMON_NAME if common_name else NameOID.ORGANIZATION_NAME
+        subject = x509.Name([x509.NameAttribute(kind, name)])
         builder = _builder(subject, self._name, key)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName([_general(text) for text in names]), False)
@@ -38,6 +39,7 @@ class Authority:
         )
         path = self._folder / f"{name}-{certificate.serial_number:x}.key"
         path.write_bytes(private)
+        path.chmod(0o600)
         return Issued(self._write(f"{path.stem}.pem", certificate), str(path), certificate)
 
     def context(self) -> ssl.SSLContext:

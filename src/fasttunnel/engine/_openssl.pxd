@@ -96,6 +96,9 @@ cdef extern from "<openssl/ssl.h>":
         SSL_R_UNEXPECTED_EOF_WHILE_READING
         SSL_R_HTTP_REQUEST
         SSL_R_WRONG_VERSION_NUMBER
+        SSL_RECEIVED_SHUTDOWN
+        SSL3_RT_HANDSHAKE
+        SSL3_RT_HEADER
     uint64_t SSL_OP_NO_RENEGOTIATION
     uint64_t SSL_OP_NO_COMPRESSION
     uint64_t SSL_OP_CIPHER_SERVER_PREFERENCE
@@ -152,6 +155,10 @@ cdef extern from "<openssl/ssl.h>":
     int SSL_read_ex(SSL *ssl, void *data, size_t n, size_t *got)
     int SSL_write_ex(SSL *ssl, const void *data, size_t n, size_t *written)
     int SSL_shutdown(SSL *ssl)
+    void SSL_set_shutdown(SSL *ssl, int mode) nogil
+    void SSL_set_msg_callback(
+        SSL *ssl, void (*tell)(int, int, int, const void *, size_t, SSL *, void *) noexcept nogil)
+    long SSL_set_msg_callback_arg(SSL *ssl, void *user)
     int SSL_get_error(const SSL *ssl, int result)
     long SSL_get_verify_result(const SSL *ssl)
     X509 *SSL_get1_peer_certificate(const SSL *ssl)

@@ -520,6 +520,8 @@ cdef class Socket(Endpoint):
             return self._queue_chunk(block, data, n)
         try:
             tls_write(self.tls, data, n)
+        except OSError as error:            # it has broken TLS, which is not the affair of whoever sends it something
+            return self._write_failed(error)
         finally:
             free(block)
         return self._queue_records() if self.tls.sealed.len >= RECORDS else 0
@@ -576,7 +578,10 @@ cdef class Socket(Endpoint):
             self._drop_queue()
             return 0
         if self.tls != NULL and not self.connecting:
-            tls_seal(self.tls)
+            try:
+                tls_seal(self.tls)
+            except OSError as error:
+                return self._write_failed(error)
             self._queue_records()
         while taken < self.queue_len:
             self.poller.writes += 1

@@ -32,6 +32,7 @@ cdef struct Tls:                        # of one socket
     bint over                           # the peer has ended, or an error stands: the next tls_read says so
     int code                            # errno of the socket's error; 0: it had none
     uint64_t calls                      # of the system, since the last look
+    int fuss                            # see note_record()
     Out plain                           # short parts, until they are sealed as one record
     Out sealed                          # records to be sent
 

@@ -25,7 +25,8 @@ cdef enum:
     READ_AHEAD = 65536                  # of a socket at once: four records of the largest size
     SHORT = 2048                        # parts below this are gathered: a record costs more than a copy
     GATHERED = 16384                    # and sealed when so much has come together; also the longest record
-
+    RECORDS_EACH = 1024                 # that are to come for each message of the handshake's kind after the handshake
+    FUSS = 32 * RECORDS_EACH            # but for the first ones
 
 
 class TlsError(ConnectionError):
@@ -274,11 +275,27 @@ cdef void tls_free(Tls *tls) noexcept:
         free(tls)
 
 
+cdef void note_record(int sent, int version, int kind, const void *data, size_t n, SSL *ssl, void *user) noexcept nogil:
+    """After the handshake: who changes its keys over and over, or asks for another handshake, costs us far more than itself.
+    Each such message counts as many records. Beyond the bound the connection is at its end as far as reading goes."""
+    cdef Tls *tls = <Tls *>user
+    if sent:
+        return
+    if kind == SSL3_RT_HANDSHAKE:
+        tls.fuss += RECORDS_EACH
+        if tls.fuss > FUSS:
+            SSL_set_shutdown(ssl, SSL_RECEIVED_SHUTDOWN)
+    elif kind == SSL3_RT_HEADER and tls.fuss:
+        tls.fuss -= 1
+
+
 cdef int tls_shake(Tls *tls) noexcept:
     cdef int result
     forget_errors()
     result = SSL_do_handshake(tls.ssl)
     if result == 1:
+        SSL_set_msg_callback_arg(tls.ssl, tls)
+        SSL_set_msg_callback(tls.ssl, note_record)
         return 1
     return TLS_AGAIN if SSL_get_error(tls.ssl, result) == SSL_ERROR_WANT_READ else TLS_FAILED
 
@@ -300,7 +317,7 @@ cdef ssize_t tls_read(Tls *tls, uint8_t *data, size_t room) noexcept:
         if total:
             tls.over = True
             break
-        return 0 if kind == SSL_ERROR_ZERO_RETURN else TLS_FAILED
+        return 0 if kind == SSL_ERROR_ZERO_RETURN and tls.fuss <= FUSS else TLS_FAILED
     return <ssize_t>total
 
 
@@ -341,7 +358,9 @@ cdef object tls_error(Tls *tls):
     cdef long verdict = SSL_get_verify_result(tls.ssl)
     if tls.code:
         return OSError(tls.code, os.strerror(tls.code))
-    if verdict != X509_V_OK:
+    if tls.fuss > FUSS:
+        return TlsError("it keeps changing its keys or asking for another handshake")
+    if verdict != X509_V_OK and (<TlsContext>tls.context).verified:
         return TlsError("its certificate is not accepted: " + X509_verify_cert_error_string(verdict).decode("ascii", "replace"))
     if ERR_peek_last_error() == 0 or ERR_GET_REASON(ERR_peek_last_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING:
         return TlsError("it closed the connection in the middle of TLS")

@@ -215,6 +215,8 @@ class ServerEngine:
                 await asyncio.wait_for(self._idle.wait(), grace_s)
         for link in list(self._links):
             link.end(GrpcStatus.UNAVAILABLE, "the server is shutting down")
+        for opening in list(self._reactor.opening):
+            opening.cut()
         for conn in list(self._reactor.conns):
             conn.leave()
         self._files.stop()
