@@ -347,6 +347,16 @@ async def test_a_name_of_its_own_for_the_server(stack: AsyncExitStack) -> None:
     await start_client(stack, server.tunnel, ["http://127.0.0.1:1"], ca=authority().ca, server_name="t.example")
 
 
+async def test_names_that_certificates_write_otherwise(stack: AsyncExitStack) -> None:
+    server = await start_server(stack, **of_server(authority().issue("wild", "localhost", "::1", "w*.example")))
+    routes = ["http://127.0.0.1:1"]
+    await start_client(stack, server.tunnel, routes, ca=authority().ca, server_name="localhost.")
+    if engines["client"] == "cython":  # grpc takes it for a name
+        await start_client(stack, server.tunnel, routes, ca=authority().ca, server_name="::1%lo")
+    # A wildcard is a whole label (RFC 9525 6.3).
+    assert await why_not(stack, server, ca=authority().ca, server_name="wild.example")
+
+
 @pytest.mark.differs("asyncio client", "grpc does not show certificates, so pins cannot be checked")
 async def test_a_pinned_key(stack: AsyncExitStack) -> None:
     """Which needs nobody's signature."""
@@ -358,6 +368,8 @@ async def test_a_pinned_key(stack: AsyncExitStack) -> None:
     assert "certificate" in await why_not(stack, server, pins=[pin], ca=authority().ca), (
         "with `ca` both have to be right"
     )
+    picky = await start_server(stack, **of_server(own, client_ca=authority("clients").ca))
+    assert "accepted" not in await why_not(stack, picky, pins=[pin]), "it is ours that is missing"
 
 
 @pytest.mark.differs("cython client", "it can check pins")

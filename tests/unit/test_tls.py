@@ -101,7 +101,7 @@ def test_options_of_the_client() -> None:
     pin = "sha256//" + "A" * 43 + "="
     for options in ({"tls": True}, {"ca": "f"}, {"pins": [pin]}, {"pins": pin}, {"server_name": "n"}, {"cert": "f"}):
         assert secure(**options), options
-    for wrong in ({"pins": ["x"]}, {"key": "f"}):
+    for wrong in ({"pins": ["x"]}, {"key": "f"}, {"server_name": "ü..x"}, {"server_name": "x" * 64}):
         with pytest.raises(ConfigError):
             secure(**wrong)
 

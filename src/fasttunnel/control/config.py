@@ -225,6 +225,12 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def __post_init__(self) -> None:
         parse_address(self.server)
         _ = self.pinned
+        try:
+            self.server_name.encode("idna")
+        except UnicodeError:
+            raise ConfigError(
+                f"{self.server_name!r} is not a name", hint="the server's certificate has it, such as t.example.com"
+            ) from None
         if self.key and not self.cert:
             raise ConfigError("a key without a certificate", hint="name the certificate with --cert")
         if not self.routes:

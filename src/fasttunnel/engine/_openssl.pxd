@@ -31,7 +31,6 @@ cdef extern from "<openssl/err.h>" nogil:
     int ERR_GET_LIB(unsigned long code)
     int ERR_GET_REASON(unsigned long code)
     enum:
-        ERR_LIB_SSL
         ERR_LIB_SYS
 
 
@@ -46,7 +45,6 @@ cdef extern from "<openssl/x509.h>" nogil:
     X509_NAME *X509_get_subject_name(const X509 *certificate)
     X509_PUBKEY *X509_get_X509_PUBKEY(const X509 *certificate)
     int i2d_X509_PUBKEY(const X509_PUBKEY *key, unsigned char **out)
-    int i2d_X509(const X509 *certificate, unsigned char **out)
     int X509_NAME_get_text_by_NID(X509_NAME *name, int nid, char *text, int n)
     const char *X509_verify_cert_error_string(long code)
 
@@ -57,6 +55,8 @@ cdef extern from "<openssl/obj_mac.h>" nogil:
 
 
 cdef extern from "<openssl/x509v3.h>" nogil:
+    enum:
+        X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS
     int X509_check_host(X509 *certificate, const char *name, size_t n, unsigned int flags, char **peer_name)
 
 
@@ -77,13 +77,9 @@ cdef extern from "<openssl/ssl.h>":
         pass
     enum:
         TLS1_2_VERSION
-        SSL_ERROR_NONE
-        SSL_ERROR_SSL
         SSL_ERROR_WANT_READ
-        SSL_ERROR_SYSCALL
         SSL_ERROR_ZERO_RETURN
         SSL_FILETYPE_PEM
-        SSL_VERIFY_NONE
         SSL_VERIFY_PEER
         SSL_VERIFY_FAIL_IF_NO_PEER_CERT
         SSL_MODE_RELEASE_BUFFERS
@@ -119,7 +115,6 @@ cdef extern from "<openssl/ssl.h>":
     void SSL_CTX_set_default_read_buffer_len(SSL_CTX *context, size_t n)
     int SSL_CTX_use_certificate_chain_file(SSL_CTX *context, const char *path)
     int SSL_CTX_use_PrivateKey_file(SSL_CTX *context, const char *path, int kind)
-    int SSL_CTX_check_private_key(const SSL_CTX *context)
     X509 *SSL_CTX_get0_certificate(const SSL_CTX *context)
     void SSL_CTX_set_default_passwd_cb(SSL_CTX *context, int (*ask)(char *, int, int, void *) noexcept)
     int SSL_CTX_load_verify_locations(SSL_CTX *context, const char *file, const char *folder)
@@ -148,6 +143,7 @@ cdef extern from "<openssl/ssl.h>":
     const char *SSL_get_servername(const SSL *ssl, int kind)
     long SSL_set_tlsext_host_name(SSL *ssl, const char *name)
     int SSL_set1_host(SSL *ssl, const char *name)
+    void SSL_set_hostflags(SSL *ssl, unsigned int flags)
     X509_VERIFY_PARAM *SSL_get0_param(SSL *ssl)
     int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM *param, const char *address)
     int SSL_do_handshake(SSL *ssl)
@@ -163,6 +159,5 @@ cdef extern from "<openssl/ssl.h>":
     long SSL_get_verify_result(const SSL *ssl)
     X509 *SSL_get1_peer_certificate(const SSL *ssl)
     void SSL_get0_alpn_selected(const SSL *ssl, const unsigned char **protocol, unsigned int *n)
-    const char *SSL_get_version(const SSL *ssl)
     enum:
         TLSEXT_NAMETYPE_host_name

@@ -99,7 +99,8 @@ cdef int choose_certificate(SSL *ssl, int *alert, void *user) noexcept:
     if name == NULL:
         return SSL_TLSEXT_ERR_NOACK
     for i in range(context.count):
-        if X509_check_host(SSL_CTX_get0_certificate(context.contexts[i]), name, strlen(name), 0, NULL) == 1:
+        if X509_check_host(SSL_CTX_get0_certificate(context.contexts[i]), name, strlen(name),
+                           X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, NULL) == 1:
             if i:
                 SSL_set_SSL_CTX(ssl, context.contexts[i])
             return SSL_TLSEXT_ERR_OK
@@ -217,11 +218,14 @@ cdef class TlsContext:
 
     cdef int _expect(self, SSL *ssl, str name) except -1:
         """As a client: the name or address that the peer's certificate has to have."""
-        cdef bytes text = name.encode("idna") if not name.isascii() else name.encode()
+        cdef bytes text
+        name = name.partition("%")[0].removesuffix(".")     # the zone of an address, the root of a name: certificates have neither
+        text = name.encode("idna") if not name.isascii() else name.encode()
         try:
             ipaddress.ip_address(name)
         except ValueError:
             SSL_set_tlsext_host_name(ssl, text)
+            SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS)
             if self.verified and SSL_set1_host(ssl, text) != 1:
                 raise MemoryError
         else:
