@@ -9,11 +9,13 @@ import base64
 import hashlib
 import re
 import socket
+import ssl
 from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.support.tunnel import WAIT_S, Tunnel, start_tunnel
+from tests.support.certificates import authority, here
+from tests.support.tunnel import WAIT_S, Tunnel, start_server, start_tunnel
 
 SIZE = 256
 REQUEST = b"\x82\xfe" + SIZE.to_bytes(2, "big") + bytes(4) + b"a" * SIZE  # a mask of zeros: the payload can be compared
@@ -108,3 +110,27 @@ async def test_reads_and_writes_per_message(stack: AsyncExitStack, connections: 
                 calls = reads_and_writes(tunnel) - before
     each = calls / (rounds * connections * depth)
     assert bound / 3 < each <= bound, f"{each:.3f} reads and writes of both ends per message"
+
+
+async def test_the_first_answer_over_tls(stack: AsyncExitStack) -> None:
+    """It leaves with the last records of the handshake."""
+    server = await start_server(stack, cert=here().cert, key=here().key)
+
+    def ask() -> bytes:
+        arrives, leaves = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = authority().context().wrap_bio(arrives, leaves, server_hostname="localhost")
+        with socket.create_connection(server.address, WAIT_S) as sock:
+            asked = False
+            while True:
+                try:
+                    if not asked:
+                        tls.do_handshake()
+                        tls.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                        asked = True
+                    return tls.read()
+                except ssl.SSLWantReadError:
+                    sock.sendall(leaves.read())
+                    arrives.write(sock.recv(65536))
+
+    assert (await asyncio.to_thread(ask)).startswith(b"HTTP/1.1 404 ")
+    assert server.status()["writes"] == 2

@@ -13,7 +13,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, memset
 
 from fasttunnel.engine._out cimport out_lend, out_used
 from fasttunnel.engine._system cimport (
@@ -33,11 +33,6 @@ cdef enum:
     EVENTS = 512                        # taken in one turn; the epoll stays readable while there are more
     PARTS = 16                          # of one sendmsg
     RECORDS = 65536                     # bytes of TLS records that are gathered for one part
-
-# For who forgot the "s": the browser shows it.
-cdef char *PLAIN_HTTP = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 38\r\nConnection: close\r\n\r\n"
-    b"400: this port speaks TLS, use https:\n")
 
 # Whether epoll is used where there is one. Tests turn it off to try what other systems use.
 use_epoll = True
@@ -287,20 +282,20 @@ cdef class Socket(Endpoint):
         self.poller.reads += self.tls.calls
         self.tls.calls = 0
         self._queue_records()
-        self.write()                        # also what tells the peer why it is not wanted
-        if self.fd < 0 or result == TLS_AGAIN:
-            return 0
+        if result == TLS_AGAIN:
+            return self.write()
         if result == TLS_FAILED:
-            if self.tls_context.server and tls_met_http(self.tls):
-                c_send(self.fd, PLAIN_HTTP, strlen(PLAIN_HTTP), MSG_NOSIGNAL)
-            return self.disconnect(tls_error(self.tls))
+            self.write()                    # what tells the peer why it is not wanted
+            if self.fd >= 0 and self.tls_context.unsecured and tls_met_http(self.tls):
+                c_send(self.fd, <const char *>self.tls_context.unsecured, len(self.tls_context.unsecured), MSG_NOSIGNAL)
+            return self.disconnect(tls_error(self.tls)) if self.fd >= 0 else 0
         if not self.tls_context.server:
             refusal = tls_refusal(self.tls)
             if refusal is not None:
                 return self.disconnect(TlsError(refusal))
         self.readable = True                # its first bytes may lie in OpenSSL's buffer: no event tells of them
         self.read_soon()
-        return self._stands()
+        return self._stands()               # the last records leave with what is sent first, in this turn
 
     cdef int _stands(self) except -1:
         cdef bint dialled = self.connecting

@@ -14,6 +14,7 @@ cdef class TlsContext:
     cdef const unsigned char *protocols_at
     cdef unsigned int protocols_len
     cdef readonly bint server
+    cdef readonly bytes unsecured       # for a peer that speaks HTTP in the clear, before it is closed
     cdef readonly bint verified         # the peer shows a certificate, and it is checked
     cdef frozenset pins                 # SHA-256 of the public keys of which the peer has to have one; empty: any
 

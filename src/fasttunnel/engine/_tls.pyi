@@ -7,6 +7,7 @@ class TlsContext:
     """What the connections of a port, or to a peer, have in common. Raises ConfigError."""
 
     server: bool
+    unsecured: bytes
     verified: bool
     def __new__(
         cls,
@@ -16,4 +17,5 @@ class TlsContext:
         ca: str | None = None,
         pins: Collection[bytes] = ...,
         verify: bool = True,
+        unsecured: bytes = b"",
     ) -> TlsContext: ...

@@ -135,11 +135,13 @@ cdef class TlsContext:
 
     ca: a PEM file of those whose signature on the peer's certificate counts; None: a client takes the system's, a server asks
     for no certificate. pins: digests of keys (`fasttunnel.control.tls.read_pin`); with pins and without `ca` such a key is
-    enough. verify: False for a client that takes any certificate. Raises ConfigError.
+    enough. verify: False for a client that takes any certificate. unsecured: what a server tells who speaks HTTP in the clear.
+    Raises ConfigError.
     """
 
-    def __cinit__(self, bint server, certificates, protocols, ca=None, pins=frozenset(), bint verify=True):
+    def __cinit__(self, bint server, certificates, protocols, ca=None, pins=frozenset(), bint verify=True, bytes unsecured=b""):
         self.server = server
+        self.unsecured = unsecured
         self.pins = frozenset(pins)
         self.protocols = b"".join(bytes([len(name)]) + name.encode() for name in protocols)
         self.protocols_at = <const unsigned char *><const char *>self.protocols

@@ -38,6 +38,13 @@ PROTOCOL_NAMES = {1: "http", 2: "grpc", 3: "websocket"}
 REGISTER_TIMEOUT_S = 10.0
 BACKLOG = 4096
 
+# For who forgot the "s": the browser shows it.
+UNSECURED = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: 38\r\nConnection: close\r\n\r\n"
+    b"400: this port speaks TLS, use https:\n"
+)
+
 
 class Session:
     """What the server knows of one tunnel."""
@@ -161,8 +168,9 @@ class ServerEngine:
             return None
         certificates = [(one.chain, one.key) for one in self._config.certificates]
         if kind == "public":
-            return TlsContext(True, certificates, PUBLIC_PROTOCOLS)
-        return TlsContext(True, certificates, TUNNEL_PROTOCOLS, self._config.client_ca or None)
+            return TlsContext(True, certificates, PUBLIC_PROTOCOLS, unsecured=UNSECURED)
+        ca = self._config.client_ca or None
+        return TlsContext(True, certificates, TUNNEL_PROTOCOLS, ca, unsecured=UNSECURED)
 
     def _reload(self) -> None:
         """New connections get what the files hold now. Raises ConfigError."""
