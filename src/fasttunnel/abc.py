@@ -36,7 +36,7 @@ class ServerEngine(Protocol):
         """Returns once stopped."""
 
     def review(self) -> None:
-        """Have the authenticator look at its tokens now, and end the tunnels that may not be any more."""
+        """Look at tokens and certificates now, and end the tunnels that may not be any more."""
 
     def status(self) -> dict[str, Any]:
         """Counts and links, for people and tests."""

@@ -173,7 +173,7 @@ class Server:
         await self._running.wait_closed()
 
     def reload(self) -> None:
-        """Read the tokens file now; by itself that happens within a few seconds of a change."""
+        """Read tokens and certificates now if they have changed; by itself that happens within a few seconds."""
         self._running.review()
 
     async def __aenter__(self) -> Self:

@@ -278,6 +278,19 @@ async def test_certificates_are_read_again_when_they_change(
     tunnel.events.warnings.clear()
 
 
+async def test_certificates_are_read_again_when_that_is_asked_for(stack: AsyncExitStack, tmp_path: Path) -> None:
+    issued = [authority().issue(f"n{number}", "localhost") for number in range(2)]
+    both = tmp_path / "both.pem"
+    both.touch(0o600)
+    both.write_bytes(read(issued[0].key) + read(issued[0].cert))
+    tunnel = await start_tunnel(
+        stack, "http://127.0.0.1:1", server={"cert": str(both)}, client={**TRUSTING, "server_name": "localhost"}
+    )
+    both.write_bytes(read(issued[1].key) + read(issued[1].cert))
+    tunnel.server.reload()
+    assert (await asyncio.to_thread(shown, tunnel, "localhost"))[0] == issued[1].serial
+
+
 @pytest.mark.parametrize("what", ["cert", "key", "client_ca"])
 async def test_a_file_that_cannot_be_used_is_said(stack: AsyncExitStack, tmp_path: Path, what: str) -> None:
     (tmp_path / "wrong.pem").write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")

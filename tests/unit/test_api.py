@@ -5,6 +5,7 @@ import errno
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,6 +129,23 @@ async def test_started_twice() -> None:
     async with fasttunnel.Server(engine=FakeServerEngine) as server:
         with pytest.raises(fasttunnel.FasttunnelError, match="already"):
             await server.start()
+
+
+async def test_keys_that_others_may_read(tmp_path: Path) -> None:
+    lines: list[str] = []
+    keys = [tmp_path / "open.key", tmp_path / "own.key"]
+    for key, mode in zip(keys, (0o644, 0o600), strict=True):
+        key.touch()
+        key.chmod(mode)
+    events = Events(lines.append)
+    paths = [str(key) for key in keys]
+    async with fasttunnel.Server(cert=["a", "b"], key=paths, events=events, engine=FakeServerEngine):
+        (line,) = lines
+        assert f"{keys[0]} is open to other users" in line
+    async with fasttunnel.Client(
+        "127.0.0.1:7000", "http://127.0.0.1:1", cert="a", key=paths[0], events=events, engine=FakeClientEngine
+    ):
+        assert lines == [line, line]
 
 
 async def test_client_life() -> None:

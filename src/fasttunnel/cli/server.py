@@ -100,7 +100,7 @@ def server(
         ws_message_bytes = 16_777_216
 
     A first Ctrl-C (SIGINT, SIGTERM) lets requests under way finish, a second one stops at once.
-    SIGHUP has the file of --tokens read at once.
+    SIGHUP has certificates and the file of --tokens read at once if they have changed.
     """
     try:
         settings = server_config(
@@ -135,7 +135,7 @@ def server(
         screen.public, screen.secure = end.address, settings.secures("public")
         screen.title("server")
         screen.summary(end.public_url, end.tunnel, settings)
-        if settings.tokens_file:
+        if settings.tokens_file or settings.tls_files:
             running.on_hangup(end.reload)
 
     running.run(lambda: running.serve(end, started, screen.say))

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -147,7 +147,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     def warnings(self) -> list[str]:
         """What can be used so, and should not."""
-        texts = [self.token.warning] if self.token and self.token.warning else []
+        texts = _exposed(self.token, self.certificates)
         if not is_loopback(parse_address(self.tunnel)[0]):
             if not self.secures("tunnel"):
                 texts.append(f"clients send their tokens to {self.tunnel} in the clear; add --cert and --key")
@@ -217,7 +217,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     def warnings(self) -> list[str]:
         """What can be used so, and should not."""
-        texts = [self.token.warning] if self.token and self.token.warning else []
+        texts = _exposed(self.token, [self.certificate] if self.certificate else [])
         if self.token and not self.secure and not is_loopback(parse_address(self.server)[0]):
             texts.append(f"the token goes to {self.server} in the clear; --tls encrypts the tunnel")
         return texts
@@ -303,6 +303,11 @@ def exposure(path: Path) -> str | None:
     if not mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
         return None
     return f"{path} is open to other users of this machine (mode {stat.S_IMODE(mode):04o}); chmod 600 {path}"
+
+
+def _exposed(token: Secret | None, certificates: Iterable[Certificate]) -> list[str]:
+    found = [token.warning if token else None, *(exposure(Path(one.key)) for one in certificates)]
+    return [warning for warning in found if warning]
 
 
 def read_setting(text: str) -> tuple[str, Any]:

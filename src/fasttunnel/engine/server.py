@@ -107,6 +107,7 @@ class ServerEngine:
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._outages = Outages(self._config.queue_timeout_s)
         self._gate = Gate(self._reactor, self.routes, self._outages, self._config, recording)
+        self._files = FileWatch(self._config.tls_files, self._reload, self.warning)  # from before they are read
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         try:
             self.tunnel_addresses = await self._listen("tunnel", lambda: LinkConn(self._reactor, self))
@@ -115,7 +116,6 @@ class ServerEngine:
             self._close_listeners("public", "tunnel")
             self._reactor.close()
             raise
-        self._files = FileWatch(self._config.tls_files, self._reload, self.warning)
         self._files.start()
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
             for host, port in addresses:
@@ -131,6 +131,8 @@ class ServerEngine:
 
     def review(self, *, at_once: bool = True) -> None:
         """Tunnels whose token is gone, has expired, or permits less than they have, end."""
+        if at_once:
+            self._files.check()
         self._authenticator.poll(at_once=at_once)
         for link in list(self._links):
             session: Session = link.info

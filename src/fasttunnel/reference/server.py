@@ -135,6 +135,7 @@ class ServerEngine:
     # -- starting and stopping
 
     async def start(self) -> None:
+        self._files = FileWatch(self.config.tls_files, self._reload, self.events.warning)  # from before they are read
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         reuse_port = self.config.reuse_port
         if self.config.secures("public"):
@@ -160,7 +161,6 @@ class ServerEngine:
         except OSError as error:
             await self._grpc.stop(0)
             raise ListenError(f"cannot listen on {self.config.listen}", detail=describe(error)) from error
-        self._files = FileWatch(self.config.tls_files, self._reload, self.events.warning)
         self._files.start()
         self._steer(OLDEST)
         self.public_addresses = [sock.getsockname()[:2] for sock in self._listener.sockets]
@@ -178,6 +178,8 @@ class ServerEngine:
 
     def review(self, *, at_once: bool = True) -> None:
         """Tunnels whose token is gone, has expired, or permits less than they have, end."""
+        if at_once:
+            self._files.check()
         self._authenticator.poll(at_once=at_once)
         for session in list(self._sessions):
             try:
