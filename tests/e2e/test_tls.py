@@ -409,6 +409,9 @@ async def test_a_client_shows_a_certificate(stack: AsyncExitStack, site: str) ->
     url = f"{server.public_url}/bytes/5"
     async with aiohttp.ClientSession() as session, session.get(url, ssl=authority().context()) as got:
         assert await got.read() == content(5)
+    nameless = authority("clients").issue("nameless", common_name=False)
+    with pytest.raises(fasttunnel.errors.AuthError, match="no common name"):  # all such would be one
+        await start_client(stack, server.tunnel, [site], **{**first, "cert": nameless.cert, "key": nameless.key})
     # The name of a client belongs to whoever has shown the certificate.
     with pytest.raises(fasttunnel.errors.AuthError, match="somebody else"):
         await start_client(stack, server.tunnel, [site], **{**first, "cert": bob.cert, "key": bob.key})

@@ -118,6 +118,8 @@ class Authenticator:
 
         `certificate` is the common name in the one that was shown, and verified.
         """
+        if certificate == "":  # all of them would be one
+            raise Refused(GrpcStatus.UNAUTHENTICATED, "the certificate has no common name")
         found = self._anonymous if self._open else self._known(authorization, peer)
         return found if certificate is None else msgspec.structs.replace(found, certificate=certificate)
 

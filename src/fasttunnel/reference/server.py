@@ -365,8 +365,10 @@ class ServerEngine:
             if verdict:
                 raise Refused(GrpcStatus.RESOURCE_EXHAUSTED, CROWDED)
             shown = context.auth_context().get("x509_common_name")
+            nobody = "" if self.config.client_ca else None
+            certificate = shown[0].decode("utf-8", "replace") if shown else nobody
             try:
-                login = self._authenticator.login(token, peer, shown[0].decode() if shown else None)
+                login = self._authenticator.login(token, peer, certificate)
             except Refused as refusal:
                 self._tell_refusal(peer, refusal.status, refusal.text)
                 raise
