@@ -342,6 +342,18 @@ async def curl(*arguments: str) -> bytes:
     return done.out
 
 
+async def test_a_server_that_listens_everywhere_names_urls_that_can_be_opened(
+    stack: AsyncExitStack, backend: Backend
+) -> None:
+    everywhere = ["--listen", "0.0.0.0:0", "--tunnel", "0.0.0.0:0"]
+    server = await stack.enter_async_context(command("server", *everywhere, token="t"))
+    tunnel = (await server.line(r"tunnel +127\.0\.0\.1:(\d+)"))[1]
+    client = await start_client(stack, f"localhost:{tunnel}", backend.address, token="t")
+    await client.line(r"routes +http://localhost:\d+ ")  # where the server was found
+    await server.line(r"client ")
+    await server.line(r"^ +http://127\.0\.0\.1:\d+ ")
+
+
 @pytest.mark.parametrize("mutual", [False, True], ids=["server", "server and client"])
 async def test_certificates_for_trying_out(
     stack: AsyncExitStack, backend: Backend, tmp_path: Path, mutual: bool

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fasttunnel import limits
-from fasttunnel.control.routes import GRPC, HTTP, PROTOCOLS, WEBSOCKET, Route, RouteTable, normal_host
+from fasttunnel.control.routes import GRPC, HTTP, PROTOCOLS, WEBSOCKET, Route, RouteTable, at_host, normal_host
 from fasttunnel.errors import ConfigError, RouteTaken
 
 
@@ -374,3 +374,9 @@ def test_a_row_of_many_routes_is_searched_by_halves(monkeypatch: pytest.MonkeyPa
     assert looks < 20 * 3 * 2 * len(many)
     assert target(routes.match(HTTP, "h", "/a/7/b")) == "y"
     assert routes.match(HTTP, "h", "/a/11") is None
+
+
+def test_urls_of_a_server_that_listens_everywhere() -> None:
+    assert at_host("http://0.0.0.0:80/a", "t.example") == "http://t.example:80/a"
+    assert at_host("grpcs://[::]:443/a.S", "::1") == "grpcs://[::1]:443/a.S"
+    assert at_host("http://10.0.0.0:80", "t.example") == "http://10.0.0.0:80"

@@ -2,11 +2,19 @@
 
 import asyncio
 import base64
+import datetime
+import io
 import ssl
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, NameOID
+from rich.console import Console
 
+from fasttunnel.cli.screen import ServerScreen
 from fasttunnel.control.config import client_config, read_file, server_config
 from fasttunnel.control.tls import (
     Certificate,
@@ -16,6 +24,7 @@ from fasttunnel.control.tls import (
     check,
     check_pem,
     client_context,
+    dialled_name,
     pair,
     read_pin,
 )
@@ -202,6 +211,39 @@ def test_a_context_chooses_by_name_and_keeps_what_it_had(tmp_path: Path) -> None
     with pytest.raises(ConfigError):
         context.load()
     assert chosen("a.example") is first
+
+
+def test_names_that_cannot_be_read_name_nobody(tmp_path: Path) -> None:
+    """OpenSSL takes such a certificate, so we do."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"\x30\x04\x82\x02\xff\xfe")
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+    made = builder.add_extension(names, False).sign(key, hashes.SHA256())
+    both = tmp_path / "both.pem"
+    pem = serialization.Encoding.PEM
+    plain = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    both.write_bytes(made.public_bytes(pem) + plain)
+    certificate = Certificate(str(both), str(both))
+    assert dialled_name(certificate) is None
+    ServerContext([certificate], ["h2"])
+
+
+@pytest.mark.parametrize(
+    ("names", "host"), [(("*.t.example", "t.example"), "t.example"), (("127.0.0.1",), "127.0.0.1"), ((), "127.0.0.1")]
+)
+def test_the_summary_says_how_a_client_dials(names: tuple[str, ...], host: str) -> None:
+    issued = authority().issue("s", *names)
+    console = Console(width=80, file=io.StringIO())
+    config = server_config({"cert": issued.cert, "key": issued.key})
+    ServerScreen(console).summary("https://127.0.0.1:8080", "127.0.0.1:7000", config)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert f"fasttunnel client --server {host}:7000 --tls http://127.0.0.1:3000" in shown
+    assert "--ca" in shown
+    gone = server_config({"cert": "/gone.pem"})  # or out of reach, for the user that the server has become
+    ServerScreen(console).summary("https://127.0.0.1:8080", "127.0.0.1:7000", gone)
 
 
 async def test_files_that_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from fasttunnel.control.config import ClientConfig, RouteSpec, ServerConfig
+from fasttunnel.control.config import ClientConfig, RouteSpec, ServerConfig, parse_address
 from fasttunnel.control.log import Events
-from fasttunnel.control.routes import Route
+from fasttunnel.control.routes import Route, format_address
+from fasttunnel.control.tls import dialled_name
+from fasttunnel.errors import ConfigError
 from fasttunnel.version import __version__
 
 
@@ -72,8 +74,15 @@ class ServerScreen(Screen):
         needs = f"  clients need {' and '.join(needed)}" if needed else "  no token: for this machine only"
         self.line("tunnel", tunnel, needs + ", and use TLS" * config.secures("tunnel"))
         self.line("routes", "none yet; to add some, run beside your app (here one on port 3000):")
-        tls = " --tls" * config.secures("tunnel")
-        self.line("", f"fasttunnel client --server {tunnel}{tls} http://127.0.0.1:3000")
+        if not config.secures("tunnel"):
+            self.line("", f"fasttunnel client --server {tunnel} http://127.0.0.1:3000")
+            return
+        host, port = parse_address(tunnel)
+        with contextlib.suppress(ConfigError):  # it may be out of reach for the user that we have become
+            host = dialled_name(config.certificates[0]) or host
+        server = format_address(host, port)
+        self.line("", f"fasttunnel client --server {server} --tls http://127.0.0.1:3000")
+        self.line("", "with --ca FILE in place of --tls if its authority is none that systems trust")
 
     def link_up(self, client_id: str, session_id: str, peer: str, routes: Sequence[Route]) -> None:
         self.line("client", f"{client_id or session_id} from {peer}", style="bold green")

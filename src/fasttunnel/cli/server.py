@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fasttunnel.cli import options, running
-from fasttunnel.control.config import DEFAULT_LISTEN, DEFAULT_TUNNEL, server_config
+from fasttunnel.control.config import DEFAULT_LISTEN, DEFAULT_TUNNEL, parse_address, server_config
 from fasttunnel.control.privileges import become, find_user
 from fasttunnel.errors import FasttunnelError
 
@@ -132,7 +132,8 @@ def server(
     def started() -> None:
         if account is not None:
             become(account)
-        screen.public, screen.secure = end.address, settings.secures("public")
+        screen.public = parse_address(end.public_url.rpartition("/")[2])
+        screen.secure = settings.secures("public")
         screen.title("server")
         screen.summary(end.public_url, end.tunnel, settings)
         if settings.tokens_file or settings.tls_files:

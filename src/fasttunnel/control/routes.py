@@ -26,6 +26,7 @@ PROTOCOLS = {HTTP: "HTTP", GRPC: "gRPC", WEBSOCKET: "WebSocket"}
 
 _HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*|\[[0-9a-f:.]+\]")
 _SERVICE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+_EVERYWHERE = re.compile(r"(?<=://)(0\.0\.0\.0|\[::\])(?=:)")
 _PREFIX = re.compile(r"/[!\"$->@-~]*")  # visible ASCII but '#' and '?'
 _CACHED_HOSTS = 4096
 
@@ -140,6 +141,12 @@ def normal_host(host: str) -> str:
 def format_address(host: str, port: int) -> str:
     """HOST:PORT, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def at_host(url: str, host: str) -> str:
+    """A URL of a server that has been found at `host`: one that listens everywhere cannot say where that is."""
+    known = f"[{host}]" if ":" in host else host
+    return _EVERYWHERE.sub(lambda _: known, url, count=1)
 
 
 class _Bucket(Generic[T]):

@@ -125,6 +125,11 @@ class ServerContext:
         connection.context = next(fitting, self._named[0][1])
 
 
+def dialled_name(certificate: Certificate) -> str | None:
+    """A name by which whoever dials finds this certificate right. Raises ConfigError."""
+    return next((name for name in _names(certificate) if "*" not in name), None)
+
+
 def check(certificates: Sequence[Certificate], client_ca: str) -> None:
     """Raises ConfigError for files that cannot be used."""
     for certificate in certificates:
@@ -205,10 +210,10 @@ def _names(certificate: Certificate) -> list[str]:
     """DNS names that a certificate is for, in lower case."""
     from cryptography import x509
 
-    found = x509.load_pem_x509_certificate(read_pem(certificate.chain))
     try:
+        found = x509.load_pem_x509_certificate(read_pem(certificate.chain))
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, ValueError):  # OpenSSL takes some that are not well formed: they name nobody
         return []
     return [name.lower() for name in names.get_values_for_type(x509.DNSName)]
 

@@ -12,7 +12,7 @@ from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import ClientConfig, parse_address
 from fasttunnel.control.log import Events, Sparing
-from fasttunnel.control.routes import RouteTable
+from fasttunnel.control.routes import RouteTable, at_host
 from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
 from fasttunnel.engine._backends import Backends
 from fasttunnel.engine._exchange import WindowBudget
@@ -353,7 +353,8 @@ class ClientEngine:
         tunnel.heartbeat = HeartbeatTimer(link, interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
         # The name that the server gave is kept: it makes us the same client when we come back.
         self._client_id = registered.client_id or self._client_id
-        self.urls = list(registered.urls)
+        host, _ = parse_address(self._config.server)
+        self.urls = [at_host(url, host) for url in registered.urls]
         tunnel.was_up, tunnel.up_since_s = True, asyncio.get_running_loop().time()
         for older in self._links():
             if older is not link and older.info.number == tunnel.number:

@@ -14,7 +14,7 @@ from fasttunnel import limits
 from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.log import Events, Sparing
-from fasttunnel.control.routes import Route, RouteTable, format_address
+from fasttunnel.control.routes import Route, RouteTable, at_host, format_address
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
 from fasttunnel.reference.backend import Backend, Streams
@@ -285,7 +285,8 @@ class ClientEngine:
         tunnel.start_heartbeat(interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
         # The name that the server gave is kept: it makes us the same client when we come back.
         self._client_id = registered.client_id or self._client_id
-        self.urls = list(registered.urls)
+        host, _ = settings.parse_address(self.config.server)
+        self.urls = [at_host(url, host) for url in registered.urls]
         for older in self._tunnels:
             if older is not tunnel and older.number == tunnel.number and older.up:
                 older.send_go_away("connected anew", 0)  # so the server that leaves need not wait for us
