@@ -10,10 +10,11 @@ import msgspec
 
 from fasttunnel import limits
 from fasttunnel.control.addresses import Mistakes, host_of
-from fasttunnel.control.config import Secret, exposure
+from fasttunnel.control.config import Secret
 from fasttunnel.control.permission import Permission
 from fasttunnel.control.rates import Bucket
 from fasttunnel.control.routes import Route
+from fasttunnel.control.sources import exposure
 from fasttunnel.control.tokens import Token, digest_of, read_tokens
 from fasttunnel.control.watch import FileWatch
 from fasttunnel.errors import ConfigError, GrpcStatus
