@@ -26,12 +26,11 @@ from fasttunnel.control.config import (
     RouteSpec,
     Secret,
     ServerConfig,
-    client_config,
     parse_address,
-    server_config,
 )
 from fasttunnel.control.log import Events, guard
 from fasttunnel.control.routes import Route, format_address
+from fasttunnel.control.sources import client_config, server_config
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
 
 if TYPE_CHECKING:

@@ -86,6 +86,20 @@ async def test_a_server_goes_on_as_somebody_else(stack: AsyncExitStack, backend:
     assert await server.end() == 0
 
 
+async def test_a_hangup_ends_neither_end(stack: AsyncExitStack, backend: Backend, http: ClientSession) -> None:
+    """Whether or not there is something to read again."""
+    server, url, tunnel = await start_server(stack)
+    client = await start_client(stack, tunnel, backend.address)
+    server.signal(signal.SIGHUP)
+    client.signal(signal.SIGHUP)
+    await client.line("reads nothing again")
+    async with http.get(f"{url}/x") as got:
+        assert await got.text() == "hello /x"
+    for end in (client, server):
+        end.signal(signal.SIGTERM)
+        assert await end.end() == 0
+
+
 async def test_a_user_that_cannot_be_is_said(stack: AsyncExitStack) -> None:
     server = await stack.enter_async_context(command("server", "--user", "no-such-user"))
     assert await server.end() == 2

@@ -2,8 +2,9 @@
 
 import pytest
 
-from fasttunnel.control.config import ServerConfig, server_config
+from fasttunnel.control.config import ServerConfig
 from fasttunnel.control.forwarding import Networks, forwarding_fields
+from fasttunnel.control.sources import server_config
 from fasttunnel.errors import ConfigError
 
 

@@ -17,9 +17,10 @@ LAYERS = """
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
     control.forwarding control.routes control.backoff control.listening control.rates control.addresses
-    control.tls control.watch control.privileges
+    control.tls control.watch control.privileges control.exposure
     control.permission
-    control.config control.outage control.tokens
+    control.config control.outage control.tokens control.kinds control.descriptions
+    control.sources control.schema
     control.auth control.log control.trace control.certificates
     control.registration
     abc
@@ -54,7 +55,7 @@ LAYERS = """
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.cert cli.demo cli.token cli.version
+    cli.server cli.client cli.cert cli.config cli.demo cli.token cli.version
     cli
     __main__
 """

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from rich.console import Console
 
 from fasttunnel.cli.screen import ServerScreen
-from fasttunnel.control.config import client_config, read_file, server_config
+from fasttunnel.control.sources import client_config, from_file, server_config
 from fasttunnel.control.tls import (
     Certificate,
     ServerContext,
@@ -117,7 +117,7 @@ def test_options_of_the_client() -> None:
 
 def test_files_are_sought_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "server.toml").write_text('cert = ["a.pem", "/b.pem"]\nkey = "k.pem"\nclient_ca = "ca.pem"\n')
-    options = read_file(tmp_path / "server.toml")
+    options = {name: given.value for name, given in from_file(tmp_path / "server.toml").items()}
     assert options["cert"] == [str(tmp_path / "a.pem"), "/b.pem"]
     assert options["key"] == str(tmp_path / "k.pem")
     assert options["client_ca"] == str(tmp_path / "ca.pem")

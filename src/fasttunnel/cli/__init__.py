@@ -1,9 +1,10 @@
-"""The command line: `fasttunnel server`, `client`, `token`, `cert`, `demo` and `version`."""
+"""The command line: `fasttunnel server`, `client`, `config`, `token`, `cert`, `demo` and `version`."""
 
 import click
 
 from fasttunnel.cli.cert import cert
 from fasttunnel.cli.client import client
+from fasttunnel.cli.config import config
 from fasttunnel.cli.demo import demo
 from fasttunnel.cli.server import server
 from fasttunnel.cli.token import token
@@ -45,6 +46,7 @@ def main() -> None:
 
 main.add_command(server)
 main.add_command(client)
+main.add_command(config)
 main.add_command(token)
 main.add_command(cert)
 main.add_command(demo)

@@ -1,18 +1,19 @@
 """`fasttunnel client`."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fasttunnel.cli import options, running
-from fasttunnel.control.config import client_config
+from fasttunnel.control.config import ClientConfig
+from fasttunnel.control.sources import configure
 from fasttunnel.errors import FasttunnelError
 
 if TYPE_CHECKING:
     from fasttunnel.api import EngineName
 
 
+@options.every(ClientConfig)
 @click.command()
 @click.option("--server", metavar="HOST:PORT", help="The tunnel port of the server.")
 @click.option(
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 @click.option("--key", metavar="F", help="Its key. Default: it is in the same file.")
 @click.option(
     "--connections",
-    type=int,
     metavar="N",
     help="Tunnel connections side by side: requests spread over them, and one lost costs only its own. Default: 1",
 )
@@ -46,22 +46,7 @@ if TYPE_CHECKING:
 @options.engine
 @options.trace_messages
 @click.argument("routes", nargs=-1, metavar="[ROUTE=]BACKEND ...")
-def client(
-    server: str | None,
-    tls: bool | None,
-    ca: str | None,
-    pins: tuple[str, ...],
-    server_name: str | None,
-    cert: str | None,
-    key: str | None,
-    connections: int | None,
-    token_file: Path | None,
-    config: Path | None,
-    assignments: tuple[str, ...],
-    routes: tuple[str, ...],
-    engine: "EngineName | None",
-    trace_messages: bool,
-) -> None:
+def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> None:
     """Dial a server and pass its requests to backends.
 
     \b
@@ -91,23 +76,7 @@ def client(
     under way finish, a second one stops at once.
     """
     try:
-        settings = client_config(
-            options.gather(
-                config,
-                assignments,
-                token_file,
-                server=server,
-                tls=tls,
-                ca=ca,
-                pins=pins,
-                server_name=server_name,
-                cert=cert,
-                key=key,
-                connections=connections,
-                routes=routes,
-                token=options.token_variable(),
-            )
-        )
+        settings = configure(ClientConfig, options.gather(ClientConfig, given))
     except FasttunnelError as error:
         running.fail(error)
 
@@ -118,4 +87,8 @@ def client(
     screen.tap = options.tap(trace_messages)
     screen.title("client")
     end = Client.from_config(settings, events=screen, engine=engine)
-    running.run(lambda: running.serve(end, lambda: None, screen.say))
+
+    def reload() -> None:
+        screen.say("reload  a client reads nothing again; start it anew for other options")
+
+    running.run(lambda: running.serve(end, lambda: None, screen.say, reload))

@@ -51,15 +51,24 @@ def fail(error: FasttunnelError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-async def serve(end: Stoppable, started: Callable[[], None], say: Callable[[str], None]) -> None:
-    """Start one end of a tunnel, call `started`, and keep it running until it ends or a signal stops it."""
+async def serve(
+    end: Stoppable, started: Callable[[], None], say: Callable[[str], None], reload: Callable[[], None]
+) -> None:
+    """Start one end of a tunnel, call `started`, and keep it running until it ends or a signal stops it.
+
+    SIGHUP calls `reload`, once it has started.
+    """
+    up = False
 
     async def live() -> None:
+        nonlocal up
         await end.start()
+        up = True
         started()
         await end.wait_closed()
 
     asked = stop_signal(say)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reload() if up else None)
     try:
         await _first(asked, live())
     finally:
@@ -79,11 +88,6 @@ def stop_signal(say: Callable[[str], None]) -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     return asked
-
-
-def on_hangup(reload: Callable[[], None]) -> None:
-    """Call `reload` at each SIGHUP."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
 async def _first(asked: asyncio.Event, work: Awaitable[None]) -> None:

@@ -1,19 +1,20 @@
 """`fasttunnel server`."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fasttunnel.cli import options, running
-from fasttunnel.control.config import DEFAULT_LISTEN, DEFAULT_TUNNEL, parse_address, server_config
+from fasttunnel.control.config import DEFAULT_LISTEN, DEFAULT_TUNNEL, ServerConfig, parse_address
 from fasttunnel.control.privileges import become, find_user
+from fasttunnel.control.sources import configure
 from fasttunnel.errors import FasttunnelError
 
 if TYPE_CHECKING:
     from fasttunnel.api import EngineName
 
 
+@options.every(ServerConfig)
 @click.command()
 @click.option(
     "--listen",
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 @click.option(
     "--queue-timeout",
     "queue_timeout_s",
-    type=float,
     metavar="S",
     help="How many seconds a request waits for a client that is away to come back. Default: 0, it gets 503 at once.",
 )
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 @click.option(
     "--tokens",
     "tokens_file",
-    type=click.Path(dir_okay=False),
     metavar="F",
     help="TOML file of token hashes with their permissions, made by `fasttunnel token`; read again when it changes.",
 )
@@ -60,22 +59,7 @@ if TYPE_CHECKING:
 @options.settings
 @options.engine
 @options.trace_messages
-def server(
-    listen: str | None,
-    tunnel: str | None,
-    cert: tuple[str, ...],
-    key: tuple[str, ...],
-    client_ca: str | None,
-    reuse_port: bool | None,
-    queue_timeout_s: float | None,
-    user: str | None,
-    token_file: Path | None,
-    tokens_file: str | None,
-    config: Path | None,
-    assignments: tuple[str, ...],
-    engine: "EngineName | None",
-    trace_messages: bool,
-) -> None:
+def server(user: str | None, engine: "EngineName | None", trace_messages: bool, **given: Any) -> None:
     """Accept requests of the public and pass them to clients.
 
     \b
@@ -103,22 +87,7 @@ def server(
     SIGHUP has certificates and the file of --tokens read at once if they have changed.
     """
     try:
-        settings = server_config(
-            options.gather(
-                config,
-                assignments,
-                token_file,
-                listen=listen,
-                tunnel=tunnel,
-                cert=cert,
-                key=key,
-                client_ca=client_ca,
-                reuse_port=reuse_port,
-                queue_timeout_s=queue_timeout_s,
-                tokens_file=tokens_file,
-                token=options.token_variable(),
-            )
-        )
+        settings = configure(ServerConfig, options.gather(ServerConfig, given))
         account = find_user(user) if user is not None else None
         from fasttunnel.api import Server
         from fasttunnel.cli.screen import ServerScreen
@@ -136,7 +105,5 @@ def server(
         screen.secure = settings.secures("public")
         screen.title("server")
         screen.summary(end.public_url, end.tunnel, settings)
-        if settings.tokens_file or settings.tls_files:
-            running.on_hangup(end.reload)
 
-    running.run(lambda: running.serve(end, started, screen.say))
+    running.run(lambda: running.serve(end, started, screen.say, end.reload))

@@ -10,7 +10,8 @@ import msgspec
 
 from fasttunnel import limits
 from fasttunnel.control.addresses import Mistakes, host_of
-from fasttunnel.control.config import Secret, exposure
+from fasttunnel.control.config import Secret
+from fasttunnel.control.exposure import exposure
 from fasttunnel.control.permission import Permission
 from fasttunnel.control.rates import Bucket
 from fasttunnel.control.routes import Route

@@ -1,22 +1,21 @@
-"""Configuration: what the two programs can be told, from Python, the command line or a TOML file.
+"""Configuration: what the two programs can be told, and what goes together.
 
-Structs are immutable and checked as a whole; every mistake is a ConfigError that says where and what.
+What each option is for stands in `control.descriptions`, where its value comes from is the matter of
+`control.sources`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import stat
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 
 from fasttunnel import limits
+from fasttunnel.control.exposure import exposure
 from fasttunnel.control.forwarding import Networks
 from fasttunnel.control.routes import GRPC, HTTP, WEBSOCKET, Route, check_host, format_address
 from fasttunnel.control.tls import Certificate, pair, read_pin
@@ -31,11 +30,6 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Window = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_WINDOW_BYTES)]
 Fragment = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_FRAGMENT_BYTES)]
 HeaderList = Annotated[int, msgspec.Meta(ge=4096, le=1024 * 1024)]
-
-# Options that name files.
-FILES = ("token_file", "tokens_file", "cert", "key", "ca", "client_ca", "backend_ca")
-
-C = TypeVar("C", bound="ServerConfig | ClientConfig")
 
 
 class Secret:
@@ -103,19 +97,19 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     tunnel: str = DEFAULT_TUNNEL
     reuse_port: bool = False
     token: Secret | None = None
-    cert: tuple[str, ...] = ()  # PEM files; which one goes by the name that is asked for
-    key: tuple[str, ...] = ()  # of each; none: it is in the same file
-    tls: tuple[Literal["public", "tunnel"], ...] | None = None  # ports that use them; without it both
-    client_ca: str = ""  # who signs the certificates that clients have to show
-    tokens_file: str = ""  # several tokens with their permissions: control/tokens.py
+    cert: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    tls: tuple[Literal["public", "tunnel"], ...] | None = None
+    client_ca: str = ""
+    tokens_file: str = ""
     max_failed_logins: Size = limits.MAX_FAILED_LOGINS
     max_connections_per_address: Size = limits.MAX_CONNECTIONS_PER_ADDRESS
-    trusted_proxies: tuple[str, ...] = ()  # networks whose own X-Forwarded-* and Forwarded count
+    trusted_proxies: tuple[str, ...] = ()
     initial_window: Window = limits.INITIAL_WINDOW_BYTES
     max_fragment: Fragment = limits.FRAGMENT_BYTES
     header_list_bytes: HeaderList = limits.HEADER_LIST_BYTES
-    max_window: Window = limits.TUNED_WINDOW_BYTES  # that windows grow to where the way is long
-    window_budget: Size = limits.WINDOW_BUDGET_BYTES  # that all of them grow by, together
+    max_window: Window = limits.TUNED_WINDOW_BYTES
+    window_budget: Size = limits.WINDOW_BUDGET_BYTES
     target_bytes: HeaderList = limits.TARGET_BYTES
     ws_message_bytes: Size = limits.WS_MESSAGE_BYTES
     grpc_message_bytes: Size = limits.GRPC_MESSAGE_BYTES
@@ -179,13 +173,13 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     server: str
     token: Secret | None = None
     client_id: Annotated[str, msgspec.Meta(max_length=limits.CLIENT_ID)] = ""
-    tls: bool = False  # the tunnel; implied by the options behind it
-    ca: str = ""  # PEM file of those who sign the server's certificate; empty: the system's
-    pins: tuple[str, ...] = ()  # keys that the server may have, sha256//BASE64; without `ca` such a key is enough
-    server_name: str = ""  # that the server's certificate has to have; empty: the host that is dialled
-    cert: str = ""  # what we show to a server that asks, a PEM file
-    key: str = ""  # empty: in the same file
-    backend_ca: str = ""  # PEM file of those who sign the certificates of backends; empty: the system's
+    tls: bool = False
+    ca: str = ""
+    pins: tuple[str, ...] = ()
+    server_name: str = ""
+    cert: str = ""
+    key: str = ""
+    backend_ca: str = ""
     backend_verify: bool = True
     routes: tuple[RouteSpec, ...] = ()
     initial_window: Window = limits.INITIAL_WINDOW_BYTES
@@ -195,7 +189,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     grpc_message_bytes: Size = limits.GRPC_MESSAGE_BYTES
     max_window: Window = limits.TUNED_WINDOW_BYTES
     window_budget: Size = limits.WINDOW_BUDGET_BYTES
-    connections: Annotated[int, msgspec.Meta(ge=1, le=limits.CONNECTIONS)] = 1  # tunnels side by side
+    connections: Annotated[int, msgspec.Meta(ge=1, le=limits.CONNECTIONS)] = 1
     connect_timeout_s: Positive = limits.CONNECT_TIMEOUT_S
     keep_alive_timeout_s: Positive = limits.BACKEND_KEEP_ALIVE_TIMEOUT_S
     backoff_min_s: Positive = limits.BACKOFF_MIN_S
@@ -249,133 +243,9 @@ class RouteEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     exclusive: bool = False
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
-def server_config(options: Mapping[str, Any]) -> ServerConfig:
-    """A checked configuration from options by name, as from a TOML table."""
-    options = _with_token(options)
-    for name in ("cert", "key", "tls", "trusted_proxies"):
-        if isinstance(options.get(name), str):
-            options[name] = (options[name],) if options[name] else ()
-    return _convert(options, ServerConfig)
-
-
-def client_config(options: Mapping[str, Any]) -> ClientConfig:
-    """Like server_config; `routes` are texts ("[ROUTE=]BACKEND"), tables (RouteEntry) or RouteSpecs."""
-    options = _with_token(options)
-    if isinstance(options.get("pins"), str):
-        options["pins"] = (options["pins"],)
-    if "server" not in options:
-        raise ConfigError("there is no server to dial", hint="name its tunnel port with --server HOST:PORT")
-    routes = tuple(_route_spec(entry, index) for index, entry in enumerate(options.pop("routes", ())))
-    return _convert({**options, "routes": routes}, ClientConfig)
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The options in a TOML file; other files that it names are sought beside it. Raises ConfigError."""
-    try:
-        options = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}", detail=error.strerror) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML", detail=str(error)) from None
-    for name in FILES:
-        named = options.get(name)
-        if isinstance(named, str) and named:
-            options[name] = str(path.parent / named)
-        elif isinstance(named, list):
-            options[name] = [str(path.parent / one) if isinstance(one, str) else one for one in named]
-    if isinstance(options.get("token"), str):
-        options["token"] = Secret(options["token"], exposure(path))
-    return options
-
-
-def exposure(path: Path) -> str | None:
-    """A warning about a file with secrets that others of this machine may read."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return None
-    credential = os.environ.get("CREDENTIALS_DIRECTORY", "")  # systemd guards what it puts there
-    if os.name != "posix" or not stat.S_ISREG(mode) or (credential and path.is_relative_to(credential)):
-        return None
-    if not mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
-        return None
-    return f"{path} is open to other users of this machine (mode {stat.S_IMODE(mode):04o}); chmod 600 {path}"
-
-
 def _exposed(token: Secret | None, certificates: Iterable[Certificate]) -> list[str]:
     found = [token.warning if token else None, *(exposure(Path(one.key)) for one in certificates)]
     return [warning for warning in found if warning]
-
-
-def read_setting(text: str) -> tuple[str, Any]:
-    """NAME=VALUE, the value as in TOML; a text may stand without its quotation marks. Raises ConfigError."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip().isidentifier():
-        raise ConfigError(f"{text!r} is not NAME=VALUE", hint="it looks like --set head_timeout_s=10")
-    if name.strip() == "token":
-        raise ConfigError("other users of this machine can see a token on the command line", hint="use --token-file")
-    try:
-        return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name.strip(), value.strip()
-
-
-def read_token(path: Path) -> Secret:
-    """The token in a file: its only line. Raises ConfigError."""
-    try:
-        return Secret(path.read_text("utf-8").strip(), exposure(path))
-    except OSError as error:
-        raise ConfigError(f"cannot read the token file {path}", detail=error.strerror) from None
-    except (ConfigError, UnicodeDecodeError):
-        raise ConfigError(f"{path} holds no token", hint="it holds one line of visible ASCII characters") from None
-
-
-def _with_token(options: Mapping[str, Any]) -> dict[str, Any]:
-    options = dict(options)
-    token_file = options.pop("token_file", None)
-    if token_file is not None and options.get("token") is None:
-        options["token"] = read_token(Path(token_file))
-    if isinstance(options.get("token"), str):
-        options["token"] = Secret(options["token"])
-    return options
-
-
-def _convert(options: Mapping[str, Any], kind: type[C]) -> C:
-    def custom(kind: type, value: object) -> object:
-        if isinstance(value, kind):
-            return value
-        raise ConfigError(f"expected a {kind.__name__}")
-
-    try:
-        return msgspec.convert(options, kind, dec_hook=custom)
-    except msgspec.ValidationError as error:
-        # What our own checks raise comes wrapped; it is clearer as it was.
-        if isinstance(error.__cause__, ConfigError):
-            raise error.__cause__ from None
-        raise ConfigError(str(error)) from None
-
-
-def _route_spec(entry: object, index: int) -> RouteSpec:
-    if isinstance(entry, RouteSpec):
-        return entry
-    if isinstance(entry, str):
-        return parse_route(entry)
-    try:
-        table = msgspec.convert(entry, RouteEntry)
-    except msgspec.ValidationError as error:
-        text = str(error) if "`$" in str(error) else f"{error} - at `$`"
-        raise ConfigError(text.replace("`$", f"`$.routes[{index}]")) from None
-    spec = parse_route(f"{table.route}={table.backend}" if table.route else table.backend)
-    route = msgspec.structs.replace(
-        spec.route,
-        strip_prefix=table.strip_prefix,
-        host_rewrite=table.host_rewrite,
-        exclusive=table.exclusive,
-    )
-    return RouteSpec(route, spec.backend)
 
 
 # -- notations --------------------------------------------------------------------------------------------------------

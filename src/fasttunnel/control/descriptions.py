@@ -1,0 +1,78 @@
+"""What each option is for: the text of `--help`, of the JSON Schema and of docs/configuration.md."""
+
+from typing import Final
+
+_BOTH = {
+    "initial_window": "Payload of a request that may be under way each way before more is granted: what a stalled "
+    "reader may cost in memory.",
+    "max_fragment": "Largest payload of one message of the tunnel; what is larger travels in pieces.",
+    "max_window": "What the window of a request may grow to by itself where the way is long.",
+    "window_budget": "What all windows may have grown by, together.",
+    "header_list_bytes": "Head of a request or an answer, all fields together.",
+    "ws_message_bytes": "Largest WebSocket message. Messages are streamed and never gathered.",
+    "grpc_message_bytes": "Largest gRPC message. Messages are streamed and never gathered.",
+    "drain_timeout_s": "How long requests under way may take to finish once a stop has been asked for.",
+}
+
+SERVER: Final = {
+    **_BOTH,
+    "listen": "Where the public sends HTTP/1.1, HTTP/2, WebSocket and gRPC requests: HOST:PORT.",
+    "tunnel": "Where clients dial in: HOST:PORT.",
+    "reuse_port": "Share both ports with another server that has this option, to take over from it (docs/failures.md).",
+    "token": "One token for all clients, which permits everything; better in a file of its own (token_file).",
+    "cert": "Certificate chains (PEM): both ports speak TLS. Of several, the name that is asked for (SNI) chooses. "
+    "They are read again when they change.",
+    "key": "Key of each certificate. Default: it is in the same file.",
+    "tls": "Ports that use the certificates. Default: both.",
+    "client_ca": "Clients have to show a certificate that was signed by one of these (mutual TLS on the tunnel port).",
+    "tokens_file": "Tokens with their permissions, made by `fasttunnel token`; read again when it changes.",
+    "max_failed_logins": "Failed logins of one address within a minute; then it is barred for a minute.",
+    "max_connections_per_address": "Connections at once of one address (IPv6: of a network of 64 bits), to each port.",
+    "trusted_proxies": "Networks, such as 10.0.0.0/8, whose own X-Forwarded-* and Forwarded count; those of others "
+    "are replaced.",
+    "target_bytes": "Target of a request: path and query.",
+    "body_bytes": "Largest body of an HTTP request. Bodies are streamed and never gathered.",
+    "max_connections": "Connections of the public at once.",
+    "max_requests": "Requests under way at once.",
+    "max_requests_per_tunnel": "Requests under way at once on one tunnel.",
+    "head_timeout_s": "How long a connection of the public may take for the head of a request.",
+    "keep_alive_timeout_s": "A connection of the public between two requests is closed after this.",
+    "idle_timeout_s": "A request on which nothing passes, either way, is ended after this.",
+    "ws_ping_interval_s": "WebSockets of the public that are silent for so long are asked by a Ping whether they live.",
+    "queue_timeout_s": "How many seconds a request waits for a client that is away to come back; 0: it gets 503 at "
+    "once.",
+    "queued_requests": "Requests that may wait so at once.",
+    "heartbeat_interval_s": "Pause between heartbeats; a tunnel that is silent for two of them is given up.",
+}
+
+CLIENT: Final = {
+    **_BOTH,
+    "server": "The tunnel port of the server: HOST:PORT.",
+    "token": "The token that the server asks for; better in a file of its own (token_file).",
+    "client_id": "A name of this client's own, which nobody else can have meanwhile.",
+    "tls": "Dial the server by TLS, and check its certificate. Implied by ca, pins, server_name and cert.",
+    "ca": "Who signs the server's certificate (PEM). Default: the authorities of the system.",
+    "pins": "Keys that the server may have, sha256//BASE64; without ca that is enough. `fasttunnel cert --pin FILE` "
+    "says them.",
+    "server_name": "Name in the server's certificate. Default: the host that is dialled.",
+    "cert": "Certificate (PEM) for a server that asks for one.",
+    "key": "Its key. Default: it is in the same file.",
+    "backend_ca": "Who signs the certificates of https:// and grpcs:// backends (PEM). Default: the authorities of "
+    "the system.",
+    "backend_verify": "Whether certificates of backends are checked; false is for backends on the same machine only.",
+    "routes": 'What is served: "[ROUTE=]BACKEND" as on the command line, or a table.',
+    "connections": "Tunnel connections side by side: requests spread over them, and one lost costs only its own.",
+    "connect_timeout_s": "For connecting to the server or to a backend.",
+    "keep_alive_timeout_s": "A connection to an HTTP backend that has not been used for so long is closed.",
+    "backoff_min_s": "First pause before dialling again; each is drawn at random below a bound that doubles.",
+    "backoff_max_s": "Longest pause before dialling again.",
+}
+
+TOKEN_FILE: Final = "File that holds the token, in its only line."
+ROUTE: Final = {
+    "backend": "http://HOST:PORT (HTTP and WebSocket), grpc://HOST:PORT, or https:// and grpcs:// with TLS.",
+    "route": "host, *.host, host/prefix or /prefix; for gRPC host/pkg.Service or /pkg.Service. Default: everything.",
+    "strip_prefix": "Take the path prefix of the route off before the backend sees the path.",
+    "host_rewrite": "Host field that the backend sees instead of the visitor's.",
+    "exclusive": "Share the route with no other client.",
+}
