@@ -173,7 +173,8 @@ class Server:
 
     def reload(self) -> None:
         """Read tokens and certificates now if they have changed; by itself that happens within a few seconds."""
-        self._running.review()
+        if self._engine is not None:  # else nothing was read yet
+            self._engine.review()
 
     async def __aenter__(self) -> Self:
         await self.start()

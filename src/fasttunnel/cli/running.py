@@ -56,19 +56,16 @@ async def serve(
 ) -> None:
     """Start one end of a tunnel, call `started`, and keep it running until it ends or a signal stops it.
 
-    SIGHUP calls `reload`, once it has started.
+    SIGHUP calls `reload`.
     """
-    up = False
 
     async def live() -> None:
-        nonlocal up
         await end.start()
-        up = True
         started()
         await end.wait_closed()
 
     asked = stop_signal(say)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reload() if up else None)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     try:
         await _first(asked, live())
     finally:
