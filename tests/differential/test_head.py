@@ -74,9 +74,10 @@ def expected_target(url: bytes) -> bytes:
 def passing(fields: Fields, *, is_request: bool) -> Fields:
     """Which of them go on, by the rules of the asyncio engine."""
     handshake = b"upgrade" in reference.tokens(fields, b"connection")
-    without = {b"host"} | (reference.FORWARDING if is_request else frozenset())
     going = []
     for name, value in fields:
+        if is_request and reference.forwarding(name):
+            continue
         key = name.lower()
         taken = handshake and key != b"sec-websocket-extensions"
         # Framing and the fields of a handshake are not for Connection to take away.
@@ -84,7 +85,7 @@ def passing(fields: Fields, *, is_request: bool) -> Fields:
             going.append((name, value))
         elif key[:14] != SOCKET:
             named = [field for field in fields if field[0].lower() == b"connection"]
-            kept = reference.to_tunnel([*named, (name, value)], without=without)
+            kept = reference.to_tunnel([*named, (name, value)], without={b"host"})
             going += [(name, header.value) for header in kept]
     return going
 

@@ -172,9 +172,15 @@ cdef void hdr_retag(Buf *block, uint8_t tag) noexcept nogil:
 
 
 cdef bint hdr_forwarding(const uint8_t *name, size_t n) noexcept nogil:
+    """Also with underscores: what reads fields as CGI does (RFC 3875 4.1.18) sees no difference."""
+    cdef:
+        uint8_t dashed[16]
+        size_t i
     if n == 9:
         return hdr_is(name, n, "forwarded")
-    if 14 <= n <= 18:
-        return (hdr_is(name, n, "x-forwarded-for") or hdr_is(name, n, "x-forwarded-proto")
-                or hdr_is(name, n, "x-forwarded-host") or hdr_is(name, n, "x-forwarded-port"))
-    return False
+    if not 15 <= n <= 17 or _lower(name[0]) != c'x':
+        return False
+    for i in range(n - 1):
+        dashed[i] = c'-' if name[i + 1] == c'_' else name[i + 1]
+    return (hdr_is(dashed, n - 1, "-forwarded-for") or hdr_is(dashed, n - 1, "-forwarded-host")
+            or hdr_is(dashed, n - 1, "-forwarded-port") or hdr_is(dashed, n - 1, "-forwarded-proto"))

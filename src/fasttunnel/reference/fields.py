@@ -99,6 +99,11 @@ def to_http2(head: Head, scheme: bytes) -> list[Field]:
     return first + head.fields
 
 
+def forwarding(name: bytes) -> bool:
+    """Also with underscores: what reads fields as CGI does (RFC 3875 4.1.18) sees no difference."""
+    return name.lower().replace(b"_", b"-") in FORWARDING
+
+
 def to_tunnel(fields: Iterable[Field], *, without: Iterable[bytes] = ()) -> list[Header]:
     """Fields of a socket for a TunnelMessage: those of the connection, and those that it names, stay behind."""
     fields = list(fields)
@@ -131,7 +136,8 @@ def of_request(head: Head, visitor: Visitor, *, without: Iterable[bytes] = ()) -
         (b"X-Forwarded-Host", head.authority),
         (b"Forwarded", f"for={node};proto={visitor.scheme}".encode() + host),
     ]
-    return to_tunnel(head.fields, without=FORWARDING | {b"host"} | frozenset(without)) + to_tunnel(known)
+    passing = [field for field in head.fields if not forwarding(field[0])]
+    return to_tunnel(passing, without={b"host"} | frozenset(without)) + to_tunnel(known)
 
 
 def subprotocol(handshake: WebSocketRequest | WebSocketResponse) -> list[Header]:

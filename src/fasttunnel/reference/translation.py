@@ -124,6 +124,7 @@ class HttpTranslation(Translation):
         )
 
     def complete(self, chunk: HttpRequest | HttpResponse, trailers: list[Field]) -> None:
+        trailers = [field for field in trailers if not fields.forwarding(field[0])]
         chunk.trailers.extend(fields.to_tunnel(trailers, without=fields.NOT_IN_TRAILERS))
 
     def request_part(self, chunk: HttpRequest, target: str, authority: bytes) -> Part:
