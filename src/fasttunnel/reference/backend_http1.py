@@ -90,7 +90,7 @@ class Http1Backend(Backend[Http1Stream]):
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 await stream.upgrade(head)
-                answer = await while_running(self._answer(stream, key), exchange.failed())
+                answer = await while_running(self._answer(exchange, stream, key), exchange.failed())
             exchange.send(answer)
             if not answer.accepted:
                 return exchange.finish()
@@ -102,9 +102,10 @@ class Http1Backend(Backend[Http1Stream]):
                 stream.writer.transport.abort()
             stream.writer.close()
 
-    async def _answer(self, stream: Http1Stream, key: bytes) -> WebSocketResponse:
+    async def _answer(self, exchange: Exchange, stream: Http1Stream, key: bytes) -> WebSocketResponse:
         head = await stream.next_head()
         while 100 <= head.status < 200 and head.status != 101:
+            exchange.count_interim(sum(len(name) + len(value) for name, value in head.fields))
             head = await stream.next_head()
         if head.status != 101:
             body = bytearray()
