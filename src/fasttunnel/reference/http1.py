@@ -88,7 +88,7 @@ class Http1Stream(HttpStream):
             return False
         self._h11.start_next_cycle()
         self.begun = self._complete = self._heard = False
-        self.trailers, self.reused = [], True
+        self.trailers, self.reused, self.answer_to = [], True, b""
         return True
 
     @property
