@@ -119,7 +119,7 @@ class Http1Backend(Backend[Http1Stream]):
             body_bytes = bytes(body[: limits.WS_REFUSAL_BODY_BYTES])
             return WebSocketResponse(status_code=head.status, headers=fields.to_tunnel(head.fields), body=body_bytes)
         upgraded = [value.lower() for value in fields.get_all(head.fields, b"upgrade")] == [b"websocket"]
-        upgraded = upgraded and b"upgrade" in fields.tokens(head.fields, b"connection")
+        upgraded = upgraded and b"upgrade" in fields.tokens(head.fields, b"connection") and not stream.http10
         chosen = fields.get(head.fields, b"sec-websocket-protocol") or b""
         accepts = fields.get_all(head.fields, b"sec-websocket-accept")
         if not upgraded or accepts != [accept_key(key)] or not chosen.isascii():
