@@ -249,6 +249,14 @@ async def connects(attacker: Attacker) -> None:
     assert refusal.get("allow")
 
 
+@attack("a script in the path and a secret in the query of what a page of ours shows", "404 as plain text")
+async def pages(attacker: Attacker) -> None:
+    peer = await attacker.connect()
+    got = await peer.ask(request("GET", "/<script>alert(1)</script>?secret=1", host=NOBODY))
+    assert (got.status, got.head.get("content-type")) == (404, "text/plain; charset=utf-8")
+    assert (got.head.get("x-content-type-options"), b"secret" in got.body) == ("nosniff", False)
+
+
 # -- limits
 
 ABOVE = {
