@@ -296,7 +296,7 @@ async def head_in_pieces(attacker: Attacker) -> None:
     assert attacker.victim.connections == 0
 
 
-@attack("a head of 15,000 fields, as it just may be", "passes", attackers=4, memory_kib=512, cpu_ms=30)
+@attack("a head of 15,000 fields, as it just may be", "passes", attackers=2, memory_kib=512, cpu_ms=30)
 async def many_fields(attacker: Attacker) -> None:
     data = request("GET", attacker.target, host=VICTIM)[:-2] + b"a:\r\n" * 15_000 + b"\r\n"
     public, backend, head = await attacker.pass_on(data)
@@ -324,9 +324,9 @@ async def many_named(attacker: Attacker) -> None:
 
 
 @attack(
-    "slowloris: 64 heads that grow by a line now and then, all at once",
+    "slowloris: 32 heads that grow by a line now and then, all at once",
     "408 after head_timeout_s from the first byte, closed",
-    attackers=64,
+    attackers=32,
     options=HURRIED,
 )
 async def slow_heads(attacker: Attacker) -> None:
@@ -342,9 +342,9 @@ async def slow_heads(attacker: Attacker) -> None:
 
 
 @attack(
-    "64 heads of 60 KiB that never end, all at once",
+    "32 heads of 60 KiB that never end, all at once",
     "408 after head_timeout_s, closed",
-    attackers=64,
+    attackers=32,
     options=HURRIED,
 )
 async def large_slow_heads(attacker: Attacker) -> None:
@@ -355,7 +355,7 @@ async def large_slow_heads(attacker: Attacker) -> None:
     assert await peer.ended()
 
 
-@attack("64 connections that say nothing, or empty lines", "closed after head_timeout_s", attackers=64, options=HURRIED)
+@attack("32 connections that say nothing, or empty lines", "closed after head_timeout_s", attackers=32, options=HURRIED)
 async def silent(attacker: Attacker) -> None:
     peer = await attacker.connect()
     ended = asyncio.create_task(peer.to_end())

@@ -181,18 +181,18 @@ async def endless_frame(attacker: Attacker) -> None:
 
 
 @attack(
-    "a message of 1,000 continuation frames without end, half of them empty",
+    "a message of 600 continuation frames without end, half of them empty",
     "each is passed on",
     attackers=4,
-    cpu_ms=60,
+    cpu_ms=40,
 )
 async def endless_message(attacker: Attacker) -> None:
     public, backend = await opened(attacker)
     both = [Frame(CONTINUATION, b"", False, 0, True), Frame(CONTINUATION, b"x", False, 0, True)]
     data = b"".join(frame(each.opcode, each.payload, fin=False, mask=MASK) for each in both)
-    await public.send(frame(TEXT, b"", fin=False, mask=MASK) + data * 500)
+    await public.send(frame(TEXT, b"", fin=False, mask=MASK) + data * 300)
     assert await read_frame(backend) == Frame(TEXT, b"", False, 0, True)
-    for _ in range(500):
+    for _ in range(300):
         for each in both:
             assert await read_frame(backend) == each
     public.drop()
@@ -200,16 +200,16 @@ async def endless_message(attacker: Attacker) -> None:
 
 
 @attack(
-    "1,000 Pings of 125 bytes to a backend that answers none",
+    "500 Pings of 125 bytes to a backend that answers none",
     "each is passed on, none is answered by us",
     attackers=4,
-    memory_kib=400,
-    cpu_ms=60,
+    memory_kib=200,
+    cpu_ms=40,
 )
 async def pings(attacker: Attacker) -> None:
     public, backend = await opened(attacker)
-    await public.send(frame(PING, b"p" * 125, mask=MASK) * 1000)
-    for _ in range(1000):
+    await public.send(frame(PING, b"p" * 125, mask=MASK) * 500)
+    for _ in range(500):
         assert await read_frame(backend) == Frame(PING, b"p" * 125, True, 0, True)
     await backend.send(frame(PONG, b"p" * 125))
     assert await read_frame(public) == Frame(PONG, b"p" * 125)
