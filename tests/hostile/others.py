@@ -25,12 +25,12 @@ class Others:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        authority = [("grpc.default_authority", CALLS)]
+        self._stub: Any = await open_channel(self._stack, f"{self._host}:{self._port}", authority)
         self._http = await connect(self._stack, self._host, self._port)
         self._socket = await connect(self._stack, self._host, self._port)
         await ask_upgrade(self._socket, "/websocket", host=WEB)
         await expect_upgrade(self._socket)
-        authority = [("grpc.default_authority", CALLS)]
-        self._stub: Any = await open_channel(self._stack, f"{self._host}:{self._port}", authority)
         await self.round()
 
     async def round(self) -> None:

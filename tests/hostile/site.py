@@ -16,6 +16,7 @@ VICTIM = "victim.example"  # its backend is played by the attack
 VICTIM_CALLS = "victim-calls.example"
 TOKEN = "the-token-of-the-client-that-is-not-hostile"
 BACKLOG = 512
+LINE_BYTES = 2**20  # of a head that a backend of ours reads
 
 
 class Port:
@@ -104,7 +105,7 @@ class Victim:
         self._arrived: dict[str, asyncio.Queue[tuple[Peer, Head]]] = {}
 
     async def start(self, port: Port) -> None:
-        server = await asyncio.start_server(self._take, sock=port.copy())
+        server = await asyncio.start_server(self._take, sock=port.copy(), limit=LINE_BYTES)
         self._stack.callback(server.close)
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

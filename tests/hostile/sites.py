@@ -2,7 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
-from tests.hostile import http1, http2  # noqa: F401
+from tests.hostile import (  # noqa: F401
+    http1,
+    http1_answers,
+    http1_bodies,
+    http1_smuggling,
+    http2,
+    websocket,
+    websocket_backend,
+    websocket_handshakes,
+)
 from tests.hostile.processes import Process
 from tests.hostile.site import Site
 

@@ -201,13 +201,23 @@ async def start_raw(stack: AsyncExitStack, receive_buffer: int | None = None) ->
 
 
 async def connect(
-    stack: AsyncExitStack, host: str, port: int, receive_buffer: int | None = None, limit: int = 2**16
+    stack: AsyncExitStack,
+    host: str,
+    port: int,
+    receive_buffer: int | None = None,
+    limit: int = 2**16,
+    max_segment: int | None = None,
 ) -> Peer:
-    """A connection of the public, broken off when the stack is left."""
+    """A connection of the public, broken off when the stack is left.
+
+    By small segments (RFC 9293 3.7.1) a peer keeps the buffers small that the other side's kernel has for it.
+    """
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, receive_buffer)
+    if max_segment is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, max_segment)
     sock.setblocking(False)
     try:
         await asyncio.get_running_loop().sock_connect(sock, (host, port))

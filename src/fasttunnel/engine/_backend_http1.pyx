@@ -179,6 +179,8 @@ cdef class BackendHttp1(Conn):
         if head.status == 101:
             raise BadMessage(502, "101 without an upgrade")
         if head.status < 200:
+            if self.exchange.one_interim_too_many(head.block.len):
+                raise BadMessage(502, "too many informational answers")
             m.informational = True
             self.exchange.send(&m)
             return 0

@@ -97,6 +97,8 @@ cdef class BackendWebSocket(WebSocketConn):
                 return size
             if head.status >= 200:
                 break                       # behind 1xx other than 101 the answer proper follows
+            if self.exchange.one_interim_too_many(head.block.len):
+                raise BadMessage(502, "too many informational answers")
         if head.status == 204 or head.status == 304:
             head.body_mode = BODY_NONE
         head.start_body(&self.reader)

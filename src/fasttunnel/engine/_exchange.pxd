@@ -79,6 +79,7 @@ cdef class Exchange:
     cdef double started_s
     cdef int status
     cdef int interim                    # informational answers so far
+    cdef uint64_t interim_bytes
     cdef int reset_code                 # -1: none
     cdef tuple label                    # (method, host, path); None where nobody asks
 
@@ -94,5 +95,6 @@ cdef class Exchange:
     cdef int fail(self, uint32_t code, bytes text) except -1
     cdef int finish(self, bint abnormal) except -1
     cdef bytes request_id(self)
+    cdef bint one_interim_too_many(self, uint64_t n) noexcept
     cdef bint _expects(self, int kind) noexcept
     cdef int _violation(self, uint32_t code, bytes text) except -1

@@ -21,6 +21,7 @@ cdef enum:                              # the two of errors.ResetCode that this 
     PROTOCOL_ERROR = 5
     FLOW_CONTROL_ERROR = 6
     INTERIM_MAX = 100                   # informational answers (1xx) to one request: they cost no credit
+    INTERIM_BYTES = 1048576             # of the fields of all of them
 
 cdef int64_t MAX_CREDIT = 0x7fffffff
 cdef double LONG_WAY_S = 0.002          # below it the first window is enough for 1 Gbit/s, and bursts mislead the tuning
@@ -164,8 +165,7 @@ cdef class Exchange:
                 return self._violation(PROTOCOL_ERROR, b"is_first_chunk in the wrong place")
             if m.informational and (m.last or m.body.len):
                 return self._violation(PROTOCOL_ERROR, b"informational answer with a body or an end")
-            self.interim += m.informational
-            if self.interim > INTERIM_MAX:
+            if m.informational and self.one_interim_too_many(m.headers.len):
                 return self._violation(PROTOCOL_ERROR, b"too many informational answers")
             self.receive_sequence += 1
         elif m.kind == MSG_WS_RESPONSE:
@@ -189,6 +189,12 @@ cdef class Exchange:
         elif self.receiving == FLOW_IDLE and not m.informational:
             self.receiving = FLOW_OPEN
         return endpoint.on_message(m)
+
+    cdef bint one_interim_too_many(self, uint64_t n) noexcept:
+        """An informational answer with so many bytes of fields has come, from the tunnel or from a backend."""
+        self.interim += 1
+        self.interim_bytes += n
+        return self.interim > INTERIM_MAX or self.interim_bytes > INTERIM_BYTES
 
     cdef bint _expects(self, int kind) noexcept:
         if self.direction == TO_BACKEND:        # we are the server: answers come

@@ -599,7 +599,8 @@ cdef class PublicHttp1(Conn):
             self.keep_alive = False
             self.is_head = False
             self.write_error(408, b"the request head took too long")
-            return self.close()
+            self.phase = PHASE_BODY         # the rest of it may still come
+            return self.discard()
         if self.phase == PHASE_QUEUED:
             return self.give_up_waiting(503, b"the client that serves this is away")
         if self.peer_eof and self.write_paused:

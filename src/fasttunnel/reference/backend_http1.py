@@ -90,7 +90,7 @@ class Http1Backend(Backend[Http1Stream]):
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 await stream.upgrade(head)
-                answer = await while_running(self._answer(stream, key), exchange.failed())
+                answer = await while_running(self._answer(exchange, stream, key), exchange.failed())
             exchange.send(answer)
             if not answer.accepted:
                 return exchange.finish()
@@ -102,9 +102,10 @@ class Http1Backend(Backend[Http1Stream]):
                 stream.writer.transport.abort()
             stream.writer.close()
 
-    async def _answer(self, stream: Http1Stream, key: bytes) -> WebSocketResponse:
+    async def _answer(self, exchange: Exchange, stream: Http1Stream, key: bytes) -> WebSocketResponse:
         head = await stream.next_head()
         while 100 <= head.status < 200 and head.status != 101:
+            exchange.count_interim(sum(len(name) + len(value) for name, value in head.fields))
             head = await stream.next_head()
         if head.status != 101:
             body = bytearray()
@@ -118,7 +119,7 @@ class Http1Backend(Backend[Http1Stream]):
             body_bytes = bytes(body[: limits.WS_REFUSAL_BODY_BYTES])
             return WebSocketResponse(status_code=head.status, headers=fields.to_tunnel(head.fields), body=body_bytes)
         upgraded = [value.lower() for value in fields.get_all(head.fields, b"upgrade")] == [b"websocket"]
-        upgraded = upgraded and b"upgrade" in fields.tokens(head.fields, b"connection")
+        upgraded = upgraded and b"upgrade" in fields.tokens(head.fields, b"connection") and not stream.http10
         chosen = fields.get(head.fields, b"sec-websocket-protocol") or b""
         accepts = fields.get_all(head.fields, b"sec-websocket-accept")
         if not upgraded or accepts != [accept_key(key)] or not chosen.isascii():

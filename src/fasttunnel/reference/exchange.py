@@ -20,6 +20,7 @@ from fasttunnel.wire import tunnel_pb2 as pb
 KILL_S = 2.0  # for what came before a reset to be written, before its socket is cut
 LONG_WAY_S = 0.002  # below this round trip the first window is enough for 1 Gbit/s, and bursts mislead the tuning
 INTERIM_MAX = 100  # informational answers to one request: they cost no credit
+INTERIM_BYTES = 1024 * 1024  # of all of them
 UNPAID_BYTES = 1024 * 1024  # messages that cost no credit, waiting to be read
 
 KINDS: dict[type, str] = {
@@ -144,7 +145,7 @@ class Exchange:
         self._changed = asyncio.Event()
         self._send_credit, self._receive_credit = tunnel.peer_window, tunnel.local_window
         self._window, self._granted_s = tunnel.local_window, 0.0
-        self._ungranted = self._unpaid = self._interim = 0
+        self._ungranted = self._unpaid = self._interim = self._interim_bytes = 0
         self._passed = self._idle = 0  # messages and bytes, and looks of end_idle() since any have passed
         self._inside = False  # a frame or message of which more fragments have to come
         # For the record of the request:
@@ -209,6 +210,8 @@ class Exchange:
         if self.protocol == pb.GRPC:
             payload.grpc_stream_id = self.grpc_stream_id
         facts = facts_of(kind, payload)
+        if facts.interim:
+            self.count_interim(payload.ByteSize())
         self.sending.take(first=facts.first, last=facts.last, interim=facts.interim)
         self._send_credit -= facts.cost
         self.bytes_sent += len(facts.body)
@@ -257,9 +260,8 @@ class Exchange:
             raise BadMessage("payload beyond the window", code=ResetCode.FLOW_CONTROL_ERROR)
         if facts.interim and (facts.body or facts.last):
             raise BadMessage("informational answer with a body or an end")
-        self._interim += facts.interim
-        if self._interim > INTERIM_MAX:
-            raise BadMessage("too many informational answers")
+        if facts.interim:
+            self.count_interim(message.ByteSize())
         if self._inside and facts.starts:
             raise BadMessage("another message inside an unfinished one")
         # Messages without credit are not bounded by a window (wire contract, "Flow control"), but by this.
@@ -274,6 +276,13 @@ class Exchange:
         self.messages_received += facts.whole
         self._inbox.append((message, unpaid))
         self._changed.set()
+
+    def count_interim(self, size: int) -> None:
+        """An informational answer of so many bytes, from the tunnel or from a backend. Raises BadMessage."""
+        self._interim += 1
+        self._interim_bytes += size
+        if self._interim > INTERIM_MAX or self._interim_bytes > INTERIM_BYTES:
+            raise BadMessage("too many informational answers")
 
     @property
     def first(self) -> Any:

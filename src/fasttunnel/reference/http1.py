@@ -34,6 +34,7 @@ from fasttunnel.reference.strict import check_head, chunk_has_come
 READ_BYTES = 65_536
 LINGER_S, LINGER_BYTES = 2.0, 16 * 1024 * 1024  # to read what a peer still sends before its connection is closed
 CONNECTION_OPTIONS = 64  # of one head
+EXTENSION_BYTES = 16_384  # of one chunked body
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 BODY_EXPECTED = frozenset((b"POST", b"PUT", b"PATCH"))
 # Methods of the IANA registry; others are 501 (RFC 9110 9.1).
@@ -74,6 +75,7 @@ class Http1Stream(HttpStream):
         self._has_body = self._chunked = True  # what we send
         self._before_chunk = False  # of the body that is read, when it is chunked
         self._first_chunk = True
+        self._extension_bytes = 0  # of all chunks so far
         self._checked = 0  # of the bytes that wait
         self._bad: BadMessage | None = None  # what comes behind the body that could be read
         self._silence: asyncio.Timeout | None = None
@@ -86,7 +88,7 @@ class Http1Stream(HttpStream):
             return False
         self._h11.start_next_cycle()
         self.begun = self._complete = self._heard = False
-        self.trailers, self.reused = [], True
+        self.trailers, self.reused, self.answer_to = [], True, b""
         return True
 
     @property
@@ -135,7 +137,7 @@ class Http1Stream(HttpStream):
             head = Head(of_message, status=event.status_code)
         if not isinstance(event, h11.InformationalResponse):
             self._before_chunk = coded and (self.public or self.has_body(head))
-            self._first_chunk = True
+            self._first_chunk, self._extension_bytes = True, 0
             self._read_body()
         return head
 
@@ -163,12 +165,15 @@ class Http1Stream(HttpStream):
     def _read_body(self) -> None:
         try:
             while True:
-                waiting = self.waiting_bytes if self._before_chunk else b""
-                if self._before_chunk and not chunk_has_come(
-                    waiting, self._head_bytes, self._checked, first=self._first_chunk
-                ):
-                    self._checked = len(waiting)
-                    return
+                if self._before_chunk:
+                    waiting = self.waiting_bytes
+                    extension = chunk_has_come(waiting, self._head_bytes, self._checked, first=self._first_chunk)
+                    if extension is None:
+                        self._checked = len(waiting)
+                        return
+                    self._extension_bytes += extension
+                    if self._extension_bytes > EXTENSION_BYTES:
+                        raise BadMessage("too many chunk extensions", status=400)
                 self._checked = 0
                 event = self._next_event()
                 if not isinstance(event, h11.Data):

@@ -29,8 +29,11 @@ def check_head(data: bytes, limit: int, checked: int = 0) -> None:
             raise BadMessage("bad Transfer-Encoding", status=400)
 
 
-def chunk_has_come(data: bytes, limit: int, checked: int = 0, *, first: bool) -> bool:
-    """Whether the line before a chunk and a byte of it are there, or behind the last one all trailers (7.1)."""
+def chunk_has_come(data: bytes, limit: int, checked: int = 0, *, first: bool) -> int | None:
+    """The length of a chunk's extension once it and a byte of the chunk are there, or behind the last one all trailers.
+
+    None: that has not come. RFC 9112 7.1.
+    """
     data = data if first else data.removeprefix(b"\r\n")  # of the chunk before
     line, ended, rest = data.partition(b"\r\n")
     match = _CHUNK.fullmatch(line)
@@ -38,7 +41,8 @@ def chunk_has_come(data: bytes, limit: int, checked: int = 0, *, first: bool) ->
         raise BadMessage("bad chunk", status=400)
     last = bool(ended and match and not match[1].strip(b"0"))
     end = b"\r\n\r\n" if last else b"\r\n"
-    return end in _lines(data, end, limit, 400, checked - 2) and bool(rest)
+    come = end in _lines(data, end, limit, 400, checked - 2) and rest
+    return len(line) - len(match[1]) if come and match else None
 
 
 def _lines(data: bytes, end: bytes, limit: int, status: int, checked: int) -> bytes:
