@@ -76,8 +76,6 @@ def passing(fields: Fields, *, is_request: bool) -> Fields:
     handshake = b"upgrade" in reference.tokens(fields, b"connection")
     going = []
     for name, value in fields:
-        if is_request and reference.forwarding(name):
-            continue
         key = name.lower()
         if key == b"host" or (is_request and reference.is_forwarding(name)):
             continue

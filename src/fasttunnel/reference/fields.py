@@ -106,11 +106,6 @@ def to_http2(head: Head, scheme: bytes) -> list[Field]:
     return first + head.fields
 
 
-def forwarding(name: bytes) -> bool:
-    """Also with underscores: what reads fields as CGI does (RFC 3875 4.1.18) sees no difference."""
-    return name.lower().replace(b"_", b"-") in FORWARDING
-
-
 def to_tunnel(fields: Iterable[Field], *, without: Iterable[bytes] = ()) -> list[Header]:
     """Fields of a socket for a TunnelMessage: those of the connection, and those that it names, stay behind."""
     fields = list(fields)
