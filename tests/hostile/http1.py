@@ -363,7 +363,8 @@ async def silent(attacker: Attacker) -> None:
         if attacker.number % 2:
             peer.writer.write(b"\r\n" * 100)
         await asyncio.wait([ended], timeout=0.1)
-    assert b"200" not in ended.result()
+    if not isinstance(ended.exception(), ConnectionResetError):  # lines were on their way
+        assert b"200" not in ended.result()
 
 
 CROWDED = {"server": ["--set", "max_connections_per_address=16"]}
