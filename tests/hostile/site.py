@@ -25,10 +25,19 @@ class Port:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(BACKLOG)
+        self._socket.setblocking(False)
         self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
 
     def copy(self) -> socket.socket:
         return self._socket.dup()
+
+    def turn_away(self) -> None:
+        """Close what nobody has taken."""
+        while True:
+            try:
+                self._socket.accept()[0].close()
+            except BlockingIOError:
+                return
 
     def close(self) -> None:
         self._socket.close()
@@ -80,11 +89,14 @@ class Site:
         return [process.descriptors for process in self.ends]
 
     async def is_down_to(self, before: list[int]) -> None:
-        """Neither end holds more descriptors than it did."""
-        await eventually(
-            lambda: all(now <= then for now, then in zip(self.descriptors, before, strict=True)),
-            lambda: f"{before} descriptors before, {self.descriptors} after",
-        )
+        """Neither end holds more descriptors than it did; those who dialled late find that the attack is over."""
+
+        def down() -> bool:
+            self.web.turn_away()
+            self.calls.turn_away()
+            return all(now <= then for now, then in zip(self.descriptors, before, strict=True))
+
+        await eventually(down, lambda: f"{before} descriptors before, {self.descriptors} after")
 
     @property
     def lines(self) -> list[str]:

@@ -90,6 +90,7 @@ cdef class Http2Conn(Conn):
     cdef int submit_response(self, H2Stream stream, bint body) except -1
     cdef int submit_request(self, H2Stream stream, bint body) except -1
     cdef int go_away(self) except -1
+    cdef int terminate(self, uint32_t error_code) except -1
     cdef int announce_go_away(self) except -1
     cdef int ping(self) except -1
     cdef uint32_t peer_max_frame(self) noexcept          # the peer's MAX_FRAME_SIZE

@@ -671,6 +671,11 @@ cdef class Http2Conn(Conn):
             self.touch()
         return 0
 
+    cdef int terminate(self, uint32_t error_code) except -1:
+        """GOAWAY, and then the end (RFC 9113 5.4.1)."""
+        nghttp2_session_terminate_session(self.session, error_code)
+        return self.touch()
+
     cdef int announce_go_away(self) except -1:
         """A first GOAWAY, which turns no stream away (RFC 9113 6.8)."""
         if not self.going_away and self.attached:

@@ -67,6 +67,7 @@ class Http2Stream(HttpStream):
                 raise BadMessage("the body is shorter than its content-length")
         except BadMessage as error:
             self._reset(ErrorCodes.PROTOCOL_ERROR, error)
+            self._connection.count_reset()
             return False
         if head is not None:
             self._heads.append(head)
@@ -267,7 +268,7 @@ class Http2Connection:
                 if stream is not None:
                     stream.came(data=event.data, ended=ended)
             case h2.events.StreamReset() if stream is not None:
-                self._count_reset()
+                self.count_reset()
                 stream.fail(event.error_code, unprocessed=event.error_code == ErrorCodes.REFUSED_STREAM)
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                 self._settled = self._settled or isinstance(event, h2.events.RemoteSettingsChanged)
@@ -282,8 +283,9 @@ class Http2Connection:
                         each.fail(event.error_code, unprocessed=True)  # RFC 9113 6.8
                 self._close_unused()
 
-    def _count_reset(self) -> None:
-        """Requests that are given up at once cost the peer nothing (CVE-2023-44487): their rate is bounded."""
+    def count_reset(self) -> None:
+        """Of a stream, by the peer or for what it sent: requests that are given up cost it nothing (CVE-2023-44487,
+        -2025-8671), so their rate is bounded."""
         now = asyncio.get_running_loop().time()
         self._resets = max(0.0, self._resets - (now - self._reset_s) * RESETS_PER_S) + 1
         self._reset_s = now
