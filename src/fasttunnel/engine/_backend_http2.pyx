@@ -394,6 +394,8 @@ cdef class BackendCall(H2Stream):
             self.pump()                     # the answer was complete before the stream was reset
         if self.exchange is None or self.receive_end:
             return 0                        # complete, or what is left waits for credit
+        if self.failure is not None:
+            return self.fail_call(PROTOCOL_ERROR, self.failure)
         if not self.home.attached:
             return self.fail_call(BACKEND_UNREACHABLE, b"the backend closed the connection")
         # How gRPC maps the error codes of HTTP/2 (PROTOCOL-HTTP2.md, "Errors").
