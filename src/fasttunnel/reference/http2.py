@@ -15,7 +15,9 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+import hpack
 from h2.errors import ErrorCodes
+from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
 
 from fasttunnel.errors import ResetCode
@@ -29,6 +31,7 @@ RESETS, RESETS_PER_S = 1000, 33  # as in libnghttp2
 CONNECTION_WINDOW = 16_777_216
 MAX_STREAMS = 1024
 MAX_FRAME = 65_536
+TABLE_BYTES = 4096  # of HPACK, for what we send
 
 # What the error code of a backend means (grpc/doc/PROTOCOL-HTTP2.md, "Errors"); others are PROTOCOL_ERROR.
 BACKEND_CODES: dict[int | None, ResetCode] = {
@@ -182,6 +185,32 @@ class _StateMachine(h2.connection.H2ConnectionStateMachine):
         return [] if passed else super().process_input(input_)
 
 
+class _FrameBuffer(FrameBuffer):
+    """That of h2 looks at the length of a frame when it has gathered all of it."""
+
+    def __next__(self) -> Any:
+        if len(self._data) >= 9:
+            self._validate_frame_length(int.from_bytes(self._data[:3], "big"))
+        return super().__next__()
+
+
+class _Encoder(hpack.Encoder):
+    """That of hpack has a table as large as the peer likes, and remembers each size until it sends a head."""
+
+    @property
+    def header_table_size(self) -> int:
+        return self.header_table.maxsize
+
+    @header_table_size.setter
+    def header_table_size(self, value: int) -> None:
+        size = min(value, TABLE_BYTES)
+        if size != self.header_table.maxsize:
+            # RFC 7541 4.2: the smallest and the last tell all.
+            self.table_size_changes = [min([*self.table_size_changes, size]), size]
+        self.header_table.maxsize = size
+        self.header_table.resized = bool(self.table_size_changes)
+
+
 class Http2Connection:
     """One connection. `on_request(stream, head)` is called for each request of the public."""
 
@@ -207,6 +236,8 @@ class Http2Connection:
             h2.config.H2Configuration(client_side=not self.public, header_encoding=None)
         )
         self._machine = self.h2.state_machine = _StateMachine()
+        self.h2.incoming_buffer = _FrameBuffer(server=self.public)
+        self.h2.encoder = _Encoder()
         # Larger lists than allowed are still read, so that the stream can be answered 431 and its neighbours live on.
         self.h2.local_settings = Settings(
             client=not self.public,
