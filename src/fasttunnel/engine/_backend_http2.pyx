@@ -165,7 +165,7 @@ cdef class BackendCall(H2Stream):
         cdef Msg m
         cdef size_t pos = 0, where = 0
         cdef uint32_t n
-        if not self.replayable or self.headers_done or self.attempts == ATTEMPTS_MAX:
+        if not self.replayable or self.headers_done or self.attempts + 1 == ATTEMPTS_MAX:
             return 1
         fresh = open_call(self.plan)
         fresh.attempts = self.attempts + 1
