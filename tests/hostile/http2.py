@@ -1,6 +1,7 @@
 """HTTP/2 (RFC 9113): frames that break its rules, and streams beyond its limits."""
 
 import struct
+from contextlib import suppress
 
 from tests.hostile.attack import Section
 from tests.hostile.http2_wire import (
@@ -16,6 +17,7 @@ from tests.hostile.http2_wire import (
     MAX_FRAME_SIZE,
     METHOD_POST,
     PADDED,
+    PATH,
     PING,
     PREFACE,
     PRIORITIZED,
@@ -28,6 +30,7 @@ from tests.hostile.http2_wire import (
     frame,
     head,
     headers,
+    literal,
     opened,
     reset,
     settings,
@@ -309,3 +312,56 @@ async def half_a_head(attacker: Attacker) -> None:
         await wire.send(headers(head(), flags=END_STREAM))
     await attacker.all_here()
     await wire.end()
+
+
+SILENT = {"nothing": b"", "half a preface": PREFACE[:10], "a preface": PREFACE, "SETTINGS": PREFACE + settings()}
+
+
+@attack("a preface, or half of it, and no request", "closed", options=IMPATIENT)
+async def silent(attacker: Attacker) -> None:
+    wire = Wire(await attacker.connect())
+    await wire.send(attacker.one_of(list(SILENT.values())))
+    await attacker.all_here()
+    await wire.end()
+
+
+TRAILERS = {
+    "a pseudo-header field": headers(PATH, 1),
+    "a bad value": headers(literal(b"x", b"a\r\nb: c"), 1),
+    "without END_STREAM": headers(literal(b"x", b"y"), 1, END_HEADERS),
+    "more body than its length": frame(DATA, bytes(11), stream=1),
+    "less body than its length": frame(DATA, bytes(9), stream=1, flags=END_STREAM),
+}
+
+
+@attack(
+    "bad trailers, or a body of another length than announced, of a request that the backend has begun to read",
+    "PROTOCOL_ERROR; the backend never gets the end",
+    attackers=len(TRAILERS),
+)
+async def trailers(attacker: Attacker) -> None:
+    block = head((b"content-length", b"10"), target=attacker.target, method=METHOD_POST)
+    wire = await opened(attacker, first=headers(block, flags=END_HEADERS))
+    backend, _ = await attacker.victim.asked(attacker.target)
+    await wire.send(attacker.one_of(list(TRAILERS.values())))
+    assert await wire.outcome() in (PROTOCOL, "reset 1")
+    with suppress(ConnectionError):
+        assert len(await backend.to_end()) < 10
+
+
+@attack(
+    "an answer of 8 MiB, for which the peer gives no window (CVE-2019-9517)",
+    "the backend is not read any further",
+    attackers=4,
+    memory_kib=1024,
+    cpu_ms=20,
+)
+async def no_window(attacker: Attacker) -> None:
+    wire = await opened(attacker, (INITIAL_WINDOW_SIZE, 0), first=headers(head(target=attacker.target)))
+    backend, _ = await attacker.victim.asked(attacker.target)
+    backend.writer.write(answer("200 OK", body=bytes(2**23)))
+    assert await wire.outcome() == "200"
+    for _ in range(20):
+        await wire.alive()
+    await attacker.all_here()
+    assert backend.writer.transport.get_write_buffer_size()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tests.hostile import http1, http2, http2_floods, http2_heads  # noqa: F401
+from tests.hostile import grpc, grpc_backends, http1, http2, http2_backends, http2_floods, http2_heads  # noqa: F401
 from tests.hostile.processes import Process
 from tests.hostile.site import Site
 
