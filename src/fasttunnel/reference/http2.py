@@ -195,7 +195,13 @@ class _FrameBuffer(FrameBuffer):
 
 
 class _Encoder(hpack.Encoder):
-    """That of hpack has a table as large as the peer likes, and remembers each size until it sends a head."""
+    """That of hpack has a table as large as the peer likes, and remembers each size until it sends a head.
+
+    Its Huffman code takes time that grows with the square of a value's length: there is none.
+    """
+
+    def encode(self, headers: Any, huffman: bool = False) -> bytes:
+        return super().encode(headers, huffman=False)
 
     @property
     def header_table_size(self) -> int:
