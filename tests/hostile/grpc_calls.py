@@ -30,14 +30,22 @@ class Backend:
     def __init__(self, attacker: Attacker) -> None:
         self.connections = 0
         self._attacker = attacker
+        self._over = False
         self._arrived: asyncio.Queue[Peer] = asyncio.Queue()
 
     async def start(self) -> None:
         server = await asyncio.start_server(self._take, sock=self._attacker.site.calls.copy())
-        self._attacker.stack.callback(server.close)
+
+        def end() -> None:
+            self._over = True
+            server.close()
+
+        self._attacker.stack.callback(end)
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
+        if self._over:
+            return peer.drop()
         self._attacker.stack.callback(peer.drop)
         self.connections += 1
         self._arrived.put_nowait(peer)

@@ -113,14 +113,22 @@ class Victim:
     def __init__(self, stack: AsyncExitStack) -> None:
         self.connections = 0
         self._stack = stack
+        self._over = False
         self._arrived: dict[str, asyncio.Queue[tuple[Peer, Head]]] = {}
 
     async def start(self, port: Port) -> None:
         server = await asyncio.start_server(self._take, sock=port.copy())
-        self._stack.callback(server.close)
+
+        def end() -> None:
+            self._over = True
+            server.close()
+
+        self._stack.callback(end)
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
+        if self._over:
+            return peer.drop()
         self._stack.callback(peer.drop)
         self.connections += 1
         try:
