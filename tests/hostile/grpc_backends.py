@@ -33,7 +33,7 @@ async def statuses(attacker: Attacker) -> None:
     assert await outcome(stream) == UNKNOWN
 
 
-@attack("a backend that ends its answer without trailers", "UNKNOWN", together=False, attackers=4)
+@attack("a backend that ends its answer without trailers", "UNKNOWN", together=False, attackers=12)
 async def no_trailers(attacker: Attacker) -> None:
     stream, backend, _ = await called(attacker)
     backend.head()
@@ -66,7 +66,9 @@ async def pages(attacker: Attacker) -> None:
 TYPES = [b"text/html", b"application/json", b"application/grpc-web", b"application/grpcx", b"", None]
 
 
-@attack("a backend that answers 200 and another content-type, or none", "UNKNOWN", together=False, attackers=len(TYPES))
+@attack(
+    "a backend that answers 200 and another content-type, or none", "UNKNOWN", together=False, attackers=2 * len(TYPES)
+)
 async def types(attacker: Attacker) -> None:
     stream, backend, _ = await called(attacker)
     kind = attacker.one_of(TYPES)
@@ -97,7 +99,9 @@ async def cut(attacker: Attacker) -> None:
     assert got == (OK if attacker.number in (0, len(note(1)), len(TWO)) else INTERNAL), got
 
 
-@attack("a backend whose message has a flag byte above 1", "INTERNAL; its stream is reset", together=False, attackers=4)
+@attack(
+    "a backend whose message has a flag byte above 1", "INTERNAL; its stream is reset", together=False, attackers=12
+)
 async def flags(attacker: Attacker) -> None:
     stream, backend, _ = await called(attacker)
     backend.head()
@@ -112,7 +116,7 @@ async def flags(attacker: Attacker) -> None:
     "a backend whose message is above grpc_message_bytes, of which only the prefix has come",
     "RESOURCE_EXHAUSTED; its stream is reset",
     together=False,
-    attackers=4,
+    attackers=12,
     options=SMALL,
 )
 async def too_large(attacker: Attacker) -> None:
@@ -131,7 +135,7 @@ MESSAGES = {b"%0d%0aevil: 1": "%0D%0Aevil: 1", b"%": "%25", b"%zz": "%25zz", b"\
     "a backend whose grpc-message hides a line, is cut, or is no UTF-8",
     "encoded anew",
     together=False,
-    attackers=len(MESSAGES),
+    attackers=2 * len(MESSAGES),
 )
 async def messages(attacker: Attacker) -> None:
     stream, backend, _ = await called(attacker)
@@ -150,7 +154,7 @@ DETAILS = [b"!!!", b"A", b"AAAA=A", b"\xff", b"===="]
     "a backend whose grpc-status-details-bin is no base64",
     "its status, without them",
     together=False,
-    attackers=len(DETAILS),
+    attackers=2 * len(DETAILS),
 )
 async def details(attacker: Attacker) -> None:
     stream, backend, _ = await called(attacker)
@@ -195,7 +199,7 @@ async def metadata(attacker: Attacker) -> None:
     "1,000 interim answers before the answer",
     "dropped, or INTERNAL above the limit of a head",
     together=False,
-    attackers=2,
+    attackers=4,
     cpu_ms=20,
 )
 async def interim(attacker: Attacker) -> None:

@@ -158,7 +158,7 @@ async def each(attacker: Attacker, variants: Variants) -> None:
     assert any(HALF in data for data, _ in variants.values()) or attacker.victim.connections == 0
 
 
-@attack("a preface cut, changed, without SETTINGS or with HTTP/1.1 behind it", "closed", attackers=len(PREFACES))
+@attack("a preface cut, changed, without SETTINGS or with HTTP/1.1 behind it", "closed", attackers=3 * len(PREFACES))
 async def prefaces(attacker: Attacker) -> None:
     data, outcomes = attacker.one_of(list(PREFACES.values()))
     wire = Wire(await attacker.connect())
@@ -179,7 +179,7 @@ async def streams(attacker: Attacker) -> None:
 @attack(
     "DATA or HEADERS on a stream that has ended or was reset",
     "STREAM_CLOSED; behind a reset ignored",
-    attackers=len(ENDED),
+    attackers=3 * len(ENDED),
 )
 async def ended(attacker: Attacker) -> None:
     data, outcomes = attacker.one_of(list(ENDED.values()))
@@ -196,17 +196,17 @@ async def sizes(attacker: Attacker) -> None:
     await each(attacker, SIZES)
 
 
-@attack("padding of all of a frame, or of more", "PROTOCOL_ERROR", attackers=len(PADDING))
+@attack("padding of all of a frame, or of more", "PROTOCOL_ERROR", attackers=3 * len(PADDING))
 async def padding(attacker: Attacker) -> None:
     await each(attacker, PADDING)
 
 
-@attack("WINDOW_UPDATE of 0, windows beyond 2^31-1", "PROTOCOL_ERROR, FLOW_CONTROL_ERROR", attackers=len(WINDOWS))
+@attack("WINDOW_UPDATE of 0, windows beyond 2^31-1", "PROTOCOL_ERROR, FLOW_CONTROL_ERROR", attackers=3 * len(WINDOWS))
 async def windows(attacker: Attacker) -> None:
     await each(attacker, WINDOWS)
 
 
-@attack("SETTINGS with values that they may not have", "PROTOCOL_ERROR", attackers=len(OPTIONS))
+@attack("SETTINGS with values that they may not have", "PROTOCOL_ERROR", attackers=3 * len(OPTIONS))
 async def options(attacker: Attacker) -> None:
     await each(attacker, OPTIONS)
 
@@ -214,7 +214,7 @@ async def options(attacker: Attacker) -> None:
 @attack(
     "CONTINUATION of nothing or of another stream, frames within a head, PUSH_PROMISE",
     "PROTOCOL_ERROR",
-    attackers=len(ORDER),
+    attackers=3 * len(ORDER),
 )
 async def order(attacker: Attacker) -> None:
     await each(attacker, ORDER)
@@ -303,7 +303,7 @@ async def half_a_head(attacker: Attacker) -> None:
         await wire.send(headers(head(target=attacker.target)))
         backend, _ = await attacker.victim.asked(attacker.target)
         await wire.send(headers(head(), stream=3, flags=END_STREAM) + frame(CONTINUATION, b"", stream=3))
-        await backend.send(answer("200 OK"))
+        await backend.send(answer("200 OK", "Connection: close"))
         assert await wire.outcome() == "200"
     else:
         await wire.send(headers(head(), flags=END_STREAM))
@@ -334,7 +334,7 @@ TRAILERS = {
 @attack(
     "bad trailers, or a body of another length than announced, of a request that the backend has begun to read",
     "PROTOCOL_ERROR; the backend never gets the end",
-    attackers=len(TRAILERS),
+    attackers=3 * len(TRAILERS),
 )
 async def trailers(attacker: Attacker) -> None:
     block = head((b"content-length", b"10"), target=attacker.target, method=METHOD_POST)

@@ -187,7 +187,7 @@ async def dribble(attacker: Attacker) -> None:
             got += len((await wire.until(DATA, stream=1)).payload)
 
 
-@attack("1,000 CONTINUATION frames without contents (CVE-2024-27316)", "closed", attackers=2)
+@attack("1,000 CONTINUATION frames without contents (CVE-2024-27316)", "closed", attackers=16)
 async def empty_continuations(attacker: Attacker) -> None:
     wire = await opened(attacker, first=headers(head(), flags=END_STREAM) + frame(CONTINUATION, stream=1) * 1000)
     assert (await wire.outcome()).startswith("closed")
@@ -218,8 +218,9 @@ async def resets(attacker: Attacker, then: Callable[[int], bytes], *fields: tupl
             data = b"".join(headers(block, number, flags) + then(number) for number in streams[start : start + STEP])
             await wire.send(data)
     got = await wire.outcome(0)
-    # Where much of what we sent was not read, the last GOAWAY may be lost on its way.
-    assert got in ("closed", "closed 1", "closed 11"), got  # 1: what h2 ends the connection for at once
+    # 1: what h2 ends the connection for at once; 2: libnghttp2's own limit. Where much of what we sent was not read,
+    # the last GOAWAY may be lost on its way.
+    assert got in ("closed", "closed 1", "closed 2", "closed 11"), got
     assert backend.connections <= 8
 
 
@@ -258,8 +259,7 @@ async def made_you_reset(attacker: Attacker) -> None:
 @attack(
     "a head of 60 KiB on the wire that is 200 MB when it is decoded (CVE-2016-6581)",
     "431, or closed",
-    memory_kib=1024,
-    cpu_ms=50,
+    cpu_ms=10,
     attackers=2,
 )
 async def bomb(attacker: Attacker) -> None:
@@ -272,7 +272,7 @@ async def bomb(attacker: Attacker) -> None:
     assert attacker.victim.connections == 0
 
 
-@attack("cookies in 7,000 crumbs", "431, or closed", attackers=2)
+@attack("cookies in 7,000 crumbs", "431, or closed", attackers=16)
 async def crumbs(attacker: Attacker) -> None:
     wire = await opened(attacker, first=headers(head() + literal(b"cookie", b"a=b", indexed=True) + b"\xbe" * 7000))
     got = await wire.outcome()

@@ -111,7 +111,7 @@ async def heads(attacker: Attacker) -> None:
 @attack(
     "CONNECT, with and without :protocol (RFC 8441), which was not offered",
     "405, PROTOCOL_ERROR",
-    attackers=len(EXTENDED),
+    attackers=4 * len(EXTENDED),
 )
 async def extended(attacker: Attacker) -> None:
     await each(attacker, EXTENDED)
