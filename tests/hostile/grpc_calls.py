@@ -57,19 +57,37 @@ class Backend:
 
     async def call(self, *, whole: bool = True) -> Call:
         """The call that comes on the next connection."""
-        call = Call(await self.accept())
-        await call.arrive(whole=whole)
-        return call
+        return await arrived(await self.accept(), whole=whole)
+
+
+async def arrived(peer: Peer, *, whole: bool) -> Call:
+    call = Call(peer)
+    await call.arrive(whole=whole)
+    return call
+
+
+async def taken(
+    attacker: Attacker, *fields: tuple[str, str], body: bytes = message(), end: bool = True
+) -> tuple[Stream, Peer, Backend]:
+    """A call of the public, and the connection on which it comes to a backend that the attack plays."""
+    backend = Backend(attacker)
+    await backend.start()
+    while True:
+        stream = await call(attacker, *fields, body=body, end=end, host=VICTIM_CALLS)
+        accepting, ending = asyncio.ensure_future(backend.accept()), asyncio.ensure_future(outcome(stream))
+        await asyncio.wait([accepting, ending], return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if accepting.done():
+            return stream, accepting.result(), backend
+        accepting.cancel()  # the client had not yet heard that the connection of the attacker before is gone
 
 
 async def called(
     attacker: Attacker, *fields: tuple[str, str], body: bytes = message(), end: bool = True
 ) -> tuple[Stream, Call, Backend]:
     """A call of the public to a backend that the attack plays."""
-    backend = Backend(attacker)
-    await backend.start()
-    stream = await call(attacker, *fields, body=body, end=end, host=VICTIM_CALLS)
-    return stream, await backend.call(whole=end), backend
+    stream, peer, backend = await taken(attacker, *fields, body=body, end=end)
+    return stream, await arrived(peer, whole=end), backend
 
 
 async def call(

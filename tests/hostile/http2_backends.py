@@ -5,7 +5,7 @@ import struct
 from contextlib import suppress
 
 from tests.hostile.attack import Section
-from tests.hostile.grpc_calls import DEADLINE, INTERNAL, OK, UNAVAILABLE, Backend, call, called, note, outcome
+from tests.hostile.grpc_calls import DEADLINE, INTERNAL, OK, UNAVAILABLE, Backend, call, called, note, outcome, taken
 from tests.hostile.http2_wire import (
     ACK,
     CONTINUATION,
@@ -145,11 +145,9 @@ async def codes(attacker: Attacker) -> None:
     attackers=8,
 )
 async def refusing(attacker: Attacker) -> None:
-    backend = Backend(attacker)
-    await backend.start()
-    stream = await call(attacker, host=VICTIM_CALLS)
-    wire = Wire(await backend.accept())
-    await wire.peer.until(PREFACE)
+    stream, peer, backend = await taken(attacker)
+    wire = Wire(peer)
+    await peer.until(PREFACE)
     await wire.send(settings())
     for number in range(1, 2 * ATTEMPTS, 2):
         await wire.until(HEADERS, stream=number)
@@ -194,10 +192,7 @@ async def processed(attacker: Attacker) -> None:
     attackers=8,
 )
 async def stingy(attacker: Attacker) -> None:
-    backend = Backend(attacker)
-    await backend.start()
-    stream = await call(attacker, ("grpc-timeout", "100m"), body=note(200_000), host=VICTIM_CALLS)
-    peer = await backend.accept()
+    stream, peer, _ = await taken(attacker, ("grpc-timeout", "100m"), body=note(200_000))
     allowed = MAX_CONCURRENT_STREAMS if attacker.number % 2 else INITIAL_WINDOW_SIZE
     await peer.send(settings((allowed, 0)))
     assert await outcome(stream) == DEADLINE
