@@ -26,10 +26,19 @@ class Port:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(BACKLOG)
+        self._socket.setblocking(False)
         self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
 
     def copy(self) -> socket.socket:
         return self._socket.dup()
+
+    def turn_away(self) -> None:
+        """Close what nobody has taken."""
+        while True:
+            try:
+                self._socket.accept()[0].close()
+            except BlockingIOError:
+                return
 
     def close(self) -> None:
         self._socket.close()
@@ -81,11 +90,14 @@ class Site:
         return [process.descriptors for process in self.ends]
 
     async def is_down_to(self, before: list[int]) -> None:
-        """Neither end holds more descriptors than it did."""
-        await eventually(
-            lambda: all(now <= then for now, then in zip(self.descriptors, before, strict=True)),
-            lambda: f"{before} descriptors before, {self.descriptors} after",
-        )
+        """Neither end holds more descriptors than it did; those who dialled late find that the attack is over."""
+
+        def down() -> bool:
+            self.web.turn_away()
+            self.calls.turn_away()
+            return all(now <= then for now, then in zip(self.descriptors, before, strict=True))
+
+        await eventually(down, lambda: f"{before} descriptors before, {self.descriptors} after")
 
     @property
     def lines(self) -> list[str]:
@@ -102,14 +114,22 @@ class Victim:
     def __init__(self, stack: AsyncExitStack) -> None:
         self.connections = 0
         self._stack = stack
+        self._over = False
         self._arrived: dict[str, asyncio.Queue[tuple[Peer, Head]]] = {}
 
     async def start(self, port: Port) -> None:
         server = await asyncio.start_server(self._take, sock=port.copy(), limit=LINE_BYTES)
-        self._stack.callback(server.close)
+
+        def end() -> None:
+            self._over = True
+            server.close()
+
+        self._stack.callback(end)
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
+        if self._over:
+            return peer.drop()
         self._stack.callback(peer.drop)
         self.connections += 1
         try:

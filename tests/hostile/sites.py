@@ -3,11 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 from tests.hostile import (  # noqa: F401
+    grpc,
+    grpc_backends,
     http1,
     http1_answers,
     http1_bodies,
     http1_smuggling,
     http2,
+    http2_backends,
+    http2_floods,
+    http2_heads,
     websocket,
     websocket_backend,
     websocket_handshakes,

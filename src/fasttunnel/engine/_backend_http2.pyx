@@ -166,7 +166,7 @@ cdef class BackendCall(H2Stream):
         cdef Msg m
         cdef size_t pos = 0, where = 0
         cdef uint32_t n
-        if not self.replayable or self.headers_done or self.attempts == ATTEMPTS_MAX:
+        if not self.replayable or self.headers_done or self.attempts + 1 == ATTEMPTS_MAX:
             return 1
         fresh = open_call(self.plan)
         fresh.attempts = self.attempts + 1
@@ -395,6 +395,8 @@ cdef class BackendCall(H2Stream):
             self.pump()                     # the answer was complete before the stream was reset
         if self.exchange is None or self.receive_end:
             return 0                        # complete, or what is left waits for credit
+        if self.failure is not None:
+            return self.fail_call(PROTOCOL_ERROR, self.failure)
         if not self.home.attached:
             return self.fail_call(BACKEND_UNREACHABLE, b"the backend closed the connection")
         # How gRPC maps the error codes of HTTP/2 (PROTOCOL-HTTP2.md, "Errors").

@@ -71,6 +71,8 @@ cdef class Http2Conn(Conn):
     cdef object error                   # exception raised in a callback, for after the drive call
     cdef bint out_full                  # the library was stopped because `out` is long
     cdef bint auto_window               # the library renews the windows
+    cdef size_t head_bytes              # of the head that is being received (RFC 9113 6.5.2)
+    cdef size_t head_limit
     cdef bint settled                   # the peer's SETTINGS have come
     cdef bint going_away                # GOAWAY has come or gone: no new streams
 
@@ -90,6 +92,7 @@ cdef class Http2Conn(Conn):
     cdef int submit_response(self, H2Stream stream, bint body) except -1
     cdef int submit_request(self, H2Stream stream, bint body) except -1
     cdef int go_away(self) except -1
+    cdef int terminate(self, uint32_t error_code) except -1
     cdef int announce_go_away(self) except -1
     cdef int ping(self) except -1
     cdef uint32_t peer_max_frame(self) noexcept          # the peer's MAX_FRAME_SIZE

@@ -19,6 +19,7 @@ from fasttunnel.engine._nghttp2 cimport *
 cdef enum:
     OUT_LIMIT = 524288                  # the library is asked for no more while this much waits for the socket
     PARTS_LIMIT = 64                    # the same, of long frames that are written from where they lie
+    TOO_LONG = 4                        # times the limit of a head: no more of it is looked at
     OVERFULL = 4194304                  # of one stream, beyond what its window lets come
     PER_CREDIT = 6                      # bytes that a message of one byte needs
 
@@ -173,6 +174,7 @@ cdef int cb_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, voi
 cdef int cb_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user) noexcept:
     cdef Http2Conn conn = <Http2Conn>user
     cdef H2Stream stream
+    conn.head_bytes = 0
     if frame.hd.type != NGHTTP2_HEADERS or frame.headers.cat != NGHTTP2_HCAT_REQUEST:
         return 0
     try:
@@ -188,6 +190,11 @@ cdef int cb_header(nghttp2_session *session, const nghttp2_frame *frame, const u
                    const uint8_t *value, size_t value_len, uint8_t flags, void *user) noexcept:
     cdef Http2Conn conn = <Http2Conn>user
     cdef void *stream = nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    conn.head_bytes += name_len + value_len + 32
+    if conn.head_bytes > conn.head_limit:
+        # A byte of HPACK may stand for 4 KiB: what follows is decoded for the table's sake, and looked at no more.
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_ENHANCE_YOUR_CALM)
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     if stream == NULL:
         return 0
     try:
@@ -474,6 +481,7 @@ cdef class Http2Conn(Conn):
         if code != 0:
             raise MemoryError
         self.auto_window = auto_window
+        self.head_limit = TOO_LONG * max_header_list
         if not server:
             settings[n].settings_id = NGHTTP2_SETTINGS_ENABLE_PUSH
             settings[n].value = 0
@@ -670,6 +678,11 @@ cdef class Http2Conn(Conn):
                                   NGHTTP2_NO_ERROR, NULL, 0)
             self.touch()
         return 0
+
+    cdef int terminate(self, uint32_t error_code) except -1:
+        """GOAWAY, and then the end (RFC 9113 5.4.1)."""
+        nghttp2_session_terminate_session(self.session, error_code)
+        return self.touch()
 
     cdef int announce_go_away(self) except -1:
         """A first GOAWAY, which turns no stream away (RFC 9113 6.8)."""

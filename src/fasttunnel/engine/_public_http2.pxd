@@ -13,6 +13,10 @@ cdef class PublicHttp2(Http2Conn):
     cdef Visitor visitor
     cdef bint refused                   # there are too many connections: what comes on this one is answered 503
     cdef bint idle                      # between two requests; the timer is that of keep-alive
+    cdef double resets                  # of streams without an answer, less what time has forgiven
+    cdef int64_t resets_ms              # the last of them
+
+    cdef int count_reset(self) except -1
 
 
 cdef class PublicStream(H2Stream):

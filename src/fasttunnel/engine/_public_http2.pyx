@@ -5,7 +5,7 @@ without credit gets no WINDOW_UPDATE, its neighbours flow on.
 """
 import base64
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fasttunnel._core cimport (
@@ -28,6 +28,8 @@ cdef enum:
     CONNECTION_WINDOW = 16777216
     MAX_STREAMS = 1024
     MAX_FRAME = 65536
+    RESETS = 1000                       # as in the library
+    RESETS_PER_S = 33
 
     CANCELLED = 1
     BACKEND_TIMEOUT = 4
@@ -41,8 +43,10 @@ cdef enum:
     GRPC_INTERNAL = 13
     GRPC_UNAVAILABLE = 14
 
+    H2_NO_ERROR = 0
     H2_INTERNAL_ERROR = 2
     H2_CANCEL = 8
+    H2_ENHANCE_YOUR_CALM = 11
 
 
 cdef void set_slice(Slice *slice, bytes value) noexcept:
@@ -74,11 +78,31 @@ cdef class PublicHttp2(Http2Conn):
         self.announce_go_away()
 
     cdef H2Stream new_stream(self):
-        self.disarm()
+        if not self.refused:
+            self.arm(self.gate.head_timeout_s)          # until its head is complete
         self.idle = False
         return PublicStream.__new__(PublicStream)
 
+    cdef int detach(self, int32_t stream_id, uint32_t error_code) except -1:
+        cdef PublicStream stream
+        if error_code != H2_NO_ERROR:
+            stream = self.streams.get(stream_id)
+            if stream is not None and not stream.answer_done:
+                self.count_reset()
+        return Http2Conn.detach(self, stream_id, error_code)
+
+    cdef int count_reset(self) except -1:
+        """The library counts what the peer resets (CVE-2023-44487), and not what it makes us reset (CVE-2025-8671)."""
+        cdef int64_t now_ms = self.reactor.now_ms()
+        self.resets = max(0.0, self.resets - <double>(now_ms - self.resets_ms) * RESETS_PER_S / 1000.0) + 1
+        self.resets_ms = now_ms
+        if self.resets > RESETS:
+            return self.terminate(H2_ENHANCE_YOUR_CALM)
+        return 0
+
     cdef int on_stream_gone(self, H2Stream stream) except -1:
+        if not (<PublicStream>stream).headers_done:
+            self.disarm()
         if self.refused:
             self.go_away()
         elif not self.streams:
@@ -172,6 +196,7 @@ cdef class PublicStream(H2Stream):
         if self.headers_done:
             return 0                        # trailers: pump() sends them with the last chunk
         self.headers_done = True
+        self.conn.disarm()
         self.is_head = self.method == b"HEAD"
         self.is_grpc = self.grpc_type and self.method == b"POST"
         return 0

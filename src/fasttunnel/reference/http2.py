@@ -15,7 +15,9 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+import hpack
 from h2.errors import ErrorCodes
+from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
 
 from fasttunnel.errors import ResetCode
@@ -29,6 +31,7 @@ RESETS, RESETS_PER_S = 1000, 33  # as in libnghttp2
 CONNECTION_WINDOW = 16_777_216
 MAX_STREAMS = 1024
 MAX_FRAME = 65_536
+TABLE_BYTES = 4096  # of HPACK, for what we send
 
 # What the error code of a backend means (grpc/doc/PROTOCOL-HTTP2.md, "Errors"); others are PROTOCOL_ERROR.
 BACKEND_CODES: dict[int | None, ResetCode] = {
@@ -67,6 +70,7 @@ class Http2Stream(HttpStream):
                 raise BadMessage("the body is shorter than its content-length")
         except BadMessage as error:
             self._reset(ErrorCodes.PROTOCOL_ERROR, error)
+            self._connection.count_reset()
             return False
         if head is not None:
             self._heads.append(head)
@@ -181,6 +185,38 @@ class _StateMachine(h2.connection.H2ConnectionStateMachine):
         return [] if passed else super().process_input(input_)
 
 
+class _FrameBuffer(FrameBuffer):
+    """That of h2 looks at the length of a frame when it has gathered all of it."""
+
+    def __next__(self) -> Any:
+        if len(self._data) >= 9:
+            self._validate_frame_length(int.from_bytes(self._data[:3], "big"))
+        return super().__next__()
+
+
+class _Encoder(hpack.Encoder):
+    """That of hpack has a table as large as the peer likes, and remembers each size until it sends a head.
+
+    Its Huffman code takes time that grows with the square of a value's length: there is none.
+    """
+
+    def encode(self, headers: Any, huffman: bool = False) -> bytes:
+        return super().encode(headers, huffman=False)
+
+    @property
+    def header_table_size(self) -> int:
+        return self.header_table.maxsize
+
+    @header_table_size.setter
+    def header_table_size(self, value: int) -> None:
+        size = min(value, TABLE_BYTES)
+        if size != self.header_table.maxsize:
+            # RFC 7541 4.2: the smallest and the last tell all.
+            self.table_size_changes = [min([*self.table_size_changes, size]), size]
+        self.header_table.maxsize = size
+        self.header_table.resized = bool(self.table_size_changes)
+
+
 class Http2Connection:
     """One connection. `on_request(stream, head)` is called for each request of the public."""
 
@@ -206,6 +242,8 @@ class Http2Connection:
             h2.config.H2Configuration(client_side=not self.public, header_encoding=None)
         )
         self._machine = self.h2.state_machine = _StateMachine()
+        self.h2.incoming_buffer = _FrameBuffer(server=self.public)
+        self.h2.encoder = _Encoder()
         # Larger lists than allowed are still read, so that the stream can be answered 431 and its neighbours live on.
         self.h2.local_settings = Settings(
             client=not self.public,
@@ -267,7 +305,7 @@ class Http2Connection:
                 if stream is not None:
                     stream.came(data=event.data, ended=ended)
             case h2.events.StreamReset() if stream is not None:
-                self._count_reset()
+                self.count_reset()
                 stream.fail(event.error_code, unprocessed=event.error_code == ErrorCodes.REFUSED_STREAM)
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                 self._settled = self._settled or isinstance(event, h2.events.RemoteSettingsChanged)
@@ -282,8 +320,9 @@ class Http2Connection:
                         each.fail(event.error_code, unprocessed=True)  # RFC 9113 6.8
                 self._close_unused()
 
-    def _count_reset(self) -> None:
-        """Requests that are given up at once cost the peer nothing (CVE-2023-44487): their rate is bounded."""
+    def count_reset(self) -> None:
+        """Of a stream, by the peer or for what it sent: requests that are given up cost it nothing (CVE-2023-44487,
+        -2025-8671), so their rate is bounded."""
         now = asyncio.get_running_loop().time()
         self._resets = max(0.0, self._resets - (now - self._reset_s) * RESETS_PER_S) + 1
         self._reset_s = now
