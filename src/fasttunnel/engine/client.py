@@ -227,7 +227,8 @@ class ClientEngine:
             if tunnel.told_to_go.done():
                 # In order, so at once. The old tunnel lives on beside the new one until the server ends it.
                 go_away = tunnel.told_to_go.result()
-                reason, delay = go_away.reason or "the server is leaving", go_away.retry_ms / 1000
+                reason = go_away.reason or "the server is leaving"
+                delay = min(go_away.retry_ms / 1000, self._config.backoff_max_s)
                 if loop.time() - tunnel.up_since_s >= limits.SETTLED_S:
                     backoff.reset()
                 else:

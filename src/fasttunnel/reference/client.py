@@ -224,7 +224,8 @@ class ClientEngine:
             if tunnel.told_to_go.done():
                 # In order, so at once. The old tunnel lives on beside the new one until the server ends it.
                 go_away = tunnel.told_to_go.result()
-                reason, delay = go_away.reason or "the server is leaving", go_away.retry_ms / 1000
+                reason = go_away.reason or "the server is leaving"
+                delay = min(go_away.retry_ms / 1000, self.config.backoff_max_s)
             settled = asyncio.get_running_loop().time() - tunnel.up_since_s >= limits.SETTLED_S
             if tunnel.was_up and (settled or not tunnel.told_to_go.done()):
                 backoff.reset()
