@@ -148,6 +148,8 @@ cdef class WebSocketConn(Conn):
         cdef uint8_t no_mask[4]
         if m.opcode > 10 or 2 < m.opcode < 8 or m.rsv > (7 if self.parser.rsv_allowed else 0):
             return False
+        if m.more and (m.frame_bytes <= m.body.len or m.frame_bytes >> 63):
+            return False
         if m.opcode < 8:
             if (m.opcode == 0) != self.in_message:
                 return False
@@ -169,8 +171,6 @@ cdef class WebSocketConn(Conn):
         if self.writing == 0 or m.opcode >= 8:
             if m.opcode < 8:
                 self.writing = m.frame_bytes if m.more else n
-            if m.more and m.frame_bytes <= n or self.writing >> 63:
-                return 1
             if self.client_side:
                 fresh_random(self.key, 4)
             head = ws_build_head(p, m.fin, <int>m.rsv, <int>m.opcode, self.writing if m.opcode < 8 else n,

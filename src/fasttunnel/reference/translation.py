@@ -144,6 +144,7 @@ class HttpTranslation(Translation):
             if not (interim if chunk.informational else 200 <= status <= 999):
                 raise BadMessage("bad status from the backend")
             head = Head(fields.from_tunnel(chunk.headers), status=status)
+            fields.content_length(head.fields)
             self._begun = not chunk.informational
         return Part(
             head, chunk.body, chunk.is_last_chunk, fields.from_tunnel(chunk.trailers, without=fields.NOT_IN_TRAILERS)

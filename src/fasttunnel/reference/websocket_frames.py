@@ -150,8 +150,6 @@ class WebSocketFrameEncoder:
         if self._missing == 0:
             self._check(frame)
             self._missing = frame.payload_length if frame.more else size
-            if (frame.more and self._missing <= size) or self._missing >> 63:
-                raise BadMessage("fragments of a frame do not add up")
             head = self._head(frame, self._missing)
         if size > self._missing or (size == self._missing) == frame.more:
             raise BadMessage("fragments of a frame do not add up")
@@ -162,6 +160,8 @@ class WebSocketFrameEncoder:
         """RFC 6455 5.2, 5.4 and 5.5: whether such a frame may begin now."""
         if frame.opcode not in OPCODES or frame.rsv > (7 if self._extensions else 0):
             raise BadMessage("a frame that may not be sent")
+        if frame.more and (frame.payload_length <= len(frame.payload) or frame.payload_length >> 63):
+            raise BadMessage("fragments of a frame do not add up")
         if frame.opcode < CLOSE:
             if (frame.opcode == Opcode.CONTINUATION) != self._in_message:
                 raise BadMessage("a continuation without a start, or a start inside a message")
