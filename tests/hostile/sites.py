@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from tests.hostile import http1, http2  # noqa: F401
+from tests.hostile import hostile_server, http1, http2, system, tunnel_client, tunnel_port  # noqa: F401
+from tests.hostile.false_server import PLAYED, ClientSite
 from tests.hostile.processes import Process
 from tests.hostile.site import Site
 
@@ -21,7 +22,8 @@ class Sites:
         if site is None or not all(process.alive for process in site.ends):
             if site is not None:
                 site.close()
-            site = self._sites[key] = Site(engine, self._backends, options)
+            kind = ClientSite if options.get("server") == PLAYED else Site
+            site = self._sites[key] = kind(engine, self._backends, options)
         return site
 
     def close(self) -> None:
