@@ -74,6 +74,8 @@ class Line:
     def _take(self, event: Any) -> None:
         if isinstance(event, h2.events.RequestReceived):
             self.stream = event.stream_id
+            # At once: the asyncio engine waits for it, for a while, before it registers.
+            self.protocol.send_headers(self.stream, [(":status", "200"), ("content-type", "application/grpc")])
         elif isinstance(event, h2.events.PingAckReceived):
             self.pinged = True
         elif isinstance(event, h2.events.StreamReset | h2.events.StreamEnded):
@@ -113,9 +115,7 @@ class Line:
         await self.until(lambda: self.closed)
 
     def accept(self, **fields: Any) -> None:
-        """Take the call, and the registration."""
-        self.protocol.send_headers(self.stream, [(":status", "200"), ("content-type", "application/grpc")])
-        self.write()
+        """Take the registration."""
         usual = {"session_id": "s", "client_id": "c", "heartbeat_interval_ms": 600_000}
         self._send(prefixed(message(registered=wire.Registered(**{**usual, **fields}))))
 

@@ -203,17 +203,17 @@ async def bad_frames(attacker: Attacker) -> None:
 
 
 @attack(
-    "200 requests held on one tunnel, which is then cut",
+    "100 requests held on one tunnel, which is then cut",
     "their backend connections end",
     cpu_ms=150,
     memory_kib=512,
-    **SHARED,
+    **{**SHARED, "attackers": 2},
 )
 async def many_requests(attacker: Attacker) -> None:
     line = await tunnel(attacker)
-    for number in range(200):
+    for number in range(100):
         await line.ask(f"r-{number}", http_request=get(url=f"/{attacker.number}/{number}", is_last_chunk=True))
-    backends = [(await attacker.victim.asked(f"/{attacker.number}/{number}"))[0] for number in range(200)]
+    backends = [(await attacker.victim.asked(f"/{attacker.number}/{number}"))[0] for number in range(100)]
     line.peer.drop()
     for backend in backends:
         assert await backend.ended()
@@ -335,7 +335,12 @@ async def bad_trailers(attacker: Attacker) -> None:
     assert not [text for text in attacker.site.lines if "\x1b" in text or text.startswith("  public")]
 
 
-@attack("5,000 heartbeats, 5,000 Resets and 5,000 grants for nobody", "answered; passed over", cpu_ms=250, **SHARED)
+@attack(
+    "2,000 heartbeats, 2,000 Resets and 2,000 grants for nobody",
+    "answered; passed over",
+    cpu_ms=100,
+    **{**SHARED, "attackers": 2},
+)
 async def floods(attacker: Attacker) -> None:
     line = await tunnel(attacker)
     reset = message("nobody", reset=wire.Reset(code=1)), message("nobody", window_update=wire.WindowUpdate(bytes=1))

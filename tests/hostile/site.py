@@ -111,7 +111,7 @@ class Victim:
         self._arrived: dict[str, asyncio.Queue[tuple[Peer, Head]]] = {}
 
     async def start(self, port: Port) -> None:
-        server = await asyncio.start_server(self._take, sock=port.copy())
+        server = await asyncio.start_server(self._take, sock=port.copy(), backlog=BACKLOG)
         self._stack.callback(server.close)
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -278,7 +278,7 @@ async def endless_frame(attacker: Attacker) -> None:
 
 # -- floods
 
-FLOOD = 5000
+FLOOD = 2000
 
 
 async def flood(client: HostileClient, each: bytes) -> None:
@@ -287,11 +287,11 @@ async def flood(client: HostileClient, each: bytes) -> None:
     await client.caught_up()
 
 
-@attack("5,000 heartbeats, whose answers are read", "each is answered", attackers=4, cpu_ms=250)
+@attack("2,000 heartbeats, whose answers are read", "each is answered", attackers=2, cpu_ms=100)
 async def heartbeats(attacker: Attacker) -> None:
     client = await registered(attacker)
     for number in range(10):
-        await client.send(*(message(heartbeat=wire.Heartbeat(nonce=number * 500 + one)) for one in range(500)))
+        await client.send(*(message(heartbeat=wire.Heartbeat(nonce=number * 200 + one)) for one in range(200)))
     for number in range(FLOOD):
         found = await client.next("heartbeat")
         while not found.heartbeat.reply:
@@ -299,7 +299,7 @@ async def heartbeats(attacker: Attacker) -> None:
         assert found.heartbeat.nonce == number
 
 
-@attack("5,000 grants of a byte, and of none, to one request", "taken", attackers=4, cpu_ms=50)
+@attack("2,000 grants of a byte, and of none, to one request", "taken", attackers=4, cpu_ms=50)
 async def grants(attacker: Attacker) -> None:
     client = await registered(attacker)
     public, request_id = await client.public(attacker)
@@ -308,7 +308,7 @@ async def grants(attacker: Attacker) -> None:
     assert (await public.answer()).body == b"mine"
 
 
-@attack("5,000 messages and 5,000 Resets for requests that never were", "Reset once each", attackers=4, cpu_ms=250)
+@attack("2,000 messages and 2,000 Resets for requests that never were", "Reset once each", attackers=2, cpu_ms=100)
 async def strangers(attacker: Attacker) -> None:
     client = await registered(attacker)
     for number in range(FLOOD):
@@ -318,7 +318,7 @@ async def strangers(attacker: Attacker) -> None:
     await client.caught_up()
 
 
-@attack("5,000 empty chunks in one answer", "passed on as nothing", attackers=4, cpu_ms=100)
+@attack("2,000 empty chunks in one answer", "passed on as nothing", attackers=4, cpu_ms=100)
 async def empty_chunks(attacker: Attacker) -> None:
     client = await registered(attacker)
     public, request_id = await client.public(attacker)

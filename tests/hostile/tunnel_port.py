@@ -77,8 +77,8 @@ async def guessing(attacker: Attacker) -> None:
         statuses.append(await guess.status())
     assert statuses == [UNAUTHENTICATED] * 10 + [RESOURCE_EXHAUSTED] * 90
     assert await (await call(await dial(attacker, address))).status() == RESOURCE_EXHAUSTED
-    other = await call(await dial(attacker, own_address()), registering(wire.Route(host=f"{address}.example")))
-    await other.next("registered")
+    other = await call(await dial(attacker, own_address()), message(heartbeat=wire.Heartbeat()))
+    assert await other.status() == INVALID_ARGUMENT  # the token is good, it is no Register
     warnings = [line for line in attacker.site.lines if f"too many failed logins from {address}:" in line]
     assert len(warnings) == 1
 
