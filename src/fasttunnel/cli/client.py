@@ -90,6 +90,7 @@ def client(
     While the server is away the client keeps trying. A first Ctrl-C (SIGINT, SIGTERM) lets requests
     under way finish, a second one stops at once.
     """
+    running.hold_signals()
     try:
         settings = client_config(
             options.gather(

@@ -102,6 +102,7 @@ def server(
     A first Ctrl-C (SIGINT, SIGTERM) lets requests under way finish, a second one stops at once.
     SIGHUP has the file of --tokens read at once.
     """
+    running.hold_signals()
     try:
         settings = server_config(
             options.gather(
