@@ -156,15 +156,26 @@ class FalseServer:
         self._port = port
         self._lines: dict[int, asyncio.Queue[Line]] = {0: asyncio.Queue(), 1: asyncio.Queue()}
         self._raw: asyncio.Future[Peer] | None = None
-        self._idle: Line | None = None  # the second connection, while no attack wants it
+        self._peers: list[Peer] = []
+        self._over = False
 
     async def start(self) -> None:
         server = await asyncio.start_server(self._take, sock=self._port.copy())
-        self._stack.callback(server.close)
+        self._stack.push_async_callback(self._stop, server)
+
+    async def _stop(self, server: asyncio.Server) -> None:
+        """The client dials again at once: what it has just opened is closed as well, before the loop is."""
+        server.close()
+        self._over = True
+        for peer in self._peers:
+            peer.writer.transport.abort()
+            await peer.close()
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
-        self._stack.callback(peer.drop)
+        if self._over:
+            return writer.transport.abort()
+        self._peers.append(peer)
         if self._raw is not None and not self._raw.done():
             return self._raw.set_result(peer)
         line = Line(peer, self._stack)

@@ -108,13 +108,20 @@ class Victim:
         self.connections = 0
         self.heads = 0  # that have come on them, or parts of one
         self._stack = stack
+        self._over = False
         self._arrived: dict[str, asyncio.Queue[tuple[Peer, Head]]] = {}
 
     async def start(self, port: Port) -> None:
         server = await asyncio.start_server(self._take, sock=port.copy(), backlog=BACKLOG)
-        self._stack.callback(server.close)
+        self._stack.callback(self._stop, server)
+
+    def _stop(self, server: asyncio.Server) -> None:
+        server.close()
+        self._over = True
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._over:  # it has been accepted just before
+            return writer.transport.abort()
         peer = Peer(reader, writer)
         self._stack.callback(peer.drop)
         self.connections += 1

@@ -120,7 +120,7 @@ async def signals_at_start(attacker: Attacker) -> None:
             await asyncio.sleep(delay_s)  # wherever it is by then: each run finds other places
             process.signal(number)
             code = await asyncio.to_thread(process.ended)
-            assert code in (0, 1, 130, -number), process.lines
+            assert code in (0, 1, 130, -number), (code, number, delay_s, process.lines)
             assert quiet(process.lines, code), process.lines
 
     async with asyncio.TaskGroup() as group:
