@@ -58,6 +58,7 @@ async def descriptors(attacker: Attacker) -> None:
             await peer.close()
         late = peers[-1]
         if attacker.site.engine == "asyncio":  # libuv takes those that wait, and closes them: uv__emfile_trick
+            await eventually(lambda: not full(server))
             late = await attacker.connect()
         await late.send(request("GET", "/", host="nobody.example"))
         assert (await late.answer()).status == 404

@@ -12,7 +12,6 @@ import click
 
 from fasttunnel.errors import FasttunnelError
 
-
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
