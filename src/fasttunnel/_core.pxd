@@ -83,6 +83,7 @@ cdef void ws_mask(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t *key
 cdef size_t ws_build_head(uint8_t *out, bint fin, int rsv, int opcode, uint64_t payload_bytes,
                           const uint8_t *key) noexcept nogil                      # at most 14 bytes; key NULL: no mask
 cdef void ws_rotate(uint8_t *key, uint64_t n) noexcept nogil                      # key for the byte n further on
+cdef bint ws_close_ok(const uint8_t *payload, const uint8_t *key) noexcept nogil  # of a Close frame: two bytes at least
 cdef const char *ws_error_text(int code) noexcept nogil
 cdef int ws_error_close_code(int code) noexcept nogil                             # 1002 or 1009
 

@@ -13,6 +13,9 @@ WIRE_VERSION: Final = 1
 FRAGMENT_BYTES: Final = 65_536
 """Largest payload of one TunnelMessage: what is larger travels in pieces, between which others get their turn."""
 
+MIN_FRAGMENT_BYTES: Final = 1_024
+"""Least of it; a peer that wants less gets this: messages of a byte would cost a hundred times what they carry."""
+
 MAX_FRAGMENT_BYTES: Final = 131_072
 """What FRAGMENT_BYTES may be set to: a fragment waits until it is whole in a stream's HTTP/2 window of twice that."""
 
@@ -37,8 +40,20 @@ BACKLOG_BYTES: Final = 16 * 1024 * 1024
 REQUEST_ID_BYTES: Final = 16
 """Longest request_id of the wire contract."""
 
+NAME_BYTES: Final = 255
+"""Longest client_id and instance_id: they are kept as long as the client is known, and stand in the log."""
+
+RESET_TEXT_BYTES: Final = 512
+"""What the public gets to see of Reset.message, which is one of the peer's."""
+
 HEARTBEAT_INTERVAL_S: Final = 10.0
 """Pause between heartbeats; a tunnel that is silent for two of them although it was asked to answer is given up."""
+
+HEARTBEAT_MIN_S: Final = 0.05
+"""Shortest pause that a server may ask for: more would only keep its client busy."""
+
+HEARTBEAT_MAX_S: Final = 600.0
+"""And the longest: a client has to notice in the end that its server is dead."""
 
 BACKOFF_MIN_S: Final = 0.1
 """First pause before dialling again, before jitter."""

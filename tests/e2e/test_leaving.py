@@ -187,6 +187,19 @@ async def test_the_old_tunnel_serves_until_the_new_one_is_there(stack: AsyncExit
     assert client.status()["connected"] is True
 
 
+async def test_no_server_keeps_a_client_away_for_longer_than_it_wants(stack: AsyncExitStack) -> None:
+    """What a hostile one says, or one whose clock is wrong: a month."""
+    site, events = await start_site(stack), Recorder()
+    stock = await start_stock_server(stack)
+    options = {"backoff_min_s": 0.01, "backoff_max_s": 0.02}
+    starting = asyncio.ensure_future(start_client(stack, stock.address, [site], events, **options))
+    old, _ = await stock.accept_and_register()
+    await starting
+    old.send(go_away=wire.GoAway(retry_ms=2**32 - 1))
+    new, _ = await stock.accept_and_register()
+    assert await ask_through(new, "h-1", "/bytes/10")
+
+
 async def test_a_client_that_is_told_to_go_can_be_stopped(stack: AsyncExitStack) -> None:
     site, events = await start_site(stack), Recorder()
     stock = await start_stock_server(stack)

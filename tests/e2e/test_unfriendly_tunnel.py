@@ -24,6 +24,7 @@ from tests.support.frames import (
     accept_upgrade,
     ask_upgrade,
     expect_upgrade,
+    read_frame,
     read_frame_head,
     xor,
 )
@@ -174,22 +175,28 @@ async def test_nothing_comes_between_the_fragments_of_a_frame(scene: ServerScene
     await scene.lives()
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"opcode": PING, "payload": b"x" * 126},
-        {"opcode": PING, "payload": b"", "fin": False},
-        {"opcode": PING, "payload": b"x", "more": True, "payload_length": 2},
-        {"opcode": 16, "payload": b""},
-        {"opcode": BINARY, "payload": b"", "rsv": 8},
-        {"opcode": BINARY, "payload": b"xx", "more": True, "payload_length": 2},
-        {"opcode": BINARY, "payload": b"xx", "more": True, "payload_length": 1},
-        {"opcode": BINARY, "payload": b"xx", "more": True},
-        {"opcode": BINARY, "payload": b"xx", "more": True, "payload_length": 2**63},
-    ],
-    ids=range(9),
-)
-async def test_a_frame_that_cannot_be_written_ends_its_websocket(scene: ServerScene, bad: dict[str, Any]) -> None:
+BAD_FRAMES: list[dict[str, Any]] = [
+    {"opcode": PING, "payload": b"x" * 126},
+    {"opcode": PING, "payload": b"", "fin": False},
+    {"opcode": PING, "payload": b"x", "more": True, "payload_length": 2},
+    {"opcode": 3, "payload": b""},
+    {"opcode": 11, "payload": b""},
+    {"opcode": 16, "payload": b""},
+    {"opcode": BINARY, "payload": b"", "rsv": 1},
+    {"opcode": PING, "payload": b"", "rsv": 4},
+    {"opcode": BINARY, "payload": b"", "rsv": 8},
+    {"opcode": CONTINUATION, "payload": b"x"},
+    {"opcode": CLOSE, "payload": b"x"},
+    {"opcode": CLOSE, "payload": b"\x03\xed"},
+    {"opcode": BINARY, "payload": b"xx", "more": True, "payload_length": 2},
+    {"opcode": BINARY, "payload": b"xx", "more": True, "payload_length": 1},
+    {"opcode": BINARY, "payload": b"xx", "more": True},
+    {"opcode": BINARY, "payload": b"xx", "more": True, "payload_length": 2**63},
+]
+
+
+@pytest.mark.parametrize("bad", BAD_FRAMES, ids=range(len(BAD_FRAMES)))
+async def test_a_frame_that_may_not_be_sent_ends_its_websocket(scene: ServerScene, bad: dict[str, Any]) -> None:
     public, request_id = await scene.upgrade()
     scene.frame(request_id, **bad)
     await scene.expect_reset(request_id)
@@ -198,6 +205,27 @@ async def test_a_frame_that_cannot_be_written_ends_its_websocket(scene: ServerSc
         last = await public.to_end()
     if last:  # nothing of the frame itself
         assert (last[0], last[2:4]) == (0x80 | CLOSE, (1002).to_bytes(2, "big"))
+    await scene.lives()
+
+
+async def test_a_message_begins_in_no_other_and_rsv_bits_need_an_extension(scene: ServerScene) -> None:
+    public, request_id = await scene.handshake()
+    agreed = fields(("Sec-WebSocket-Extensions", "permessage-deflate"))
+    accepted = wire.WebSocketResponse(status_code=101, accepted=True, headers=agreed)
+    scene.client.send(request_id, ws_response=accepted)
+    await expect_upgrade(public)
+    scene.frame(request_id, BINARY, b"a", fin=False, rsv=4)
+    scene.frame(request_id, PING, b"b")
+    scene.frame(request_id, CONTINUATION, b"c", fin=False)
+    scene.frame(request_id, TEXT, b"d")
+    for expected in (
+        Frame(BINARY, b"a", fin=False, rsv=4),
+        Frame(PING, b"b"),
+        Frame(CONTINUATION, b"c", fin=False),
+    ):
+        assert await read_frame(public) == expected
+    await scene.expect_reset(request_id)
+    assert (await read_frame(public)).payload[:2] == (1002).to_bytes(2, "big")
     await scene.lives()
 
 
@@ -463,6 +491,18 @@ async def test_nothing_comes_between_the_fragments_of_a_frame_to_the_backend(
     assert xor(await backend.exactly(10), mask) == b"a" * 10
     values = {"payload_length": 5, "more": True} if opcode < 8 else {}
     client_scene.frame("w-1", opcode, b"\x03\xe8", **values)
+    await client_scene.expect_reset("w-1")
+    assert await backend.ended()
+    await client_scene.lives()
+
+
+@pytest.mark.parametrize("bad", BAD_FRAMES, ids=range(len(BAD_FRAMES)))
+async def test_a_frame_that_may_not_be_sent_does_not_reach_the_backend(
+    client_scene: ClientScene, bad: dict[str, Any]
+) -> None:
+    await client_scene.start()
+    backend = await client_scene.upgrade("w-1")
+    client_scene.frame("w-1", **bad)
     await client_scene.expect_reset("w-1")
     assert await backend.ended()
     await client_scene.lives()

@@ -19,7 +19,7 @@ INTRODUCTION = """\
 # Hostile input
 
 What a server, a client and their neighbours survive, how it is answered, and what one attacking connection costs. Each
-line is a test of its own, `pytest tests/hostile -k "part of the line"`, over real sockets, on both engines; meanwhile
+line is a test of its own, `python -m tests.hostile --only "part of the line"`, over real sockets, on both engines; meanwhile
 HTTP, WebSocket and gRPC requests of others go through the same tunnel, and have to be answered as ever. Afterwards both
 processes live, and hold as many descriptors as before.
 

@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 from tests.hostile.attack import SLOWER, Attack
-from tests.hostile.others import Others
 from tests.hostile.site import Attacker, Meeting, Site, Victim
 
 LINES = 4  # that one attacker may have a process write to its log
@@ -23,7 +22,7 @@ class Cost(NamedTuple):
 async def play(attack: Attack, site: Site) -> Cost:
     """Raises AssertionError when the answer is another one, when others are disturbed, or when it costs too much."""
     async with AsyncExitStack() as stack:
-        others = Others(site.host, site.port)
+        others = site.others()
         stack.push_async_callback(others.close)
         await others.start()
         await _attack(attack, site, range(1))

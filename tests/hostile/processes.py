@@ -68,6 +68,12 @@ class Process:
                     raise AssertionError(f"no line with {pattern!r} in:\n" + "\n".join(self.lines))
                 self._changed.wait(min(left, 1.0))
 
+    def ended(self) -> int:
+        """Its exit code, waited for."""
+        code = self._process.wait(START_S)
+        self._reader.join()
+        return code
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from tests.hostile.others import CALLS, WEB
+from tests.hostile.others import CALLS, WEB, Others
 from tests.hostile.processes import Process, Use
 from tests.support.http2 import Connection, connect_http2
 from tests.support.raw import Head, Peer, connect, parse_head
@@ -58,12 +58,18 @@ class Site:
         host, port = self.server.line(r"public +https?://([^ :]+):(\d+)").groups()
         self.host, self.port = host, int(port)
         self.tunnel = self.server.line(r"tunnel +([^ ]+:\d+)")[1]
-        routes = [f"{WEB}={http}", f"{CALLS}={grpc}"]
-        routes += [f"{VICTIM}=http://{self.web.address}", f"{VICTIM_CALLS}=grpc://{self.calls.address}"]
-        client = ["client", *common, "--server", self.tunnel, *options.get("client", ()), *routes]
+        client = ["client", *common, "--server", self.tunnel, *options.get("client", ()), *self._routes(http, grpc)]
         self.client = Process("fasttunnel", *client, token=TOKEN)
         self.client.line("connected")
-        self.ends = (self.server, self.client)
+        self.ends: tuple[Process, ...] = (self.server, self.client)
+
+    def _routes(self, http: str, grpc: str) -> list[str]:
+        """Of the client: to the backends at these URLs, and to those that the attack plays."""
+        played = [f"{VICTIM}=http://{self.web.address}", f"{VICTIM_CALLS}=grpc://{self.calls.address}"]
+        return [f"{WEB}={http}", f"{CALLS}={grpc}", *played]
+
+    def others(self) -> Others:
+        return Others(self.host, self.port)
 
     def close(self) -> None:
         for process in self.ends:
@@ -113,20 +119,22 @@ class Victim:
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self.connections = 0
+        self.heads = 0  # that have come on them, or parts of one
         self._stack = stack
         self._over = False
         self._arrived: dict[str, asyncio.Queue[tuple[Peer, Head]]] = {}
 
     async def start(self, port: Port) -> None:
-        server = await asyncio.start_server(self._take, sock=port.copy(), limit=LINE_BYTES)
+        server = await asyncio.start_server(self._take, sock=port.copy(), limit=LINE_BYTES, backlog=BACKLOG)
+        self._stack.callback(self._stop, server)
 
-        def end() -> None:
-            self._over = True
-            server.close()
-
-        self._stack.callback(end)
+    def _stop(self, server: asyncio.Server) -> None:
+        server.close()
+        self._over = True
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._over:  # it has been accepted just before
+            return writer.transport.abort()
         peer = Peer(reader, writer)
         if self._over:
             return peer.drop()
@@ -134,8 +142,12 @@ class Victim:
         self.connections += 1
         try:
             head = parse_head(await reader.readuntil(b"\r\n\r\n"))
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except asyncio.IncompleteReadError as error:
+            self.heads += bool(error.partial)
             return
+        except ConnectionError:
+            return
+        self.heads += 1
         self._queue(head.start.split(" ")[1]).put_nowait((peer, head))
 
     def _queue(self, target: str) -> "asyncio.Queue[tuple[Peer, Head]]":

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from tests.hostile import (  # noqa: F401
     grpc,
     grpc_backends,
+    hostile_server,
     http1,
     http1_answers,
     http1_bodies,
@@ -13,10 +14,14 @@ from tests.hostile import (  # noqa: F401
     http2_backends,
     http2_floods,
     http2_heads,
+    system,
+    tunnel_client,
+    tunnel_port,
     websocket,
     websocket_backend,
     websocket_handshakes,
 )
+from tests.hostile.false_server import PLAYED, ClientSite
 from tests.hostile.processes import Process
 from tests.hostile.site import Site
 
@@ -35,7 +40,8 @@ class Sites:
         if site is None or not all(process.alive for process in site.ends):
             if site is not None:
                 site.close()
-            site = self._sites[key] = Site(engine, self._backends, options)
+            kind = ClientSite if options.get("server") == PLAYED else Site
+            site = self._sites[key] = kind(engine, self._backends, options)
         return site
 
     def close(self) -> None:

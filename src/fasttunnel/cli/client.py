@@ -75,6 +75,7 @@ def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> N
     While the server is away the client keeps trying. A first Ctrl-C (SIGINT, SIGTERM) lets requests
     under way finish, a second one stops at once.
     """
+    running.hold_signals()
     try:
         settings = configure(ClientConfig, options.gather(ClientConfig, given))
     except FasttunnelError as error:

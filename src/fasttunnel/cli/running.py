@@ -12,6 +12,8 @@ import click
 
 from fasttunnel.errors import FasttunnelError
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
 
 class Stoppable(Protocol):
     async def start(self) -> None: ...
@@ -31,6 +33,12 @@ def keep_heap() -> None:
         return  # another C library
     mallopt(mmap_threshold, 8 << 20)
     mallopt(trim_threshold, 16 << 20)
+
+
+def hold_signals() -> None:
+    """Have signals that stop wait for `stop_signal`: in the midst of an import, or of the loop's own start, they are
+    lost, or end the process in ways of their own."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
@@ -82,8 +90,9 @@ def stop_signal(say: Callable[[str], None]) -> asyncio.Event:
         say("stopping  requests under way may finish; once more to stop at once")
         asked.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     return asked
 
 

@@ -86,6 +86,7 @@ def server(user: str | None, engine: "EngineName | None", trace_messages: bool, 
     A first Ctrl-C (SIGINT, SIGTERM) lets requests under way finish, a second one stops at once.
     SIGHUP has certificates and the file of --tokens read at once if they have changed.
     """
+    running.hold_signals()
     try:
         settings = configure(ServerConfig, options.gather(ServerConfig, given))
         account = find_user(user) if user is not None else None

@@ -28,7 +28,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Window = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_WINDOW_BYTES)]
-Fragment = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_FRAGMENT_BYTES)]
+Fragment = Annotated[int, msgspec.Meta(ge=limits.MIN_FRAGMENT_BYTES, le=limits.MAX_FRAGMENT_BYTES)]
 HeaderList = Annotated[int, msgspec.Meta(ge=4096, le=1024 * 1024)]
 
 

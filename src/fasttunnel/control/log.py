@@ -11,6 +11,7 @@ from fasttunnel import limits
 from fasttunnel.control.routes import Route
 
 _logger = logging.getLogger("fasttunnel")
+TEXT_CHARACTERS = 512  # of a text of a peer
 
 
 class RequestRecord(NamedTuple):
@@ -28,6 +29,12 @@ class RequestRecord(NamedTuple):
     bytes_in: int  # payload, without any framing
     bytes_out: int
     duration_s: float
+
+
+def one_line(text: str) -> str:
+    """What a peer says, as it may stand in a line of a log or on a terminal: in bounds, what cannot be seen escaped."""
+    text = text[:TEXT_CHARACTERS]
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Events:

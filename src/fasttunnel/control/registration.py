@@ -13,6 +13,22 @@ if TYPE_CHECKING:
     from fasttunnel.wire import tunnel_pb2
 
 
+def is_name(text: str) -> bool:
+    """Whether it may be a client_id or an instance_id."""
+    return text.isprintable() and len(text.encode()) <= limits.NAME_BYTES
+
+
+def heartbeat_of(registered: tunnel_pb2.Registered) -> float:
+    """Seconds between heartbeats to a server that asks for so many."""
+    asked_s = registered.heartbeat_interval_ms / 1000 or limits.HEARTBEAT_INTERVAL_S
+    return min(max(asked_s, limits.HEARTBEAT_MIN_S), limits.HEARTBEAT_MAX_S)
+
+
+def fragment_for(own: int, wanted: int) -> int:
+    """Payload bytes of one message to a peer that wants so many; 0: it does not say."""
+    return min(own, max(wanted or limits.FRAGMENT_BYTES, limits.MIN_FRAGMENT_BYTES))
+
+
 def check_register(login: Login, client_id: str, register: tunnel_pb2.Register) -> list[Route]:
     """The routes, checked. Raises Refused.
 
@@ -22,8 +38,9 @@ def check_register(login: Login, client_id: str, register: tunnel_pb2.Register) 
     try:
         if register.version not in (0, limits.WIRE_VERSION):
             raise ConfigError(f"version {register.version} of the wire contract is not spoken here")
-        if len(client_id) > limits.CLIENT_ID or not client_id.isprintable():  # it is remembered, and shown to people
-            raise ConfigError(f"a client_id has at most {limits.CLIENT_ID} characters, which can be printed")
+        for name, value in (("client_id", client_id), ("instance_id", register.instance_id)):
+            if not is_name(value):  # they are remembered, and shown to people
+                raise ConfigError(f"{name} is to have at most {limits.NAME_BYTES} bytes, all of them printable")
         if not register.routes or len(register.routes) > limits.ROUTES_PER_CLIENT:
             raise ConfigError(f"between 1 and {limits.ROUTES_PER_CLIENT} routes are to be registered")
         routes = [Route.from_message(route) for route in register.routes]

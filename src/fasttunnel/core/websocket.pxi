@@ -108,7 +108,7 @@ cdef int _ws_header(WsParser *p, const uint8_t *data, size_t n, size_t *consumed
     return WS_FRAME
 
 
-cdef bint _ws_close_ok(const uint8_t *payload, const uint8_t *key) noexcept nogil:
+cdef bint ws_close_ok(const uint8_t *payload, const uint8_t *key) noexcept nogil:
     """RFC 6455 7.4.1, 7.4.2 and the IANA registry: codes that may stand in a Close frame."""
     cdef int code = (payload[0] ^ key[0]) << 8 | payload[1] ^ key[1]
     if 3000 <= code <= 4999:
@@ -143,7 +143,7 @@ cdef int ws_parse(WsParser *p, const uint8_t *data, size_t n, uint64_t credit, s
         take = n - head
     out.payload = data + head
     memcpy(out.key, p.key, 4)                           # zero when the frame is not masked
-    if p.opcode == WS_CLOSE and take and not _ws_close_ok(out.payload, out.key):
+    if p.opcode == WS_CLOSE and take and not ws_close_ok(out.payload, out.key):
         return WS_E_CLOSE
     out.payload_len = <size_t>take
     out.frame_bytes = p.frame_bytes

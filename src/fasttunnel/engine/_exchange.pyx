@@ -20,6 +20,7 @@ cdef enum:
 cdef enum:                              # the two of errors.ResetCode that this layer makes itself
     PROTOCOL_ERROR = 5
     FLOW_CONTROL_ERROR = 6
+    RESET_TEXT_BYTES = 512              # limits.RESET_TEXT_BYTES
     INTERIM_MAX = 100                   # informational answers (1xx) to one request: they cost no credit
     INTERIM_BYTES = 1048576             # of the fields of all of them
 
@@ -141,7 +142,7 @@ cdef class Exchange:
         cdef bint is_frame = m.kind == MSG_WS_FRAME
         cdef Endpoint endpoint = self.endpoint      # held: finishing may drop the last reference to it
         if m.kind == MSG_RESET:
-            return self.fail(m.code, m.text.ptr[:m.text.len] if m.text.ptr != NULL else b"")
+            return self.fail(m.code, m.text.ptr[:min(m.text.len, RESET_TEXT_BYTES)] if m.text.ptr != NULL else b"")
         if m.kind == MSG_WINDOW_UPDATE:
             return self.granted(m.credit)
         if endpoint is None:

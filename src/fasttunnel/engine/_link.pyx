@@ -28,7 +28,7 @@ from fasttunnel.engine._grpc cimport decode_message, encode_message
 from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
 from fasttunnel.engine._io cimport Conn, THROUGH_BYTES
 from fasttunnel.engine._out cimport out_append, out_clear, out_reserve
-from fasttunnel.engine._nghttp2 cimport NGHTTP2_SETTINGS
+from fasttunnel.engine._nghttp2 cimport NGHTTP2_CANCEL, NGHTTP2_SETTINGS
 from fasttunnel.engine._tls cimport tls_identity
 
 from fasttunnel import limits
@@ -46,6 +46,7 @@ cdef enum:
     LINK_WINDOW = 0x7fffffff
     LINK_FRAME = 16777215               # RFC 9113 4.2: the largest that can be announced
 
+    GRPC_UNKNOWN = 2
     GRPC_RESOURCE_EXHAUSTED = 8
     GRPC_UNIMPLEMENTED = 12
     GRPC_INTERNAL = 13
@@ -95,7 +96,7 @@ cdef class LinkStream(H2Stream):
         elif key == b":status":
             self.http_status = int(value[:value_len])
         elif key == b"grpc-status":
-            self.grpc_status = int(value[:value_len])
+            self.grpc_status = int(value[:value_len]) if value[:value_len].isdigit() and value_len < 3 else GRPC_UNKNOWN
         elif key == b"grpc-message":
             self.grpc_message = decode_message(value[:value_len])
         return 0
@@ -175,6 +176,9 @@ cdef class LinkStream(H2Stream):
             # The client has closed its side: it is leaving.
             self.refuse(0, "")
             self.link.lose(0, "the client closed the tunnel")
+        elif self.receive_end and self.link is not None and self.id in self.conn.streams:
+            # The server has ended the call, and need not reset its stream as well: our side would stay open.
+            self.rst(NGHTTP2_CANCEL)
         return 0
 
     cdef int on_closed(self, uint32_t error_code) except -1:
@@ -731,6 +735,9 @@ cdef class Link(Carrier):
         if m.kind == MSG_NONE or m.kind == MSG_TCP_DATA:
             return 0
         if m.kind >= MSG_HTTP_REQUEST and m.kind <= MSG_WS_FRAME or m.kind == MSG_RESET or m.kind == MSG_WINDOW_UPDATE:
+            if not self.up and self.acceptor is None:
+                self.handler.control(self, m.kind, data[:n])    # which has to be Register
+                return 0
             if m.request_id.len > 16:
                 return self.malformed(f"request_id of {m.request_id.len} bytes, at most 16 are allowed")
             if self.last != NULL:

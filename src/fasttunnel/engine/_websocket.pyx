@@ -6,11 +6,11 @@ a client must mask get a fresh key each; the fragments of one frame continue it.
 import os
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from fasttunnel._core cimport (
-    MSG_WS_FRAME, WS_BLOCKED, WS_FRAME, WS_NEED_MORE, WsFrame, ws_build_head, ws_error_close_code, ws_error_text, ws_mask,
-    ws_parse, ws_parser_init, ws_rotate,
+    MSG_WS_FRAME, WS_BLOCKED, WS_FRAME, WS_NEED_MORE, WsFrame, ws_build_head, ws_close_ok, ws_error_close_code,
+    ws_error_text, ws_mask, ws_parse, ws_parser_init, ws_rotate,
 )
 from fasttunnel.engine._io cimport THROUGH_BYTES
 from fasttunnel.engine._out cimport out_reserve
@@ -22,6 +22,7 @@ cdef enum:
     OVERLOADED = 8
     UNCOUNTED_LIMIT = 1048576
 
+cdef bytes BAD_FRAME = b"a frame that may not be sent, or whose fragments do not add up"
 cdef double CLOSE_ANSWER_S = 30.0       # for a peer to answer a Close frame, before it is taken for dead
 cdef double CLOSE_WAIT_S = 5.0          # for the server of a connection to close the TCP connection (RFC 6455 7.1.1)
 
@@ -121,8 +122,8 @@ cdef class WebSocketConn(Conn):
         if m.kind != MSG_WS_FRAME or not self.open:
             return 0
         if self.write_frame(m):
-            self.exchange.reset(PROTOCOL_ERROR, b"fragments of a frame do not add up")
-            return self.on_reset(PROTOCOL_ERROR, b"fragments of a frame do not add up")
+            self.exchange.reset(PROTOCOL_ERROR, BAD_FRAME)
+            return self.on_reset(PROTOCOL_ERROR, BAD_FRAME)
         if m.opcode < 8 and m.body.len:
             self.unconsumed += m.body.len
         else:
@@ -142,19 +143,34 @@ cdef class WebSocketConn(Conn):
                 self.arm(CLOSE_ANSWER_S)
         return 0
 
+    cdef bint may_begin(self, const Msg *m) noexcept:
+        """RFC 6455 5.2, 5.4 and 5.5: what the peer of the tunnel says may be anything, and is no frame of ours then."""
+        cdef uint8_t no_mask[4]
+        if m.opcode > 10 or 2 < m.opcode < 8 or m.rsv > (7 if self.parser.rsv_allowed else 0):
+            return False
+        if m.more and (m.frame_bytes <= m.body.len or m.frame_bytes >> 63):
+            return False
+        if m.opcode < 8:
+            if (m.opcode == 0) != self.in_message:
+                return False
+            self.in_message = not m.fin
+            return True
+        if m.body.len > 125 or m.more or not m.fin:
+            return False
+        memset(no_mask, 0, 4)
+        return m.opcode != 8 or m.body.len == 0 or m.body.len >= 2 and ws_close_ok(m.body.ptr, no_mask)
+
     cdef int write_frame(self, const Msg *m) except -1:
-        """Returns 1 when the fragments of a frame do not add up to what its first one announced."""
+        """Returns 1 for a frame that may not be sent, or when its fragments do not add up to what the first one announced."""
         cdef uint8_t *p
         cdef size_t n = m.body.len
         cdef size_t head = 0
-        if m.opcode > 15 or m.rsv > 7 or m.opcode >= 8 and (n > 125 or m.more or not m.fin):
+        if (self.writing == 0 or m.opcode >= 8) and not self.may_begin(m):
             return 1
         p = out_reserve(&self.out, 14 if n >= THROUGH_BYTES else n + 14)
         if self.writing == 0 or m.opcode >= 8:
             if m.opcode < 8:
                 self.writing = m.frame_bytes if m.more else n
-            if m.more and m.frame_bytes <= n or self.writing >> 63:
-                return 1
             if self.client_side:
                 fresh_random(self.key, 4)
             head = ws_build_head(p, m.fin, <int>m.rsv, <int>m.opcode, self.writing if m.opcode < 8 else n,

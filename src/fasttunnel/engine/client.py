@@ -11,7 +11,8 @@ from typing import Any
 from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import ClientConfig, parse_address
-from fasttunnel.control.log import Events, Sparing
+from fasttunnel.control.log import Events, Sparing, one_line
+from fasttunnel.control.registration import fragment_for, heartbeat_of, is_name
 from fasttunnel.control.routes import RouteTable, at_host
 from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
 from fasttunnel.engine._backends import Backends
@@ -235,7 +236,8 @@ class ClientEngine:
             if tunnel.told_to_go.done():
                 # In order, so at once. The old tunnel lives on beside the new one until the server ends it.
                 go_away = tunnel.told_to_go.result()
-                reason, delay = go_away.reason or "the server is leaving", go_away.retry_ms / 1000
+                reason = one_line(go_away.reason) or "the server is leaving"
+                delay = min(go_away.retry_ms / 1000, self._config.backoff_max_s)
                 if loop.time() - tunnel.up_since_s >= limits.SETTLED_S:
                     backoff.reset()
                 else:
@@ -346,15 +348,15 @@ class ClientEngine:
             tunnel.told_to_go.set_result(message.go_away)
 
     def _welcome(self, tunnel: Tunnel, link: Link, registered: Registered) -> None:
-        fragment = min(self._config.max_fragment, registered.max_fragment or limits.FRAGMENT_BYTES)
+        fragment = fragment_for(self._config.max_fragment, registered.max_fragment)
         window = registered.initial_window or limits.INITIAL_WINDOW_BYTES
         link.start(window, self._config.initial_window, fragment, self._budget)
-        interval_ms = registered.heartbeat_interval_ms
-        tunnel.heartbeat = HeartbeatTimer(link, interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
+        tunnel.heartbeat = HeartbeatTimer(link, heartbeat_of(registered))
         # The name that the server gave is kept: it makes us the same client when we come back.
-        self._client_id = registered.client_id or self._client_id
+        if is_name(registered.client_id):
+            self._client_id = registered.client_id or self._client_id
         host, _ = parse_address(self._config.server)
-        self.urls = [at_host(url, host) for url in registered.urls]
+        self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         tunnel.was_up, tunnel.up_since_s = True, asyncio.get_running_loop().time()
         for older in self._links():
             if older is not link and older.info.number == tunnel.number:
@@ -367,7 +369,7 @@ class ClientEngine:
         tunnel: Tunnel = link.info
         tunnel.link = None
         if not tunnel.lost.done():
-            tunnel.lost.set_result((grpc_status, message or "the server closed the tunnel"))
+            tunnel.lost.set_result((grpc_status, one_line(message) or "the server closed the tunnel"))
         self._idle.set()
 
     def refused(self, conn: LinkConn, reason: str) -> None:

@@ -15,7 +15,7 @@ from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord, Sparing
 from fasttunnel.control.outage import Outages
-from fasttunnel.control.registration import check_register
+from fasttunnel.control.registration import check_register, fragment_for
 from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, TUNNEL_PROTOCOLS
 from fasttunnel.control.watch import FileWatch
@@ -368,7 +368,7 @@ class ServerEngine:
             session.timeout.cancel()
         if self._events.request_done is not None:
             link.on_record = self._record
-        fragment = min(self._config.max_fragment, register.max_fragment or limits.FRAGMENT_BYTES)
+        fragment = fragment_for(self._config.max_fragment, register.max_fragment)
         window = register.initial_window or limits.INITIAL_WINDOW_BYTES
         link.start(window, self._config.initial_window, fragment, self._budget)
         link.send_control(self._registered(session).SerializeToString())

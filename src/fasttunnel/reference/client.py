@@ -13,7 +13,8 @@ from weakref import WeakSet
 from fasttunnel import limits
 from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
-from fasttunnel.control.log import Events, Sparing
+from fasttunnel.control.log import Events, Sparing, one_line
+from fasttunnel.control.registration import fragment_for, heartbeat_of, is_name
 from fasttunnel.control.routes import Route, RouteTable, at_host, format_address
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
@@ -229,7 +230,8 @@ class ClientEngine:
             if tunnel.told_to_go.done():
                 # In order, so at once. The old tunnel lives on beside the new one until the server ends it.
                 go_away = tunnel.told_to_go.result()
-                reason, delay = go_away.reason or "the server is leaving", go_away.retry_ms / 1000
+                reason = one_line(go_away.reason) or "the server is leaving"
+                delay = min(go_away.retry_ms / 1000, self.config.backoff_max_s)
             settled = asyncio.get_running_loop().time() - tunnel.up_since_s >= limits.SETTLED_S
             if tunnel.was_up and (settled or not tunnel.told_to_go.done()):
                 backoff.reset()
@@ -271,7 +273,7 @@ class ClientEngine:
             del self._tunnels[tunnel]
             self.idle.set()
         status, reason = tunnel.ended.result()
-        return status, reason or "the server closed the tunnel"
+        return status, one_line(reason) or "the server closed the tunnel"
 
     def _give_up_silent(self, tunnel: ClientTunnel) -> None:
         if not tunnel.was_up:
@@ -279,14 +281,14 @@ class ClientEngine:
 
     def welcome(self, tunnel: ClientTunnel, registered: Registered) -> None:
         """The server has taken the registration."""
-        fragment = min(self.config.max_fragment, registered.max_fragment or limits.FRAGMENT_BYTES)
+        fragment = fragment_for(self.config.max_fragment, registered.max_fragment)
         tunnel.start(registered.initial_window, self.config.initial_window, fragment, self.budget)
-        interval_ms = registered.heartbeat_interval_ms
-        tunnel.start_heartbeat(interval_ms / 1000 if interval_ms else limits.HEARTBEAT_INTERVAL_S)
+        tunnel.start_heartbeat(heartbeat_of(registered))
         # The name that the server gave is kept: it makes us the same client when we come back.
-        self._client_id = registered.client_id or self._client_id
+        if is_name(registered.client_id):
+            self._client_id = registered.client_id or self._client_id
         host, _ = settings.parse_address(self.config.server)
-        self.urls = [at_host(url, host) for url in registered.urls]
+        self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         for older in self._tunnels:
             if older is not tunnel and older.number == tunnel.number and older.up:
                 older.send_go_away("connected anew", 0)  # so the server that leaves need not wait for us

@@ -121,7 +121,7 @@ class Dispatcher:
         elif exchange is None:
             self._handle_unknown(kind, message)
         elif kind == "reset":
-            exchange.fail(message.reset.code, message.reset.message)
+            exchange.fail(message.reset.code, message.reset.message[: limits.RESET_TEXT_BYTES])
         elif kind == "window_update":
             exchange.granted(message.window_update.bytes)
         else:
@@ -129,6 +129,8 @@ class Dispatcher:
 
     def _handle_unknown(self, kind: str, message: pb.TunnelMessage) -> None:
         """Not in the map: a request of the peer's begins here, or something comes late or out of the blue."""
+        if not self.up and not self.accepts_requests:
+            return self.on_control(kind, message)  # which has to be Register
         begins = kind == "ws_request" or (kind in OPENING and getattr(message, kind).is_first_chunk)
         if begins and self.accepts_requests and self.up and not self.draining and message.request_id:
             exchange = self._add(message.request_id, OPENING[kind], pb.SERVER_TO_CLIENT)

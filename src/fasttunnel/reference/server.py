@@ -18,7 +18,7 @@ from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord, Sparing
 from fasttunnel.control.outage import Outages
-from fasttunnel.control.registration import check_register
+from fasttunnel.control.registration import check_register, fragment_for
 from fasttunnel.control.routes import Route, RouteTable, format_address
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, ServerContext, check, read_pem
 from fasttunnel.control.watch import FileWatch
@@ -135,6 +135,14 @@ class ServerEngine:
     # -- starting and stopping
 
     async def start(self) -> None:
+        try:
+            await self._start()
+        except BaseException:  # a signal may come at any time
+            if self._grpc is not None:
+                await self._grpc.stop(0)
+            raise
+
+    async def _start(self) -> None:
         self._files = FileWatch(self.config.tls_files, self._reload, self.events.warning)  # from before they are read
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         reuse_port = self.config.reuse_port
@@ -159,7 +167,6 @@ class ServerEngine:
                 self._accept, host, port, backlog=BACKLOG, reuse_port=reuse_port, **secure
             )
         except OSError as error:
-            await self._grpc.stop(0)
             raise ListenError(f"cannot listen on {self.config.listen}", detail=describe(error)) from error
         self._files.start()
         self._steer(OLDEST)
@@ -433,7 +440,7 @@ class ServerEngine:
             return self._refuse(session, GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
         session.routes = routes
-        fragment = min(self.config.max_fragment, register.max_fragment or limits.FRAGMENT_BYTES)
+        fragment = fragment_for(self.config.max_fragment, register.max_fragment)
         session.start(register.initial_window, self.config.initial_window, fragment, self.budget)
         session.send(self._registered(session))
         session.start_heartbeat(self.config.heartbeat_interval_s)

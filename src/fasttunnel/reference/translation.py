@@ -142,6 +142,7 @@ class HttpTranslation(Translation):
             if not (interim if chunk.informational else 200 <= status <= 999):
                 raise BadMessage("bad status from the backend")
             head = Head(fields.from_tunnel(chunk.headers), status=status)
+            fields.content_length(head.fields)
             self._begun = not chunk.informational
         return Part(head, chunk.body, chunk.is_last_chunk, fields.in_trailers(fields.from_tunnel(chunk.trailers)))
 

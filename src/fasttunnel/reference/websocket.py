@@ -32,12 +32,11 @@ class WebSocketRelay:
         self._exchange = exchange
         self._stream = stream
         self._public = stream.public
+        extensions = any(header.name.lower() == "sec-websocket-extensions" for header in answer.headers)
         self._decoder = WebSocketFrameDecoder(
-            from_client=stream.public,
-            extensions=any(header.name.lower() == "sec-websocket-extensions" for header in answer.headers),
-            max_message_bytes=max_message_bytes,
+            from_client=stream.public, extensions=extensions, max_message_bytes=max_message_bytes
         )
-        self._encoder = WebSocketFrameEncoder(to_server=not stream.public)
+        self._encoder = WebSocketFrameEncoder(to_server=not stream.public, extensions=extensions)
         self._close_sent = self._violated = self._stuck = False
         self._dismissed = False  # our own Close frame has been sent: what the far side still says is dropped
         self._close_received = asyncio.Event()

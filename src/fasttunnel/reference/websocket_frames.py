@@ -20,6 +20,7 @@ from fasttunnel.reference.messages import BadMessage
 from fasttunnel.wire.tunnel_pb2 import WebSocketFrame
 
 CLOSE = 8
+OPCODES = frozenset(int(opcode) for opcode in Opcode)
 
 
 def accept_key(key: bytes) -> bytes:
@@ -130,9 +131,11 @@ def _valid_close(code: int) -> bool:
 
 
 class WebSocketFrameEncoder:
-    """WebSocketFrames into bytes for a socket. What does not make frames raises BadMessage."""
+    """WebSocketFrames of the tunnel into bytes for a socket. What RFC 6455 does not allow there raises BadMessage."""
 
-    def __init__(self, *, to_server: bool) -> None:
+    def __init__(self, *, to_server: bool, extensions: bool) -> None:
+        self._extensions = extensions
+        self._in_message = False
         self._to_server = to_server  # RFC 6455 5.3: with a fresh mask each
         self._masker: XorMaskerSimple | None = None
         self._missing = 0  # bytes of the frame that is being written
@@ -143,19 +146,30 @@ class WebSocketFrameEncoder:
 
     def encode(self, frame: WebSocketFrame) -> bytes:
         size = len(frame.payload)
-        control = frame.opcode >= 8
-        if frame.opcode > 15 or frame.rsv > 7 or (control and (size > 125 or frame.more or not frame.fin)):
-            raise BadMessage("bad frame")
         head = b""
         if self._missing == 0:
+            self._check(frame)
             self._missing = frame.payload_length if frame.more else size
-            if (frame.more and self._missing <= size) or self._missing >> 63:
-                raise BadMessage("fragments of a frame do not add up")
             head = self._head(frame, self._missing)
         if size > self._missing or (size == self._missing) == frame.more:
             raise BadMessage("fragments of a frame do not add up")
         self._missing -= size
         return head + (bytes(self._masker.process(bytearray(frame.payload))) if self._masker else frame.payload)
+
+    def _check(self, frame: WebSocketFrame) -> None:
+        """RFC 6455 5.2, 5.4 and 5.5: whether such a frame may begin now."""
+        if frame.opcode not in OPCODES or frame.rsv > (7 if self._extensions else 0):
+            raise BadMessage("a frame that may not be sent")
+        if frame.more and (frame.payload_length <= len(frame.payload) or frame.payload_length >> 63):
+            raise BadMessage("fragments of a frame do not add up")
+        if frame.opcode < CLOSE:
+            if (frame.opcode == Opcode.CONTINUATION) != self._in_message:
+                raise BadMessage("a continuation without a start, or a start inside a message")
+            self._in_message = not frame.fin
+        elif len(frame.payload) > 125 or frame.more or not frame.fin:
+            raise BadMessage("a control frame that may not be sent")
+        elif frame.opcode == CLOSE and frame.payload and not _valid_close(close_code(frame)):
+            raise BadMessage("invalid close code or payload")
 
     def _head(self, frame: WebSocketFrame, length: int) -> bytes:
         """RFC 6455 5.2, the length in its shortest form; and the mask for the payload."""
