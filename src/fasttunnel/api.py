@@ -35,6 +35,7 @@ from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelE
 
 if TYPE_CHECKING:
     from fasttunnel import abc
+    from fasttunnel.admin.port import AdminPort
 
 
 EngineName = Literal["cython", "asyncio"]
@@ -72,6 +73,7 @@ class ServerLimits(TypedDict, total=False):
     queued_requests: int
     heartbeat_interval_s: float
     drain_timeout_s: float
+    admin: str
 
 
 class ClientLimits(TypedDict, total=False):
@@ -98,6 +100,7 @@ class ClientLimits(TypedDict, total=False):
     backoff_min_s: float
     backoff_max_s: float
     drain_timeout_s: float
+    admin: str
 
 
 class Server:
@@ -132,6 +135,8 @@ class Server:
         _check_name(engine)
         self._engine_choice = engine
         self._engine: abc.ServerEngine | None = None
+        self._admin: AdminPort | None = None
+        self._leaving = False
 
     @classmethod
     def from_config(
@@ -151,21 +156,37 @@ class Server:
         engine_class: type[abc.ServerEngine] = _load("ServerEngine", self._engine_choice, self._events)
         _warn(self.config, self._events)
         engine = engine_class(self.config, authenticator=self._authenticator, events=self._events)
+        # First: whoever watches sees it start.
+        self._admin = await _open_admin(self, "server", engine_class, reuse_port=self.config.reuse_port)
         try:
             await engine.start()
         except OSError as error:
+            await self._close_admin()
             raise ListenError(
                 f"cannot listen on {self.config.listen} and {self.config.tunnel}", detail=error.strerror or str(error)
             ) from error
+        except BaseException:
+            await self._close_admin()
+            raise
         self._engine = engine
+        if self._admin is not None:
+            self._events.listening("admin", self._admin.address)
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Accept nothing new, let requests under way finish, then close.
 
         After `grace_s` seconds (None: the option drain_timeout_s) those still under way are ended.
         """
+        self._leaving = True
+        if self._admin is not None and self.config.reuse_port:
+            self._admin.hand_over()
         if self._engine is not None:
             await self._engine.stop(grace_s)
+        await self._close_admin()
+
+    async def _close_admin(self) -> None:
+        if self._admin is not None:
+            await self._admin.stop()
 
     async def wait_closed(self) -> None:
         """Returns once the server has stopped."""
@@ -199,6 +220,18 @@ class Server:
     def tunnel(self) -> str:
         """HOST:PORT for a Client on this machine."""
         return _reachable(self._running.tunnel_addresses[0])
+
+    @property
+    def admin(self) -> str:
+        """Where the admin port is, as the option `admin` has it, but for a port 0; empty: nowhere."""
+        return self._admin.address if self._admin is not None else ""
+
+    @property
+    def unready(self) -> str:
+        """Why it should be sent nothing new; empty: it listens, and is not stopping."""
+        if self._leaving:
+            return "it is draining"
+        return "" if self._engine is not None else "it is starting"
 
     @property
     def routes(self) -> list[Route]:
@@ -245,6 +278,8 @@ class Client:
         _check_name(engine)
         self._engine_choice = engine
         self._engine: abc.ClientEngine | None = None
+        self._admin: AdminPort | None = None
+        self._leaving = False
 
     @classmethod
     def from_config(
@@ -268,13 +303,26 @@ class Client:
         _warn(self.config, self._events)
         await self._check_host()
         engine_class: type[abc.ClientEngine] = _load("ClientEngine", self._engine_choice, self._events)
+        self._admin = await _open_admin(self, "client", engine_class)
+        if self._admin is not None:
+            self._events.listening("admin", self._admin.address)
         self._engine = engine_class(self.config, events=self._events)
-        await self._engine.start()
+        try:
+            await self._engine.start()
+        except BaseException:
+            await self._close_admin()
+            raise
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Take no new requests, let those under way finish, then close. `grace_s` is as for the server."""
+        self._leaving = True
         if self._engine is not None:
             await self._engine.stop(grace_s)
+        await self._close_admin()
+
+    async def _close_admin(self) -> None:
+        if self._admin is not None:
+            await self._admin.stop()
 
     async def wait_closed(self) -> None:
         """Returns once the client has stopped; raises AuthError or RegisterError when the server sent it away."""
@@ -292,6 +340,24 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop(None if kind is None else 0)
+
+    @property
+    def admin(self) -> str:
+        """As of the server."""
+        return self._admin.address if self._admin is not None else ""
+
+    @property
+    def unready(self) -> str:
+        """Why nothing reaches it; empty: it is registered with the server, and not stopping."""
+        if self._leaving:
+            return "it is draining"
+        connected = self._engine is not None and self._engine.status()["connected"]
+        return "" if connected else f"it is not registered with {self.config.server}"
+
+    @property
+    def routes(self) -> list[RouteSpec]:
+        """What is served."""
+        return list(self.config.routes)
 
     @property
     def urls(self) -> list[str]:
@@ -377,6 +443,28 @@ def _load(end: str, engine: str | type[Any] | None, events: Events) -> type[Any]
         ) from error
     loaded: type[Any] = getattr(module, end)
     return loaded
+
+
+async def _open_admin(
+    end: Server | Client, kind: str, engine: type[Any], *, reuse_port: bool = False
+) -> AdminPort | None:
+    """Raises ListenError."""
+    if not end.config.admin:
+        return None
+    from fasttunnel.admin.port import AdminPort  # what it needs is an extra
+    from fasttunnel.admin.subject import Subject
+
+    package = engine.__module__.partition(".")[2].partition(".")[0]
+    subject = Subject(
+        kind,
+        {"engine": "cython", "reference": "asyncio"}.get(package, engine.__qualname__),
+        lambda: end._engine,
+        lambda: end.unready,
+        lambda: [str(route) for route in end.routes] if end._engine is not None else [],
+    )
+    port = AdminPort(end.config.admin, subject, end._events.warning, reuse_port=reuse_port)
+    await port.start()
+    return port
 
 
 def _warn(config: ServerConfig | ClientConfig, events: Events) -> None:

@@ -16,6 +16,7 @@ LAYERS = """
     errors limits version
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
+    control.counts control.words
     control.forwarding control.routes control.backoff control.listening control.rates control.addresses
     control.tls control.watch control.privileges control.exposure
     control.permission
@@ -27,6 +28,7 @@ LAYERS = """
     _core
     engine._nghttp2 engine._system engine._grpc engine._openssl engine._out
     engine._exchange engine._tls
+    engine._tally
     engine._socket
     engine._io
     engine._http1 engine._http2 engine._websocket engine._listener
@@ -39,6 +41,7 @@ LAYERS = """
     engine.client
     reference.messages
     reference.fields reference.strict reference.grpc_streams reference.websocket_frames
+    reference.tally
     reference.exchange reference.translation reference.http2
     reference.dispatch reference.relay reference.http1
     reference.carrier reference.websocket
@@ -46,6 +49,11 @@ LAYERS = """
     reference.backend_http1 reference.backend_grpc
     reference.server
     reference.client
+    admin
+    admin.lag admin.http admin.subject
+    admin.metrics
+    admin.pages
+    admin.port
     api
     fasttunnel
     cli.options cli.running cli.screen

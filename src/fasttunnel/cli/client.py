@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Tunnel connections side by side: requests spread over them, and one lost costs only its own. Default: 1",
 )
+@options.admin
 @options.token_file
 @options.config_file
 @options.settings

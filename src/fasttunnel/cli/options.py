@@ -54,6 +54,11 @@ engine = click.option(
     envvar=f"{PREFIX}ENGINE",
     help="The compiled data plane, or the one in plain Python. Default: cython if it can be loaded.",
 )
+admin = click.option(
+    "--admin",
+    metavar="HOST:PORT",
+    help="Show metrics (Prometheus), health and status there, or at unix:PATH. Default: nowhere.",
+)
 trace_messages = click.option(
     "--trace-messages",
     is_flag=True,

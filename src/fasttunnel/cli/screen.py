@@ -55,6 +55,10 @@ class Screen(Events):
         label, _, rest = text.partition(" ")
         self.line(label, rest.strip())
 
+    def admin(self, address: str) -> None:
+        at = address if address.startswith("unix:") else f"http://{address}"
+        self.line("admin", at, "  /metrics, /status, /healthz, /readyz")
+
     def warning(self, text: str) -> None:
         self.line("warning", text, style="bold yellow")
 
@@ -68,11 +72,13 @@ class ServerScreen(Screen):
     def listening(self, kind: str, address: str) -> None:
         """Told by the summary."""
 
-    def summary(self, public_url: str, tunnel: str, config: ServerConfig) -> None:
+    def summary(self, public_url: str, tunnel: str, config: ServerConfig, admin: str = "") -> None:
         self.line("public", (public_url, "bold green"), "  HTTP, WebSocket and gRPC")
         needed = ["a token"] * bool(config.token or config.tokens_file) + ["a certificate"] * bool(config.client_ca)
         needs = f"  clients need {' and '.join(needed)}" if needed else "  no token: for this machine only"
         self.line("tunnel", tunnel, needs + ", and use TLS" * config.secures("tunnel"))
+        if admin:
+            self.admin(admin)
         self.line("routes", "none yet; to add some, run beside your app (here one on port 3000):")
         if not config.secures("tunnel"):
             self.line("", f"fasttunnel client --server {tunnel} http://127.0.0.1:3000")
@@ -105,6 +111,9 @@ class ClientScreen(Screen):
         self._reason = ""
         self._was_connected = False
         self._away = False
+
+    def listening(self, kind: str, address: str) -> None:
+        self.admin(address)
 
     def connected(self, server: str, urls: Sequence[str]) -> None:
         self._reason = ""

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     metavar="S",
     help="How many seconds a request waits for a client that is away to come back. Default: 0, it gets 503 at once.",
 )
+@options.admin
 @options.user
 @options.token_file
 @click.option(
@@ -105,6 +106,6 @@ def server(user: str | None, engine: "EngineName | None", trace_messages: bool, 
         screen.public = parse_address(end.public_url.rpartition("/")[2])
         screen.secure = settings.secures("public")
         screen.title("server")
-        screen.summary(end.public_url, end.tunnel, settings)
+        screen.summary(end.public_url, end.tunnel, settings, end.admin)
 
     running.run(lambda: running.serve(end, started, screen.say, end.reload))

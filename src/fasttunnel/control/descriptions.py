@@ -12,6 +12,8 @@ _BOTH = {
     "ws_message_bytes": "Largest WebSocket message. Messages are streamed and never gathered.",
     "grpc_message_bytes": "Largest gRPC message. Messages are streamed and never gathered.",
     "drain_timeout_s": "How long requests under way may take to finish once a stop has been asked for.",
+    "admin": "Where metrics, health and status are shown (docs/observability.md): HOST:PORT, or unix:PATH for a socket "
+    "of this user's own. Default: nowhere.",
 }
 
 SERVER: Final = {

@@ -54,7 +54,7 @@ class Events:
         self._write = write or _logger.info
 
     def listening(self, kind: str, address: str) -> None:
-        """`kind` is "public" or "tunnel"."""
+        """`kind` is "public" or "tunnel", or "admin", of either end."""
         self._write(f"listening  {kind} on {address}")
 
     def link_up(self, client_id: str, session_id: str, peer: str, routes: Sequence[Route]) -> None:

@@ -5,12 +5,15 @@ from fasttunnel.engine._backend_http1 cimport open_request
 from fasttunnel.engine._backend_http2 cimport open_call
 from fasttunnel.engine._backend_websocket cimport open_websocket
 from fasttunnel.engine._exchange cimport Endpoint, Exchange
+from fasttunnel.engine._tally cimport Tallies
 from fasttunnel.engine._target cimport Plan, text_of
 
 
 cdef class Backends(Acceptor):
-    def __init__(self, routes):
+    def __init__(self, routes, Tallies tallies not None):
         self.routes = routes
+        self.tallies = tallies
+        self.counted = {id(route): tallies.route(str(route)) for route, _ in routes.routes()}
 
     cdef Endpoint accept(self, Exchange exchange, const Msg *m):
         cdef Plan plan = Plan()
@@ -24,6 +27,9 @@ cdef class Backends(Acceptor):
         if found is None:
             found = self.routes.match(exchange.protocol, plan.host.decode("latin-1"),
                                       plan.url.partition(b"?")[0].decode("latin-1"))
+        if exchange.protocol == PROTO_GRPC:
+            exchange.method = plan.url
+        self.tallies.began(exchange, self.counted.get(id(found[0])) if found is not None else None)
         if found is None:
             return None
         route, plan.target = found

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fasttunnel._core cimport Buf
-from fasttunnel.engine._exchange cimport Endpoint
+from fasttunnel.engine._exchange cimport Endpoint, Exchange
 from fasttunnel.engine._io cimport Conn, Reactor
 from fasttunnel.engine._link cimport Link
 
@@ -30,6 +30,7 @@ cdef class Gate:
     cdef readonly bint closing          # each public connection ends with its next answer
     cdef readonly bint draining         # and nothing new is taken
 
+    cdef object found                   # under what a request is counted for which find() has a tunnel, see Link.tallies
     cdef bytes full                     # why the last find() had nothing although there is a tunnel; or None
     cdef int full_status                # of HTTP, for that: 503, or 429 where the rate is what is full
     cdef long retry_after_s             # and what to say with it
@@ -40,7 +41,9 @@ cdef class Gate:
     cdef bint away(self, int protocol, bytes host, bytes target) except -1
     cdef bint queue(self, Endpoint waiter, Conn conn) except -1
     cdef int unqueue(self, Endpoint waiter) except -1
-    cdef tuple label(self, bytes method, bytes host, bytes target)
+    # A request goes into the tunnel that find() has found.
+    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target) except -1
+    cdef int refused(self, int protocol, int status) noexcept   # an answer of ours to one that goes into none
 
 
 cdef class Visitor:

@@ -2,7 +2,7 @@
 from libc.math cimport ceil
 from libc.stdint cimport uint8_t, uint32_t
 
-from fasttunnel._core cimport buf_append, hdr_append
+from fasttunnel._core cimport PROTO_GRPC, buf_append, hdr_append
 from fasttunnel.control.forwarding import Networks, forwarding_fields
 from fasttunnel.errors import ANSWERS, ResetCode
 
@@ -87,6 +87,7 @@ cdef class Gate:
                 self.full_status = 503
             elif link.pace is None or self.paced(link):
                 self.full = None
+                self.found = link.tallies.get(id(found[0]))
                 return link
         return None
 
@@ -139,10 +140,17 @@ cdef class Gate:
         self.closing = self.draining = True
         self.wake()
 
-    cdef tuple label(self, bytes method, bytes host, bytes target):
-        if not self.recording:
-            return None
-        return (method.decode("latin-1"), host.decode("latin-1"), target.partition(b"?")[0].decode("latin-1"))
+    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target) except -1:
+        self.reactor.tallies.began(exchange, self.found)
+        if exchange.protocol == PROTO_GRPC:
+            exchange.method = target
+        if self.recording:
+            exchange.label = (method.decode("latin-1"), host.decode("latin-1"),
+                              target.partition(b"?")[0].decode("latin-1"))
+        return 0
+
+    cdef int refused(self, int protocol, int status) noexcept:
+        return self.reactor.tallies.refused(protocol, status)
 
 
 cdef bytes trace_id_of(bytes traceparent):

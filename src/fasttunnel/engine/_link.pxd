@@ -63,6 +63,7 @@ cdef class Link(Carrier):
     cdef bint watched                   # handler.idle() is wanted
     cdef public object info             # the engine's notes on this link
     cdef public object pace             # control.rates.Bucket of requests, or None where nothing is limited
+    cdef public dict tallies            # id of a route -> engine._tally.RouteTally; empty at the client
     cdef bint swamped                   # too many requests wait already, see MeteredLink
     # requests
     cdef Table table

@@ -8,7 +8,6 @@ QUANTUM bytes (deficit round robin: M. Shreedhar, G. Varghese, 1995). Whoever ha
 those who have, as in FQ-CoDel (RFC 8290 4.1): a small message does not wait for the turns of bulk transfers.
 """
 import socket
-import time
 import traceback
 from collections import deque
 
@@ -29,6 +28,7 @@ from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
 from fasttunnel.engine._io cimport Conn, THROUGH_BYTES
 from fasttunnel.engine._out cimport out_append, out_clear, out_reserve
 from fasttunnel.engine._nghttp2 cimport NGHTTP2_CANCEL, NGHTTP2_SETTINGS
+from fasttunnel.engine._tally cimport monotonic_s
 from fasttunnel.engine._tls cimport tls_identity
 
 from fasttunnel import limits
@@ -62,9 +62,6 @@ cdef str NO_TUNNEL_PORT = "it does not speak HTTP/2 (is it the server's --tunnel
 cdef bytes IDLE_TEXT = b"nothing has passed for too long"
 cdef double GOODBYE_S = 10.0            # for a client to take the end of its tunnel and close the connection
 cdef bytes CONNECT_PATH = b"/fasttunnel.v1.TunnelService/Connect"
-cdef double time_monotonic() except? -1:
-    return time.monotonic()
-
 cdef object NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 cdef uint64_t next_request = 0          # request_ids are unique in the process
 cdef char *HEX = b"0123456789abcdef"
@@ -383,6 +380,8 @@ cdef class Link(Carrier):
         self.conn = conn
         self.stream = stream
         self.reactor = conn.reactor
+        self.passed = &conn.reactor.tallies.passed
+        self.tallies = {}
         self.handler = handler
         self.acceptor = acceptor
         self.light = deque()
@@ -473,6 +472,10 @@ cdef class Link(Carrier):
             stream.write_end()
         self.lose(grpc_status, message)
 
+    def under_way(self):
+        """Its requests."""
+        return self.exchanges()
+
     cdef list exchanges(self):
         cdef size_t i
         cdef list found = []
@@ -507,8 +510,7 @@ cdef class Link(Carrier):
         exchange.receive_credit = exchange.window = self.local_window
         exchange.share = QUANTUM
         exchange.reset_code = -1
-        if self.on_record is not None:
-            exchange.started_s = time_monotonic()
+        exchange.started_s = monotonic_s()
         if endpoint is not None:
             endpoint.exchange = exchange
         self.requests += 1
@@ -544,6 +546,7 @@ cdef class Link(Carrier):
 
     cdef int retire(self, Exchange exchange, bint abnormal) except -1:
         cdef object record = self.on_record
+        cdef double duration_s
         if self.last == <PyObject *>exchange:
             self.last = NULL
         if tbl_pop(&self.table, exchange.id, exchange.id_len) == NULL:
@@ -553,11 +556,13 @@ cdef class Link(Carrier):
             self.recent[id_hash(exchange.id, exchange.id_len) % RECENT] = id_hash(exchange.id, exchange.id_len)
         if self.turn is exchange:
             self.turn = None
+        duration_s = monotonic_s() - exchange.started_s
+        self.reactor.tallies.ended(exchange, duration_s)
         if record is not None:
             record(exchange.request_id().decode(), exchange.protocol, exchange.label, exchange.status,
                    exchange.reset_code if exchange.reset_code >= 0 else None,
                    exchange.messages_sent, exchange.messages_received, exchange.bytes_sent, exchange.bytes_received,
-                   time_monotonic() - exchange.started_s)
+                   duration_s)
         Py_DECREF(exchange)
         if (self.draining or self.watched) and self.table.count == 0:
             self.handler.idle(self)

@@ -139,7 +139,11 @@ cdef class PublicHttp1(Conn):
                     return <Py_ssize_t>pos
         except BadMessage as error:
             if self.exchange is not None:
+                if not self.answer_begun:
+                    self.exchange.status = error.status
                 self.exchange.reset(CANCELLED, b"the request was malformed or too large")
+            elif not self.answer_begun:
+                self.count_refusal(error.status)
             if self.answer_begun:
                 self.abort()
             else:
@@ -186,7 +190,7 @@ cdef class PublicHttp1(Conn):
         cdef int result
         self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host, self.said)
         link.open(self, PROTO_HTTP)
-        self.exchange.label = self.gate.label(head.method, head.host, head.target)
+        self.gate.began(self.exchange, head.method, head.host, head.target)
         memset(&m, 0, sizeof(m))
         m.kind = MSG_HTTP_REQUEST
         m.first = True
@@ -284,19 +288,19 @@ cdef class PublicHttp1(Conn):
         """The client may be away: then wait for it, or say so."""
         cdef bytes where = self.head.host + self.head.target.partition(b"?")[0]
         if self.gate.draining:
-            self.write_error(503, b"the server is shutting down")
+            self.refuse(503, b"the server is shutting down")
         elif self.gate.full is not None:
-            self.write_error(self.gate.full_status, self.gate.full)
+            self.refuse(self.gate.full_status, self.gate.full)
         elif self.gate.away(protocol, self.head.host, self.head.target):
             if self.gate.queue(self, self):
                 self.queued_phase = self.phase
                 self.phase = PHASE_QUEUED
                 return self.arm(self.gate.queue_timeout_s)
-            self.write_error(503, b"the client that serves " + where + b" is away")
+            self.refuse(503, b"the client that serves " + where + b" is away")
         else:
-            self.write_error(404, b"no tunnel serves " + where
-                             + b"\n\nA client that serves everything is started with:\n"
-                             b"    fasttunnel client --server HOST:PORT http://127.0.0.1:3000")
+            self.refuse(404, b"no tunnel serves " + where
+                        + b"\n\nA client that serves everything is started with:\n"
+                        b"    fasttunnel client --server HOST:PORT http://127.0.0.1:3000")
         return self.answer_done()
 
     def wake(self):
@@ -322,7 +326,7 @@ cdef class PublicHttp1(Conn):
     cdef int give_up_waiting(self, int status, bytes text) except -1:
         self.gate.unqueue(self)
         self.phase = self.queued_phase
-        self.write_error(status, text)
+        self.refuse(status, text)
         return self.answer_done()
 
     # -- WebSocket handshake
@@ -335,10 +339,10 @@ cdef class PublicHttp1(Conn):
         if head.body_mode != BODY_NONE:     # first of all: whatever else is wrong leaves the connection open
             raise BadMessage(400, "a WebSocket handshake has no body")
         if head.ws_version != b"13":
-            self.write_error(426, b"only WebSocket version 13 is spoken here")
+            self.refuse(426, b"only WebSocket version 13 is spoken here")
             return self.answer_done()
         if not valid_key(head.ws_key):
-            self.write_error(400, b"Sec-WebSocket-Key is missing or not 16 bytes in base64")
+            self.refuse(400, b"Sec-WebSocket-Key is missing or not 16 bytes in base64")
             return self.answer_done()
         link = self.gate.find(PROTO_WEBSOCKET, head.host, head.target)
         if link is None:
@@ -354,7 +358,7 @@ cdef class PublicHttp1(Conn):
         self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host, self.said)
         hdr_retag(&head.block, TAG_WS_REQUEST_HEADERS)
         link.open(self, PROTO_WEBSOCKET)
-        self.exchange.label = self.gate.label(head.method, head.host, head.target)
+        self.gate.began(self.exchange, head.method, head.host, head.target)
         memset(&m, 0, sizeof(m))
         m.kind = MSG_WS_REQUEST
         set_slice(&m.url, head.target)
@@ -518,6 +522,14 @@ cdef class PublicHttp1(Conn):
             self.refeed()
         return self.touch()
 
+    cdef int refuse(self, int status, bytes text) except -1:
+        """An answer to a request that goes into no tunnel."""
+        self.count_refusal(status)
+        return self.write_error(status, text)
+
+    cdef int count_refusal(self, int status) noexcept:
+        return self.gate.refused(PROTO_WEBSOCKET if self.head.websocket else PROTO_HTTP, status)
+
     cdef int write_error(self, int status, bytes text) except -1:
         """An answer of our own, as plain text for a person."""
         cdef bytes body = b"%d: %s\n" % (status, text)
@@ -598,7 +610,7 @@ cdef class PublicHttp1(Conn):
         if self.phase == PHASE_HEAD and not self.idle and not self.peer_eof:
             self.keep_alive = False
             self.is_head = False
-            self.write_error(408, b"the request head took too long")
+            self.refuse(408, b"the request head took too long")
             self.phase = PHASE_BODY         # the rest of it may still come
             return self.discard()
         if self.phase == PHASE_QUEUED:

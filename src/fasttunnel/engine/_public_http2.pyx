@@ -206,23 +206,23 @@ cdef class PublicStream(H2Stream):
         cdef Link link
         cdef int protocol = PROTO_GRPC if self.is_grpc else PROTO_HTTP
         if (<PublicHttp2>self.conn).refused:
-            return self.answer_error(503, b"there are as many connections from this address as there may be"
+            return self.refuse(503, b"there are as many connections from this address as there may be"
                                      if self.conn.unwelcome else b"the server has as many connections as it may")
         if self.too_large:
-            return self.answer_error(431, b"header list above the limit")
+            return self.refuse(431, b"header list above the limit")
         if self.path is None:
-            return self.answer_error(405, b"CONNECT is not served here")
+            return self.refuse(405, b"CONNECT is not served here")
         if <size_t>len(self.path) > gate.target_bytes:
-            return self.answer_error(414, b"request target above the limit")
+            return self.refuse(414, b"request target above the limit")
         self.authority = self.authority or b""
         if (self.odd_head or not self.path.startswith(b"/") and not (self.path == b"*" and self.method == b"OPTIONS")
                 or not hdr_target_ok(self.path, len(self.path)) or not hdr_host_ok(self.authority, len(self.authority))
                 or not hdr_name_ok(self.method, len(self.method))):
-            return self.answer_error(400, b"bad scheme, path, host or method")
+            return self.refuse(400, b"bad scheme, path, host or method")
         if self.is_grpc and self.timeout_s < 0:
-            return self.answer_error(400, b"bad grpc-timeout")
+            return self.refuse(400, b"bad grpc-timeout")
         if self.is_grpc and last_slash(self.path) == 0:
-            return self.answer_error(404, b"a call has the path /SERVICE/METHOD")
+            return self.refuse(404, b"a call has the path /SERVICE/METHOD")
         if not self.is_grpc and 0 < gate.body_bytes < <uint64_t>max(self.announced, 0):
             return self.body_too_large()
         link = gate.find(protocol, self.authority, self.path)
@@ -231,10 +231,15 @@ cdef class PublicStream(H2Stream):
         return self.begin_exchange(link, self.timeout_s)
 
     cdef int body_too_large(self) except -1:
-        if self.exchange is not None:
+        cdef bint opened = self.exchange is not None
+        if opened:
+            if not self.answer_begun:
+                self.exchange.status = 413
             self.exchange.reset(CANCELLED, b"the request was too large")
         if self.answer_begun:
             return self.on_reset(TOO_LARGE, b"request body above the limit")
+        if not opened:
+            self.count_refusal(413)
         return self.answer_error(413, b"request body above %d bytes" % (<PublicHttp2>self.conn).gate.body_bytes)
 
     cdef int no_link(self, int protocol) except -1:
@@ -243,13 +248,13 @@ cdef class PublicStream(H2Stream):
         cdef bytes where = self.authority + self.path.partition(b"?")[0]
         cdef double wait_s = gate.queue_timeout_s
         if gate.draining:
-            return self.answer_error(503, b"the server is shutting down")
+            return self.refuse(503, b"the server is shutting down")
         if gate.full is not None:
-            return self.answer_error(gate.full_status, gate.full)
+            return self.refuse(gate.full_status, gate.full)
         if not gate.away(protocol, self.authority, self.path):
-            return self.answer_error(404, b"no tunnel serves " + where)
+            return self.refuse(404, b"no tunnel serves " + where)
         if not gate.queue(self, self.conn):
-            return self.answer_error(503, b"the client that serves " + where + b" is away")
+            return self.refuse(503, b"the client that serves " + where + b" is away")
         self.queued = True
         self.queued_ms = self.conn.reactor.now_ms()
         if self.is_grpc and self.timeout_s > 0:
@@ -267,9 +272,9 @@ cdef class PublicStream(H2Stream):
         self.leave_queue()
         if link is None:
             if gate.full is not None:
-                self.answer_error(gate.full_status, gate.full)
+                self.refuse(gate.full_status, gate.full)
             else:
-                self.answer_error(503, b"the server is shutting down")
+                self.refuse(503, b"the server is shutting down")
             return
         waited_s = <double>(self.conn.reactor.now_ms() - self.queued_ms) / 1000.0
         self.begin_exchange(link, max(self.timeout_s - waited_s, 0.001) if self.timeout_s > 0 else 0.0)
@@ -294,7 +299,7 @@ cdef class PublicStream(H2Stream):
         (<PublicHttp2>self.conn).visitor.add_fields(&self.block, TAG_HTTP_REQUEST_HEADERS, self.authority, self.said)
         link.open(self, protocol)
         self.exchange.grpc_stream_id = <uint32_t>self.id
-        self.exchange.label = gate.label(self.method, self.authority, self.path)
+        gate.began(self.exchange, self.method, self.authority, self.path)
         if self.is_grpc:
             self.splitter.max_fragment = link.max_fragment
             self.splitter.max_message_bytes = gate.grpc_message_bytes
@@ -365,6 +370,7 @@ cdef class PublicStream(H2Stream):
         if self.exchange is not None and not self.last_sent:
             if self.receive_end and result == GRPC_NEED_MORE:
                 if pos < self.rest.len or not grpc_at_boundary(&self.splitter):
+                    self.exchange.status = GRPC_INTERNAL
                     self.exchange.reset(PROTOCOL_ERROR, b"the request ended inside a message")
                     self.answer_status(GRPC_INTERNAL, b"the request ended inside a message", None, NULL)
                 else:
@@ -413,8 +419,9 @@ cdef class PublicStream(H2Stream):
             overdue = self.is_grpc and 0 < self.timeout_s <= (<PublicHttp2>self.conn).gate.queue_timeout_s
             self.leave_queue()
             if overdue:
+                self.count_refusal(504)
                 return self.answer_status(GRPC_DEADLINE_EXCEEDED, b"deadline exceeded", None, NULL)
-            return self.answer_error(503, b"the client that serves this is away")
+            return self.refuse(503, b"the client that serves this is away")
         if self.exchange is not None:
             self.exchange.status = GRPC_DEADLINE_EXCEEDED
             self.exchange.reset(CANCELLED, b"deadline exceeded")
@@ -580,8 +587,16 @@ cdef class PublicStream(H2Stream):
             self.end_request = True         # RFC 9113 8.1: an early answer; the rest of the request is not wanted
         return self.take(self.rest.len)
 
+    cdef int refuse(self, int status, bytes text) except -1:
+        """An answer to a request that goes into no tunnel."""
+        self.count_refusal(status)
+        return self.answer_error(status, text)
+
+    cdef int count_refusal(self, int status) noexcept:
+        return (<PublicHttp2>self.conn).gate.refused(PROTO_GRPC if self.is_grpc else PROTO_HTTP, status)
+
     cdef int answer_error(self, int status, bytes text) except -1:
-        """An answer of our own to a request that goes nowhere."""
+        """An answer of our own."""
         cdef bytes body
         if self.is_grpc:
             return self.answer_status({404: GRPC_UNIMPLEMENTED, 503: GRPC_UNAVAILABLE, 431: GRPC_RESOURCE_EXHAUSTED,

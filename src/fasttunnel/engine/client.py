@@ -11,6 +11,7 @@ from typing import Any
 from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import ClientConfig, parse_address
+from fasttunnel.control.counts import Counts
 from fasttunnel.control.log import Events, Sparing, one_line
 from fasttunnel.control.registration import fragment_for, heartbeat_of, is_name
 from fasttunnel.control.routes import RouteTable, at_host
@@ -76,6 +77,8 @@ class ClientEngine:
         self._backend_contexts: dict[bool, TlsContext] = {}
         self._sparing = Sparing()
         self._reconnects = 0
+        self._registrations = 0
+        self._losses = 0
         self._requests = 0
 
     # -- starting and stopping
@@ -102,7 +105,7 @@ class ClientEngine:
                 targets[backend] = target
             self._routes.add(target, [spec.route])
         self._tls_context = self._server_context()
-        self._acceptor = Backends(self._routes)
+        self._acceptor = Backends(self._routes, self._reactor.tallies)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._runner = asyncio.ensure_future(self._run_all())
         waiter = asyncio.ensure_future(self._registered.wait())
@@ -211,6 +214,17 @@ class ClientEngine:
             "requests": self._requests + sum(link.requests for link in links),
             "round_trip_s": beat.round_trip_s if beat else None,
         }
+
+    def counts(self) -> Counts:
+        links = [tunnel.link for tunnel in self._tunnels if tunnel.link is not None]
+        told = self._reactor.tallies.told([exchange for link in links for exchange in link.under_way()])
+        told.tunnels.registrations = self._registrations
+        told.tunnels.losses = self._losses
+        told.tunnels.reconnects = self._reconnects
+        beats = [tunnel.heartbeat for tunnel in self._tunnels if tunnel.heartbeat is not None]
+        if times := [beat.round_trip_s for beat in beats if beat.round_trip_s is not None]:
+            told.tunnels.round_trips_s[self._config.server] = max(times)
+        return told
 
     # -- the tunnel
 
@@ -357,6 +371,7 @@ class ClientEngine:
             self._client_id = registered.client_id or self._client_id
         host, _ = parse_address(self._config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
+        self._registrations += 1
         tunnel.was_up, tunnel.up_since_s = True, asyncio.get_running_loop().time()
         for older in self._links():
             if older is not link and older.info.number == tunnel.number:
@@ -367,6 +382,7 @@ class ClientEngine:
     def lost(self, link: Link, grpc_status: int, message: str) -> None:
         self._requests += link.requests
         tunnel: Tunnel = link.info
+        self._losses += tunnel.was_up
         tunnel.link = None
         if not tunnel.lost.done():
             tunnel.lost.set_result((grpc_status, one_line(message) or "the server closed the tunnel"))

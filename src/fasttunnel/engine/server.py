@@ -12,6 +12,7 @@ from fasttunnel import limits
 from fasttunnel.control.addresses import Connections, host_of
 from fasttunnel.control.auth import Authenticator, Identity, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
+from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord, Sparing
 from fasttunnel.control.outage import Outages
@@ -94,6 +95,9 @@ class ServerEngine:
         self._idle_timer: asyncio.TimerHandle | None = None
         self._review_timer: asyncio.TimerHandle | None = None
         self._requests = 0  # of tunnels that are gone
+        self._registrations = 0
+        self._losses = 0
+        self._refusals = 0
 
     # -- starting and stopping
 
@@ -289,6 +293,19 @@ class ServerEngine:
             ],
         }
 
+    def counts(self) -> Counts:
+        told = self._reactor.tallies.told([exchange for link in self._links for exchange in link.under_way()])
+        told.tunnels.registrations = self._registrations
+        told.tunnels.losses = self._losses
+        told.tunnels.refusals = self._refusals
+        for link in self._links:
+            session: Session = link.info
+            round_trip_s = session.heartbeat.round_trip_s if session.heartbeat is not None else None
+            if round_trip_s is not None:
+                known = told.tunnels.round_trips_s
+                known[session.login.name] = max(round_trip_s, known.get(session.login.name, 0.0))
+        return told
+
     # -- what links report (see Link.handler)
 
     def authorize(self, link: Link, authorization: bytes | None) -> tuple[int, str] | Link | None:
@@ -304,6 +321,7 @@ class ServerEngine:
         return metered(link, login.identity.bytes) if login.identity.bytes.rate else None
 
     def _tell_refusal(self, peer: str, status: GrpcStatus, text: str) -> None:
+        self._refusals += 1
         if self._sparing.permits(host_of(peer), status):
             self._events.refused(peer, text)
 
@@ -362,7 +380,9 @@ class ServerEngine:
         except RouteTaken as error:
             return self._refuse(link, GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
+        self._registrations += 1
         session.routes = routes
+        link.tallies = {id(route): self._reactor.tallies.route(str(route)) for route in routes}
         self._set_pace(link)
         if session.timeout is not None:
             session.timeout.cancel()
@@ -411,6 +431,7 @@ class ServerEngine:
         if session.timeout is not None:
             session.timeout.cancel()
         if session.registered:
+            self._losses += 1
             self._outages.begin(session.owner, session.routes)
             self._events.link_down(session.client_id, session.session_id, message)
         self._check_idle()

@@ -13,6 +13,7 @@ from weakref import WeakSet
 from fasttunnel import limits
 from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
+from fasttunnel.control.counts import Counts
 from fasttunnel.control.log import Events, Sparing, one_line
 from fasttunnel.control.registration import fragment_for, heartbeat_of, is_name
 from fasttunnel.control.routes import Route, RouteTable, at_host, format_address
@@ -24,6 +25,7 @@ from fasttunnel.reference.backend_http1 import Http1Backend
 from fasttunnel.reference.carrier import Tunnel, channel_to, dial
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.messages import RequestReset, end_tasks
+from fasttunnel.reference.tally import Tallies
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, WEBSOCKET, GoAway, Register, Registered, TunnelMessage
 
 # Statuses that another attempt would only meet again.
@@ -47,6 +49,7 @@ class ClientTunnel(Tunnel):
     def __init__(self, engine: ClientEngine, number: int) -> None:
         super().__init__(engine.config.server, engine.events)
         self.engine = engine
+        self.tallies = engine.tallies
         self.number = number  # which one of several at the same time
         self.was_up = False
         self.up_since_s = 0.0
@@ -75,6 +78,7 @@ class ClientEngine:
     def __init__(self, config: settings.ClientConfig, *, events: Events) -> None:
         self.config = config
         self.budget = WindowBudget(config.max_window, config.window_budget)
+        self.tallies = Tallies()
         self.events = events
         self.urls: Sequence[str] = []
         self.idle = asyncio.Event()
@@ -91,7 +95,7 @@ class ClientEngine:
         self._failure: FasttunnelError | None = None
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._reconnects = self._requests = 0
+        self._reconnects = self._requests = self._registrations = self._losses = 0
         self._sparing = Sparing()
 
     # -- starting and stopping
@@ -203,6 +207,15 @@ class ClientEngine:
             "round_trip_s": next((tunnel.round_trip_s or None for tunnel in reversed(tunnels) if tunnel.up), None),
         }
 
+    def counts(self) -> Counts:
+        told = self.tallies.told([exchange for tunnel in self._tunnels for exchange in tunnel.requests.values()])
+        told.tunnels.registrations = self._registrations
+        told.tunnels.losses = self._losses
+        told.tunnels.reconnects = self._reconnects
+        if times := [tunnel.latest_s for tunnel in self._tunnels if tunnel.latest_s is not None]:
+            told.tunnels.round_trips_s[self.config.server] = max(times)
+        return told
+
     # -- the tunnel
 
     async def _run_all(self) -> None:
@@ -270,6 +283,7 @@ class ClientEngine:
             timeout.cancel()
             await end_tasks(dialling)
             self._requests += tunnel.opened
+            self._losses += tunnel.was_up
             del self._tunnels[tunnel]
             self.idle.set()
         status, reason = tunnel.ended.result()
@@ -281,6 +295,7 @@ class ClientEngine:
 
     def welcome(self, tunnel: ClientTunnel, registered: Registered) -> None:
         """The server has taken the registration."""
+        self._registrations += 1
         fragment = fragment_for(self.config.max_fragment, registered.max_fragment)
         tunnel.start(registered.initial_window, self.config.initial_window, fragment, self.budget)
         tunnel.start_heartbeat(heartbeat_of(registered))
@@ -312,6 +327,8 @@ class ClientEngine:
         url = f"/{request.service}/{request.method}" if is_grpc else request.url
         host = request.authority if is_grpc else request.host
         found = self._routes.match(exchange.protocol, host, url.partition("?")[0])
+        exchange.method = url if is_grpc else ""
+        self.tallies.began(exchange, found[0] if found is not None else None)
         if found is None:
             return exchange.reset(ResetCode.NO_ROUTE, "this client has no backend for the request")
         route, backend = found

@@ -16,6 +16,7 @@ from fasttunnel.control.rates import Bucket
 from fasttunnel.errors import ResetCode
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.grpc_streams import GrpcStream, GrpcStreamManager
+from fasttunnel.reference.tally import Tallies
 from fasttunnel.wire import tunnel_pb2 as pb
 
 OUTGOING_BYTES = 262_144  # beyond this, sources wait until the tunnel has taken some
@@ -42,6 +43,7 @@ class Dispatcher:
         self.affordable = asyncio.Event()  # payload may pass: see metering.py
         self.affordable.set()
         self.pace = Bucket()  # of requests
+        self.tallies = Tallies()  # of the engine
         self.up = False  # registered: requests may be carried
         self.draining = False
         self.peer_window = self.local_window = limits.INITIAL_WINDOW_BYTES
@@ -159,6 +161,8 @@ class Dispatcher:
         del self.requests[exchange.request_id]
         self.grpc_streams.close(exchange.request_id)
         self._remember(exchange.request_id)
+        if exchange.route:
+            self.tallies.ended(exchange)
         self.on_end(exchange)
 
     def drain(self) -> None:

@@ -15,6 +15,7 @@ from fasttunnel import limits
 from fasttunnel.errors import ResetCode
 from fasttunnel.reference.grpc_streams import GrpcStream
 from fasttunnel.reference.messages import BadMessage, RequestReset, forever
+from fasttunnel.reference.tally import Tallies
 from fasttunnel.wire import tunnel_pb2 as pb
 
 KILL_S = 2.0  # for what came before a reset to be written, before its socket is cut
@@ -38,6 +39,7 @@ REQUESTS: dict[int, tuple[str, ...]] = {
     pb.GRPC: ("grpc_request",),
     pb.WEBSOCKET: ("ws_request", "ws_frame"),
 }
+STATUSES = ("http_response", "grpc_response", "ws_response")  # they say what became of the request
 ANSWERS: dict[int, tuple[str, ...]] = {
     pb.HTTP: ("http_response",),
     pb.GRPC: ("grpc_response",),
@@ -118,6 +120,7 @@ class Carrier(Protocol):
     max_fragment: int
     writable: asyncio.Event
     affordable: asyncio.Event
+    tallies: Tallies
 
     def send(self, message: pb.TunnelMessage) -> None: ...
     def grant(self, exchange: Exchange, count: int) -> None: ...
@@ -151,6 +154,8 @@ class Exchange:
         # For the record of the request:
         self.trace_id = ""
         self.label = ("", "", "")  # method, host, path
+        self.route = ""  # what it is counted under, and for a call its path
+        self.method = ""
         self.status = 0
         self.reset_code: int | None = None
         self.messages_sent = self.messages_received = self.bytes_sent = self.bytes_received = 0
@@ -213,6 +218,12 @@ class Exchange:
         if facts.interim:
             self.count_interim(payload.ByteSize())
         self.sending.take(first=facts.first, last=facts.last, interim=facts.interim)
+        if self.direction == pb.SERVER_TO_CLIENT and kind in STATUSES and not getattr(payload, "accepted", False):
+            self.status = payload.status_code or self.status
+        if facts.cost and self._send_credit <= facts.cost:
+            self._tunnel.tallies.exhausted(self.direction)
+        if kind == "ws_frame" and facts.whole:
+            self._tunnel.tallies.frame(self.direction, payload.opcode)
         self._send_credit -= facts.cost
         self.bytes_sent += len(facts.body)
         self.messages_sent += facts.whole
@@ -274,6 +285,8 @@ class Exchange:
         self.bytes_received += len(facts.body)
         self._tunnel.passed(len(facts.body))
         self.messages_received += facts.whole
+        if kind == "ws_frame" and facts.whole:
+            self._tunnel.tallies.frame(3 - self.direction, message.opcode)
         self._inbox.append((message, unpaid))
         self._changed.set()
 

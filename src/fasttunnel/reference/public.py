@@ -30,6 +30,7 @@ from fasttunnel.reference.messages import (
     while_running,
 )
 from fasttunnel.reference.relay import into_tunnel, out_of_tunnel
+from fasttunnel.reference.tally import Tallies
 from fasttunnel.reference.translation import (
     Chunk,
     GrpcTranslation,
@@ -40,7 +41,7 @@ from fasttunnel.reference.translation import (
 )
 from fasttunnel.reference.websocket import WebSocketRelay
 from fasttunnel.reference.websocket_frames import accept_key, valid_key
-from fasttunnel.wire.tunnel_pb2 import WEBSOCKET, WebSocketRequest, WebSocketResponse
+from fasttunnel.wire.tunnel_pb2 import GRPC, HTTP, WEBSOCKET, WebSocketRequest, WebSocketResponse
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 3.4
 LAST_WORDS_S = 2.0  # for an answer of our own to be taken
@@ -56,8 +57,14 @@ class Gate:
     """What the public's connections share: it finds the tunnel of a request."""
 
     def __init__(
-        self, routes: RouteTable[Dispatcher], outages: Outages, config: ServerConfig, active: Callable[[], int]
+        self,
+        routes: RouteTable[Dispatcher],
+        outages: Outages,
+        config: ServerConfig,
+        active: Callable[[], int],
+        tallies: Tallies,
     ) -> None:
+        self.tallies = tallies
         self.active = active  # requests under way
         self.routes = routes
         self.outages = outages
@@ -120,6 +127,8 @@ class Gate:
         exchange = found[1].open(protocol)
         exchange.label = (head.method.decode("latin-1"), head.authority.decode("latin-1"), head.path)
         exchange.trace_id = fields.trace_id(head.fields)
+        exchange.method = head.target.decode("latin-1") if protocol == GRPC else ""
+        self.tallies.began(exchange, found[0])
         return exchange
 
 
@@ -212,6 +221,7 @@ class PublicConnection:
             try:
                 head = await self._next_head(stream)
             except BadMessage as error:
+                self.gate.tallies.refused(HTTP, error.status)
                 await self._answer_error(stream, HttpTranslation(), error)
                 break
             if head is None:
@@ -269,7 +279,12 @@ class PublicConnection:
             )
             exchange.finish()
         except RequestReset as reset:
-            if exchange is not None:
+            if exchange is None and not reset.in_tunnel:
+                handshake = isinstance(stream, Http1Stream) and _is_handshake(stream, head)
+                self.gate.tallies.refused(WEBSOCKET if handshake else translation.protocol, reset.status)
+            elif exchange is not None:
+                if isinstance(reset, BadMessage) and reset.of_public and not exchange.status:
+                    exchange.status = reset.status
                 exchange.reset(reset.code, reset.text)
             await self._answer_error(stream, translation, reset)
         except BaseException:
@@ -357,6 +372,7 @@ class PublicConnection:
         except BaseException as error:
             reset = error if isinstance(error, RequestReset) else RequestReset(ResetCode.CANCELLED, "cancelled")
             exchange.reset(reset.code, reset.text)
+            reset.in_tunnel = True
             raise
         if not answer.accepted:
             return exchange.finish()

@@ -15,6 +15,7 @@ from fasttunnel import limits
 from fasttunnel.control.addresses import Connections, Verdict, host_of
 from fasttunnel.control.auth import Authenticator, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
+from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord, Sparing
 from fasttunnel.control.outage import Outages
@@ -28,6 +29,7 @@ from fasttunnel.reference.dispatch import Dispatcher
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.metering import MeteredTunnel
 from fasttunnel.reference.public import Gate, PublicConnection
+from fasttunnel.reference.tally import Tallies
 from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, HTTP, WEBSOCKET, Register, Registered, TunnelMessage
 
@@ -43,6 +45,7 @@ class Session(MeteredTunnel):
     def __init__(self, engine: ServerEngine, login: Login, peer: str) -> None:
         super().__init__(peer, engine.events, login.identity.bytes)
         self.engine = engine
+        self.tallies = engine.tallies
         self.login = login
         self.pace = login.identity.requests
         self.session_id = secrets.token_hex(6)
@@ -108,13 +111,14 @@ class ServerEngine:
     def __init__(self, config: ServerConfig, *, authenticator: Authenticator, events: Events) -> None:
         self.config = config
         self.budget = WindowBudget(config.max_window, config.window_budget)
+        self.tallies = Tallies()
         self.events = events
         self.routes: RouteTable[Dispatcher] = RouteTable()
         self.public_addresses: Sequence[tuple[str, int]] = []
         self.tunnel_addresses: Sequence[tuple[str, int]] = []
         self._authenticator = authenticator
         self._outages = Outages(config.queue_timeout_s)
-        self._gate = Gate(self.routes, self._outages, config, self._active)
+        self._gate = Gate(self.routes, self._outages, config, self._active, self.tallies)
         self._addresses = Connections(config.max_connections_per_address)
         self._idle_timer: asyncio.TimerHandle | None = None
         self._review_timer: asyncio.TimerHandle | None = None
@@ -129,6 +133,7 @@ class ServerEngine:
         self._idle = asyncio.Event()
         self._closed = asyncio.Event()
         self._requests = 0  # of tunnels that are gone
+        self._registrations = self._losses = self._refusals = 0
         self._context: ServerContext | None = None  # TLS of the public port
         self._fresh: Any = None  # certificates of the tunnel port that grpc does not have yet
 
@@ -335,6 +340,17 @@ class ServerEngine:
             "links": [session.status() for session in self._sessions if session.up],
         }
 
+    def counts(self) -> Counts:
+        told = self.tallies.told([exchange for session in self._sessions for exchange in session.requests.values()])
+        told.tunnels.registrations = self._registrations
+        told.tunnels.losses = self._losses
+        told.tunnels.refusals = self._refusals
+        for session in self._sessions:
+            if session.latest_s is not None:
+                known = told.tunnels.round_trips_s
+                known[session.login.name] = max(session.latest_s, known.get(session.login.name, 0.0))
+        return told
+
     # -- the public
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -389,6 +405,7 @@ class ServerEngine:
             await context.abort(STATUS[status], text)
 
     def _tell_refusal(self, peer: str, status: GrpcStatus, text: str) -> None:
+        self._refusals += 1
         if self._sparing.permits(host_of(peer), status):
             self.events.refused(peer, text)
 
@@ -406,6 +423,7 @@ class ServerEngine:
             self._sessions.discard(session)
             self._requests += session.opened
             if session.registered:
+                self._losses += 1
                 self.events.link_down(session.client_id, session.session_id, text)
             if status in (GrpcStatus.INTERNAL, GrpcStatus.RESOURCE_EXHAUSTED):
                 self.events.warning(f"tunnel with {session.peer} ended: {text}")
@@ -439,6 +457,7 @@ class ServerEngine:
         except RouteTaken as error:
             return self._refuse(session, GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
+        self._registrations += 1
         session.routes = routes
         fragment = fragment_for(self.config.max_fragment, register.max_fragment)
         session.start(register.initial_window, self.config.initial_window, fragment, self.budget)
