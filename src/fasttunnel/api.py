@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypedDi
 
 import msgspec
 
+from fasttunnel.control.access import AccessLog
 from fasttunnel.control.auth import Authenticator
 from fasttunnel.control.config import (
     DEFAULT_LISTEN,
@@ -74,6 +75,9 @@ class ServerLimits(TypedDict, total=False):
     heartbeat_interval_s: float
     drain_timeout_s: float
     admin: str
+    access_log: str
+    log_format: Literal["human", "json"]
+    log_level: Literal["info", "warning", "error"]
 
 
 class ClientLimits(TypedDict, total=False):
@@ -101,6 +105,9 @@ class ClientLimits(TypedDict, total=False):
     backoff_max_s: float
     drain_timeout_s: float
     admin: str
+    access_log: str
+    log_format: Literal["human", "json"]
+    log_level: Literal["info", "warning", "error"]
 
 
 class Server:
@@ -125,7 +132,8 @@ class Server:
         **limits: Unpack[ServerLimits],
     ) -> None:
         self.config = server_config({"listen": listen, "tunnel": tunnel, "token": token, **limits})
-        self._events = guard(events or Events())
+        self._access = _access_log(self.config, events)
+        self._events = guard(events or Events(), self._access)
         self._authenticator = Authenticator(
             self.config.token,
             self.config.tokens_file,
@@ -161,12 +169,12 @@ class Server:
         try:
             await engine.start()
         except OSError as error:
-            await self._close_admin()
+            await self._close()
             raise ListenError(
                 f"cannot listen on {self.config.listen} and {self.config.tunnel}", detail=error.strerror or str(error)
             ) from error
         except BaseException:
-            await self._close_admin()
+            await self._close()
             raise
         self._engine = engine
         if self._admin is not None:
@@ -182,18 +190,25 @@ class Server:
             self._admin.hand_over()
         if self._engine is not None:
             await self._engine.stop(grace_s)
-        await self._close_admin()
+        await self._close()
 
-    async def _close_admin(self) -> None:
+    async def _close(self) -> None:
         if self._admin is not None:
             await self._admin.stop()
+        if self._access is not None:
+            self._access.close()
 
     async def wait_closed(self) -> None:
         """Returns once the server has stopped."""
         await self._running.wait_closed()
 
     def reload(self) -> None:
-        """Read tokens and certificates now if they have changed; by itself that happens within a few seconds."""
+        """Read tokens and certificates now if they have changed; by itself that happens within a few seconds.
+
+        The access log is opened anew.
+        """
+        if self._access is not None:
+            self._access.reopen()
         if self._engine is not None:  # else nothing was read yet
             self._engine.review()
 
@@ -274,7 +289,8 @@ class Client:
         self.config = client_config(
             {"server": server, "routes": routes, "token": token, "client_id": client_id, **limits}
         )
-        self._events = guard(events or Events())
+        self._access = _access_log(self.config, events)
+        self._events = guard(events or Events(), self._access)
         _check_name(engine)
         self._engine_choice = engine
         self._engine: abc.ClientEngine | None = None
@@ -310,7 +326,7 @@ class Client:
         try:
             await self._engine.start()
         except BaseException:
-            await self._close_admin()
+            await self._close()
             raise
 
     async def stop(self, grace_s: float | None = None) -> None:
@@ -318,11 +334,13 @@ class Client:
         self._leaving = True
         if self._engine is not None:
             await self._engine.stop(grace_s)
-        await self._close_admin()
+        await self._close()
 
-    async def _close_admin(self) -> None:
+    async def _close(self) -> None:
         if self._admin is not None:
             await self._admin.stop()
+        if self._access is not None:
+            self._access.close()
 
     async def wait_closed(self) -> None:
         """Returns once the client has stopped; raises AuthError or RegisterError when the server sent it away."""
@@ -358,6 +376,11 @@ class Client:
     def routes(self) -> list[RouteSpec]:
         """What is served."""
         return list(self.config.routes)
+
+    def reload(self) -> None:
+        """Open the access log anew: it may have been moved away."""
+        if self._access is not None:
+            self._access.reopen()
 
     @property
     def urls(self) -> list[str]:
@@ -465,6 +488,13 @@ async def _open_admin(
     port = AdminPort(end.config.admin, subject, end._events.warning, reuse_port=reuse_port)
     await port.start()
     return port
+
+
+def _access_log(config: ServerConfig | ClientConfig, events: Events | None) -> AccessLog | None:
+    """Raises ConfigError."""
+    if not config.access_log:
+        return None
+    return AccessLog(config.access_log, (events or Events()).warning, json=config.log_format == "json")
 
 
 def _warn(config: ServerConfig | ClientConfig, events: Events) -> None:

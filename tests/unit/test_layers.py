@@ -23,7 +23,7 @@ LAYERS = """
     control.config control.outage control.tokens control.kinds control.descriptions
     control.sources control.schema
     control.auth control.log control.trace control.certificates
-    control.registration
+    control.registration control.access
     abc
     _core
     engine._nghttp2 engine._system engine._grpc engine._openssl engine._out
@@ -37,6 +37,7 @@ LAYERS = """
     engine._public_http2 engine._public_websocket engine._backend_http1 engine._backend_http2
     engine._public_http1 engine._backend_websocket
     engine._backends
+    engine.recording
     engine.server
     engine.client
     reference.messages
@@ -46,7 +47,7 @@ LAYERS = """
     reference.dispatch reference.relay reference.http1
     reference.carrier reference.websocket
     reference.public reference.backend reference.metering
-    reference.backend_http1 reference.backend_grpc
+    reference.backend_http1 reference.backend_grpc reference.recording
     reference.server
     reference.client
     admin
@@ -56,7 +57,7 @@ LAYERS = """
     admin.port
     api
     fasttunnel
-    cli.options cli.running cli.screen
+    cli.options cli.running cli.screen cli.lines
     demo.demo_pb2
     demo.demo_pb2_grpc
     demo.backends

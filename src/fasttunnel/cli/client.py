@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     help="Tunnel connections side by side: requests spread over them, and one lost costs only its own. Default: 1",
 )
 @options.admin
+@options.access_log
+@options.log_format
+@options.log_level
 @options.token_file
 @options.config_file
 @options.settings
@@ -83,14 +86,17 @@ def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> N
         running.fail(error)
 
     from fasttunnel.api import Client
+    from fasttunnel.cli.lines import log_lines
     from fasttunnel.cli.screen import ClientScreen
 
-    screen = ClientScreen(settings)
+    screen = log_lines(settings) or ClientScreen(settings)
     screen.tap = options.tap(trace_messages)
     screen.title("client")
     end = Client.from_config(settings, events=screen, engine=engine)
 
     def reload() -> None:
-        screen.say("reload  a client reads nothing again; start it anew for other options")
+        end.reload()
+        if not settings.access_log:
+            screen.say("reload  a client reads nothing again; start it anew for other options")
 
     running.run(lambda: running.serve(end, lambda: None, screen.say, reload))

@@ -59,6 +59,19 @@ admin = click.option(
     metavar="HOST:PORT",
     help="Show metrics (Prometheus), health and status there, or at unix:PATH. Default: nowhere.",
 )
+access_log = click.option(
+    "--access-log",
+    metavar="F",
+    help="Write a line for each request to this file, - for standard output. SIGHUP opens it anew.",
+)
+log_format = click.option(
+    "--log-format",
+    type=click.Choice(["human", "json"]),
+    help="Events as lines with the time, for people or as JSON; the access log too. Default: as on a terminal.",
+)
+log_level = click.option(
+    "--log-level", type=click.Choice(["info", "warning", "error"]), help="Show no events below this one. Default: info"
+)
 trace_messages = click.option(
     "--trace-messages",
     is_flag=True,

@@ -32,15 +32,21 @@ class LastingConsole(Console):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
+WARNINGS = ("bold yellow", "bold red")
+
+
 class Screen(Events):
     """Events as lines of two columns, coloured on a terminal. Texts from peers are shown as text, never as markup."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, level: str = "info") -> None:
         super().__init__()
+        self._level = level
         self.console = console or LastingConsole(highlight=False)
 
     def line(self, label: str, *parts: str | tuple[str, str], style: str = "bold") -> None:
-        """`parts` are texts, or (text, style)."""
+        """`parts` are texts, or (text, style). Yellow and red ones are warnings."""
+        if self._level == "error" or (self._level == "warning" and style not in WARNINGS):
+            return
         text = Text("  ").append(f"{label:<9} ", style)
         for part in parts:
             text.append(*((part,) if isinstance(part, str) else part))
@@ -48,6 +54,8 @@ class Screen(Events):
         self.console.print(text, soft_wrap=True)
 
     def title(self, program: str) -> None:
+        if self._level != "info":
+            return
         self.console.print(f"[bold]fasttunnel {program}[/]  [dim]{__version__}[/]", soft_wrap=True)
 
     def say(self, text: str) -> None:
@@ -106,7 +114,7 @@ class ClientScreen(Screen):
     """The client's."""
 
     def __init__(self, config: ClientConfig, console: Console | None = None) -> None:
-        super().__init__(console)
+        super().__init__(console, level=config.log_level)
         self._config = config
         self._reason = ""
         self._was_connected = False

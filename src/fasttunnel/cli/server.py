@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     help="How many seconds a request waits for a client that is away to come back. Default: 0, it gets 503 at once.",
 )
 @options.admin
+@options.access_log
+@options.log_format
+@options.log_level
 @options.user
 @options.token_file
 @click.option(
@@ -92,9 +95,10 @@ def server(user: str | None, engine: "EngineName | None", trace_messages: bool, 
         settings = configure(ServerConfig, options.gather(ServerConfig, given))
         account = find_user(user) if user is not None else None
         from fasttunnel.api import Server
+        from fasttunnel.cli.lines import log_lines
         from fasttunnel.cli.screen import ServerScreen
 
-        screen = ServerScreen()
+        screen = log_lines(settings) or ServerScreen(level=settings.log_level)
         screen.tap = options.tap(trace_messages)
         end = Server.from_config(settings, events=screen, engine=engine)
     except FasttunnelError as error:

@@ -127,6 +127,9 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
     admin: str = ""
+    access_log: str = ""
+    log_format: Literal["human", "json"] | None = None
+    log_level: Literal["info", "warning", "error"] = "info"
 
     @property
     def certificates(self) -> tuple[Certificate, ...]:
@@ -199,6 +202,9 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     backoff_max_s: Positive = limits.BACKOFF_MAX_S
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
     admin: str = ""
+    access_log: str = ""
+    log_format: Literal["human", "json"] | None = None
+    log_level: Literal["info", "warning", "error"] = "info"
 
     @property
     def secure(self) -> bool:

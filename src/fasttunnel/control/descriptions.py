@@ -14,6 +14,10 @@ _BOTH = {
     "drain_timeout_s": "How long requests under way may take to finish once a stop has been asked for.",
     "admin": "Where metrics, health and status are shown (docs/observability.md): HOST:PORT, or unix:PATH for a socket "
     "of this user's own. Default: nowhere.",
+    "access_log": "File for one line a request, - for standard output; opened anew on SIGHUP. Default: none.",
+    "log_format": "Of events and of the access log: lines for people, or JSON, both with the time. Default: lines as a "
+    "terminal shows them, and an access log for people.",
+    "log_level": "Events below it are not shown.",
 }
 
 SERVER: Final = {

@@ -8,7 +8,7 @@ from typing import IO, Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from fasttunnel.control.words import OPCODES
+from fasttunnel.control.words import OPCODES, as_word
 from fasttunnel.errors import ResetCode
 from fasttunnel.wire.tunnel_pb2 import Reset, TunnelMessage, WebSocketFrame
 
@@ -69,9 +69,4 @@ def _words(field: FieldDescriptor, value: Any) -> str:
         return str(field.name)
     elif not isinstance(value, str | int):
         value = ",".join(value)
-    return f"{field.name}={_word(str(value))}"
-
-
-def _word(text: str) -> str:
-    """A text of a peer, as one word: nothing that would end the line or move a terminal's cursor."""
-    return text if text.isprintable() and " " not in text and text else repr(text)
+    return f"{field.name}={as_word(str(value))}"

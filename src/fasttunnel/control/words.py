@@ -8,6 +8,11 @@ OPCODES = {0: "continuation", 1: "text", 2: "binary", 8: "close", 9: "ping", 10:
 OTHER = "other"
 
 
+def as_word(text: str) -> str:
+    """A text of a peer, as one word: nothing that would end the line or move a terminal's cursor."""
+    return text if text.isprintable() and " " not in text and text else repr(text)
+
+
 def grpc_status(code: int) -> str:
     return _GRPC.get(code, OTHER)
 

@@ -6,4 +6,5 @@ from fasttunnel.engine._tally cimport Tallies
 cdef class Backends(Acceptor):
     cdef object routes                  # control.routes.RouteTable of Target
     cdef Tallies tallies
+    cdef bint recording                 # requests carry a label for the record
     cdef dict counted                   # id of a route -> what its requests are counted under

@@ -1,18 +1,19 @@
 """From a request of the tunnel to a backend. Only what the client's own configuration names is ever connected to, whatever
 a message says; the routes are matched again here, by the same rules as at the server."""
-from fasttunnel._core cimport MSG_GRPC_REQUEST, Msg, PROTO_GRPC, PROTO_HTTP
+from fasttunnel._core cimport MSG_GRPC_REQUEST, MSG_WS_REQUEST, Msg, PROTO_GRPC, PROTO_HTTP
 from fasttunnel.engine._backend_http1 cimport open_request
 from fasttunnel.engine._backend_http2 cimport open_call
 from fasttunnel.engine._backend_websocket cimport open_websocket
 from fasttunnel.engine._exchange cimport Endpoint, Exchange
-from fasttunnel.engine._tally cimport Tallies
+from fasttunnel.engine._tally cimport Tallies, label_of
 from fasttunnel.engine._target cimport Plan, text_of
 
 
 cdef class Backends(Acceptor):
-    def __init__(self, routes, Tallies tallies not None):
+    def __init__(self, routes, Tallies tallies not None, bint recording):
         self.routes = routes
         self.tallies = tallies
+        self.recording = recording
         self.counted = {id(route): tallies.route(str(route)) for route, _ in routes.routes()}
 
     cdef Endpoint accept(self, Exchange exchange, const Msg *m):
@@ -30,6 +31,9 @@ cdef class Backends(Acceptor):
         if exchange.protocol == PROTO_GRPC:
             exchange.method = plan.url
         self.tallies.began(exchange, self.counted.get(id(found[0])) if found is not None else None)
+        if self.recording:
+            exchange.label = label_of(text_of(&m.method) if m.kind != MSG_WS_REQUEST else b"GET", plan.host, plan.url,
+                                      text_of(&m.trace_id), str(found[1]) if found is not None else "")
         if found is None:
             return None
         route, plan.target = found

@@ -26,7 +26,7 @@ cdef class Gate:
     cdef uint64_t ws_message_bytes
     cdef uint64_t grpc_message_bytes
     cdef object trusted_proxies         # control.forwarding.Networks
-    cdef public bint recording          # requests carry a label for the record
+    cdef public object on_record        # of requests that go into no tunnel, as Link.on_record; None: nobody asks for records
     cdef readonly bint closing          # each public connection ends with its next answer
     cdef readonly bint draining         # and nothing new is taken
 
@@ -42,8 +42,9 @@ cdef class Gate:
     cdef bint queue(self, Endpoint waiter, Conn conn) except -1
     cdef int unqueue(self, Endpoint waiter) except -1
     # A request goes into the tunnel that find() has found.
-    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target) except -1
-    cdef int refused(self, int protocol, int status) noexcept   # an answer of ours to one that goes into none
+    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, Visitor visitor) except -1
+    # An answer of ours to one that goes into none; what is not known of it is None.
+    cdef int refused(self, int protocol, int status, bytes method, bytes host, bytes target, Visitor visitor) except -1
 
 
 cdef class Visitor:
@@ -62,5 +63,6 @@ cdef class Visitor:
 cdef bytes trace_id_of(bytes traceparent)
 cdef int http_status_of(uint32_t code) noexcept
 cdef int grpc_status_of(uint32_t code) noexcept
+cdef int grpc_refusal(int status) noexcept
 cdef int close_code_of(uint32_t code) noexcept
 cdef bytes explain(uint32_t code, bytes text)

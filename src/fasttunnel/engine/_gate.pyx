@@ -3,6 +3,7 @@ from libc.math cimport ceil
 from libc.stdint cimport uint8_t, uint32_t
 
 from fasttunnel._core cimport PROTO_GRPC, buf_append, hdr_append
+from fasttunnel.engine._tally cimport label_of
 from fasttunnel.control.forwarding import Networks, forwarding_fields
 from fasttunnel.errors import ANSWERS, ResetCode
 
@@ -31,6 +32,17 @@ cdef int grpc_status_of(uint32_t code) noexcept:
     return GRPC_STATUS[code] if 0 < code < CODES else 13
 
 
+cdef int grpc_refusal(int status) noexcept:
+    """Status of a call for the HTTP status of an answer of ours."""
+    if status == 404:
+        return 12                           # UNIMPLEMENTED
+    if status == 503:
+        return 14                           # UNAVAILABLE
+    if status == 504:
+        return 4                            # DEADLINE_EXCEEDED
+    return 8 if status in (413, 414, 429, 431) else 13      # RESOURCE_EXHAUSTED, INTERNAL
+
+
 cdef int close_code_of(uint32_t code) noexcept:
     return CLOSE_CODE[code] if 0 < code < CODES else 1011
 
@@ -41,7 +53,7 @@ cdef bytes explain(uint32_t code, bytes text):
 
 
 cdef class Gate:
-    def __init__(self, Reactor reactor, routes, outages, config, bint recording):
+    def __init__(self, Reactor reactor, routes, outages, config, on_record):
         self.reactor = reactor
         self.routes = routes
         self.outages = outages
@@ -60,7 +72,7 @@ cdef class Gate:
         self.ws_message_bytes = config.ws_message_bytes
         self.grpc_message_bytes = config.grpc_message_bytes
         self.trusted_proxies = Networks(config.trusted_proxies)
-        self.recording = recording
+        self.on_record = on_record
 
     cdef Link find(self, int protocol, bytes host, bytes target):
         """The tunnel for a request, or None. One look-up per request, never per message."""
@@ -140,17 +152,20 @@ cdef class Gate:
         self.closing = self.draining = True
         self.wake()
 
-    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target) except -1:
+    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, Visitor visitor) except -1:
         self.reactor.tallies.began(exchange, self.found)
         if exchange.protocol == PROTO_GRPC:
             exchange.method = target
-        if self.recording:
-            exchange.label = (method.decode("latin-1"), host.decode("latin-1"),
-                              target.partition(b"?")[0].decode("latin-1"))
+        if self.on_record is not None:
+            exchange.label = label_of(method, host, target, trace_id, visitor.address.decode())
         return 0
 
-    cdef int refused(self, int protocol, int status) noexcept:
-        return self.reactor.tallies.refused(protocol, status)
+    cdef int refused(self, int protocol, int status, bytes method, bytes host, bytes target, Visitor visitor) except -1:
+        self.reactor.tallies.refused(protocol, status)
+        if self.on_record is not None:
+            self.on_record(None, "", protocol, label_of(method, host, target, None, visitor.address.decode()), "",
+                           grpc_refusal(status) if protocol == PROTO_GRPC else status, None, 0, 0, 0, 0, 0.0)
+        return 0
 
 
 cdef bytes trace_id_of(bytes traceparent):

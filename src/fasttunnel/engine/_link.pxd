@@ -92,6 +92,7 @@ cdef class Link(Carrier):
     cdef readonly uint64_t requests
 
     cdef list exchanges(self)
+    cdef int record(self, object told, Exchange exchange, double duration_s) except -1
     cdef Exchange open(self, Endpoint endpoint, int protocol)
     cdef uint8_t *reserve(self, size_t n) except NULL
     cdef int commit(self, size_t n) except -1

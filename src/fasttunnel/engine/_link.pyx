@@ -28,7 +28,7 @@ from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
 from fasttunnel.engine._io cimport Conn, THROUGH_BYTES
 from fasttunnel.engine._out cimport out_append, out_clear, out_reserve
 from fasttunnel.engine._nghttp2 cimport NGHTTP2_CANCEL, NGHTTP2_SETTINGS
-from fasttunnel.engine._tally cimport monotonic_s
+from fasttunnel.engine._tally cimport RouteTally, monotonic_s
 from fasttunnel.engine._tls cimport tls_identity
 
 from fasttunnel import limits
@@ -559,13 +559,21 @@ cdef class Link(Carrier):
         duration_s = monotonic_s() - exchange.started_s
         self.reactor.tallies.ended(exchange, duration_s)
         if record is not None:
-            record(exchange.request_id().decode(), exchange.protocol, exchange.label, exchange.status,
-                   exchange.reset_code if exchange.reset_code >= 0 else None,
-                   exchange.messages_sent, exchange.messages_received, exchange.bytes_sent, exchange.bytes_received,
-                   duration_s)
+            self.record(record, exchange, duration_s)
         Py_DECREF(exchange)
         if (self.draining or self.watched) and self.table.count == 0:
             self.handler.idle(self)
+        return 0
+
+    cdef int record(self, object told, Exchange exchange, double duration_s) except -1:
+        cdef bint up = exchange.direction == TO_BACKEND
+        told(self, exchange.id[:exchange.id_len].decode("latin-1"), exchange.protocol, exchange.label,
+             (<RouteTally>exchange.tally).name if exchange.tally is not None else "", exchange.status,
+             exchange.reset_code if exchange.reset_code >= 0 else None,
+             exchange.messages_sent if up else exchange.messages_received,
+             exchange.messages_received if up else exchange.messages_sent,
+             exchange.bytes_sent if up else exchange.bytes_received,
+             exchange.bytes_received if up else exchange.bytes_sent, duration_s)
         return 0
 
     # -- output

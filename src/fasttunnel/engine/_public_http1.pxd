@@ -60,7 +60,7 @@ cdef class PublicHttp1(Conn):
     cdef int answer_done(self) except -1
     cdef int answer_handshake(self, const Msg *m) except -1
     cdef int refuse(self, int status, bytes text) except -1
-    cdef int count_refusal(self, int status) noexcept
+    cdef int count_refusal(self, int status) except -1
     cdef int write_error(self, int status, bytes text) except -1
     cdef int bad_answer(self, bytes text) except -1
     cdef int discard(self) except -1

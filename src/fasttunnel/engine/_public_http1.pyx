@@ -183,14 +183,13 @@ cdef class PublicHttp1(Conn):
     cdef Py_ssize_t begin_exchange(self, Link link, const uint8_t *data, size_t n) except -1:
         cdef Head head = self.head
         cdef Msg m
-        cdef bytes trace_id                 # held until it is encoded
+        cdef bytes trace_id = None          # held until it is encoded
         cdef Slice piece
         cdef size_t used = 0
         cdef uint64_t limit
         cdef int result
         self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host, self.said)
         link.open(self, PROTO_HTTP)
-        self.gate.began(self.exchange, head.method, head.host, head.target)
         memset(&m, 0, sizeof(m))
         m.kind = MSG_HTTP_REQUEST
         m.first = True
@@ -201,6 +200,7 @@ cdef class PublicHttp1(Conn):
         if head.traceparent is not None:
             trace_id = trace_id_of(head.traceparent)
             set_slice(&m.trace_id, trace_id)
+        self.gate.began(self.exchange, head.method, head.host, head.target, trace_id, self.visitor)
         m.headers.ptr = head.block.data
         m.headers.len = head.block.len
         if self.phase == PHASE_BODY and n:
@@ -352,13 +352,12 @@ cdef class PublicHttp1(Conn):
     cdef int begin_websocket(self, Link link) except -1:
         cdef Head head = self.head
         cdef Msg m
-        cdef bytes trace_id                 # held until it is encoded
+        cdef bytes trace_id = None          # held until it is encoded
         self.phase = PHASE_HANDSHAKE
         self.ws_key = head.ws_key
         self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host, self.said)
         hdr_retag(&head.block, TAG_WS_REQUEST_HEADERS)
         link.open(self, PROTO_WEBSOCKET)
-        self.gate.began(self.exchange, head.method, head.host, head.target)
         memset(&m, 0, sizeof(m))
         m.kind = MSG_WS_REQUEST
         set_slice(&m.url, head.target)
@@ -368,6 +367,7 @@ cdef class PublicHttp1(Conn):
         if head.traceparent is not None:
             trace_id = trace_id_of(head.traceparent)
             set_slice(&m.trace_id, trace_id)
+        self.gate.began(self.exchange, head.method, head.host, head.target, trace_id, self.visitor)
         m.headers.ptr = head.block.data
         m.headers.len = head.block.len
         self.exchange.send(&m)
@@ -527,8 +527,12 @@ cdef class PublicHttp1(Conn):
         self.count_refusal(status)
         return self.write_error(status, text)
 
-    cdef int count_refusal(self, int status) noexcept:
-        return self.gate.refused(PROTO_WEBSOCKET if self.head.websocket else PROTO_HTTP, status)
+    cdef int count_refusal(self, int status) except -1:
+        cdef Head head = self.head
+        if self.phase == PHASE_HEAD:        # it could not be read
+            return self.gate.refused(PROTO_HTTP, status, None, None, None, self.visitor)
+        return self.gate.refused(PROTO_WEBSOCKET if head.websocket else PROTO_HTTP, status, head.method, head.host,
+                                 head.target, self.visitor)
 
     cdef int write_error(self, int status, bytes text) except -1:
         """An answer of our own, as plain text for a person."""

@@ -59,7 +59,7 @@ cdef class PublicStream(H2Stream):
     cdef int add_fields(self, const Msg *m, uint8_t tag) except -1
     cdef int answer_status(self, int status, bytes message, bytes details, const Msg *m) except -1
     cdef int refuse(self, int status, bytes text) except -1
-    cdef int count_refusal(self, int status) noexcept
+    cdef int count_refusal(self, int status) except -1
     cdef int answer_error(self, int status, bytes text) except -1
     cdef int bad_answer(self, bytes text) except -1
     cdef int finish_answer(self) except -1

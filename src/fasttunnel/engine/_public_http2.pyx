@@ -15,7 +15,7 @@ from fasttunnel._core cimport (
     hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_host_ok, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok,
     hdr_value_ok, msg_headers, msg_next_header,
 )
-from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of, trace_id_of
+from fasttunnel.engine._gate cimport explain, grpc_refusal, grpc_status_of, http_status_of, trace_id_of
 from fasttunnel.engine._grpc cimport decode_timeout, encode_message, is_grpc_type, status_text
 from fasttunnel.engine._http1 cimport has_fields
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
@@ -38,10 +38,7 @@ cdef enum:
     OVERLOADED = 8
 
     GRPC_DEADLINE_EXCEEDED = 4
-    GRPC_RESOURCE_EXHAUSTED = 8
-    GRPC_UNIMPLEMENTED = 12
     GRPC_INTERNAL = 13
-    GRPC_UNAVAILABLE = 14
 
     H2_NO_ERROR = 0
     H2_INTERNAL_ERROR = 2
@@ -299,7 +296,7 @@ cdef class PublicStream(H2Stream):
         (<PublicHttp2>self.conn).visitor.add_fields(&self.block, TAG_HTTP_REQUEST_HEADERS, self.authority, self.said)
         link.open(self, protocol)
         self.exchange.grpc_stream_id = <uint32_t>self.id
-        gate.began(self.exchange, self.method, self.authority, self.path)
+        gate.began(self.exchange, self.method, self.authority, self.path, self.trace_id, (<PublicHttp2>self.conn).visitor)
         if self.is_grpc:
             self.splitter.max_fragment = link.max_fragment
             self.splitter.max_message_bytes = gate.grpc_message_bytes
@@ -592,15 +589,16 @@ cdef class PublicStream(H2Stream):
         self.count_refusal(status)
         return self.answer_error(status, text)
 
-    cdef int count_refusal(self, int status) noexcept:
-        return (<PublicHttp2>self.conn).gate.refused(PROTO_GRPC if self.is_grpc else PROTO_HTTP, status)
+    cdef int count_refusal(self, int status) except -1:
+        cdef PublicHttp2 conn = self.conn
+        return conn.gate.refused(PROTO_GRPC if self.is_grpc else PROTO_HTTP, status, self.method, self.authority,
+                                 self.path, conn.visitor)
 
     cdef int answer_error(self, int status, bytes text) except -1:
         """An answer of our own."""
         cdef bytes body
         if self.is_grpc:
-            return self.answer_status({404: GRPC_UNIMPLEMENTED, 503: GRPC_UNAVAILABLE, 431: GRPC_RESOURCE_EXHAUSTED,
-                                       414: GRPC_RESOURCE_EXHAUSTED, 429: GRPC_RESOURCE_EXHAUSTED}.get(status, GRPC_INTERNAL), text, None, NULL)
+            return self.answer_status(grpc_refusal(status), text, None, NULL)
         body = b"%d: %s\n" % (status, text)
         nv_start(&self.conn.nv, 64)
         nv_add_number(&self.conn.nv, ":status", <uint64_t>status)

@@ -50,3 +50,4 @@ cdef class Tallies:
 
 
 cdef double monotonic_s() noexcept nogil
+cdef tuple label_of(bytes method, bytes host, bytes target, bytes trace_id, str peer)

@@ -25,6 +25,7 @@ from fasttunnel.engine._tls import TlsContext
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import connect
+from fasttunnel.engine.recording import recorder
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, describe
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Register, Registered, TunnelMessage
 
@@ -105,7 +106,8 @@ class ClientEngine:
                 targets[backend] = target
             self._routes.add(target, [spec.route])
         self._tls_context = self._server_context()
-        self._acceptor = Backends(self._routes, self._reactor.tallies)
+        self._on_record = recorder(self._events.request_done, lambda link: self._client_id)
+        self._acceptor = Backends(self._routes, self._reactor.tallies, self._on_record is not None)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._runner = asyncio.ensure_future(self._run_all())
         waiter = asyncio.ensure_future(self._registered.wait())
@@ -334,6 +336,7 @@ class ClientEngine:
         tunnel = link.info = next(tunnel for tunnel in self._tunnels if tunnel.conn is link.conn)
         tunnel.link = link
         link.attach_tap(self._events.tap, self._config.server)
+        link.on_record = self._on_record
         register = Register(
             version=limits.WIRE_VERSION,
             routes=[spec.route.to_message() for spec in self._config.routes],

@@ -14,7 +14,7 @@ from fasttunnel.control.auth import Authenticator, Identity, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
-from fasttunnel.control.log import Events, RequestRecord, Sparing
+from fasttunnel.control.log import Events, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import check_register, fragment_for
 from fasttunnel.control.routes import Route, RouteTable, format_address
@@ -31,11 +31,11 @@ from fasttunnel.engine._tls import TlsContext
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import listening_sockets
+from fasttunnel.engine.recording import recorder
 from fasttunnel.errors import GrpcStatus, ListenError, RouteTaken, describe
 from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Registered, TunnelMessage
 
-PROTOCOL_NAMES = {1: "http", 2: "grpc", 3: "websocket"}
 REGISTER_TIMEOUT_S = 10.0
 BACKLOG = 4096
 
@@ -107,10 +107,10 @@ class ServerEngine:
         self._reactor.on_error = self._reactor.on_trouble = self.warning
         if self._config.max_connections_per_address:
             self._reactor.addresses = Connections(self._config.max_connections_per_address)
-        recording = self._events.request_done is not None
+        self._on_record = recorder(self._events.request_done, lambda link: link.info.client_id)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._outages = Outages(self._config.queue_timeout_s)
-        self._gate = Gate(self._reactor, self.routes, self._outages, self._config, recording)
+        self._gate = Gate(self._reactor, self.routes, self._outages, self._config, self._on_record)
         self._files = FileWatch(self._config.tls_files, self._reload, self.warning)  # from before they are read
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         try:
@@ -386,8 +386,7 @@ class ServerEngine:
         self._set_pace(link)
         if session.timeout is not None:
             session.timeout.cancel()
-        if self._events.request_done is not None:
-            link.on_record = self._record
+        link.on_record = self._on_record
         fragment = fragment_for(self._config.max_fragment, register.max_fragment)
         window = register.initial_window or limits.INITIAL_WINDOW_BYTES
         link.start(window, self._config.initial_window, fragment, self._budget)
@@ -449,37 +448,3 @@ class ServerEngine:
     def _check_idle(self) -> None:
         if self._draining and not any(link.active for link in self._links):
             self._idle.set()
-
-    def _record(
-        self,
-        request_id: str,
-        protocol: int,
-        label: tuple[str, str, str] | None,
-        status: int,
-        reset: int | None,
-        messages_in: int,
-        messages_out: int,
-        bytes_in: int,
-        bytes_out: int,
-        duration_s: float,
-    ) -> None:
-        if self._events.request_done is not None:
-            method, host, path = label or ("", "", "")
-            if protocol == 2:
-                method = path.rpartition("/")[2]
-            self._events.request_done(
-                RequestRecord(
-                    request_id=request_id,
-                    protocol=PROTOCOL_NAMES.get(protocol, "unknown"),
-                    host=host,
-                    method=method,
-                    path=path,
-                    status=status,
-                    reset=reset,
-                    messages_in=messages_in,
-                    messages_out=messages_out,
-                    bytes_in=bytes_in,
-                    bytes_out=bytes_out,
-                    duration_s=duration_s,
-                )
-            )

@@ -25,6 +25,7 @@ from fasttunnel.reference.backend_http1 import Http1Backend
 from fasttunnel.reference.carrier import Tunnel, channel_to, dial
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.messages import RequestReset, end_tasks
+from fasttunnel.reference.recording import Recorder
 from fasttunnel.reference.tally import Tallies
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, WEBSOCKET, GoAway, Register, Registered, TunnelMessage
 
@@ -68,6 +69,7 @@ class ClientTunnel(Tunnel):
         self.engine.serve(exchange)
 
     def on_end(self, exchange: Exchange) -> None:
+        self.engine.record(exchange)
         if not self.requests:
             self.engine.idle.set()
 
@@ -86,6 +88,8 @@ class ClientEngine:
         self._client_id = config.client_id
         self._routes: RouteTable[Backend[Any]] = RouteTable()
         self._backends: dict[settings.Backend, Backend[Any]] = {}
+        self._named: dict[Backend[Any], settings.Backend] = {}
+        self._recorder = Recorder(events.request_done) if events.request_done is not None else None
         self._tunnels: dict[ClientTunnel, asyncio.Task[tuple[int, str]]] = {}  # the newest last
         self._connections: WeakSet[asyncio.StreamWriter] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,7 +108,8 @@ class ClientEngine:
         await channel_to(self.config).close()  # raises what is wrong with its options
         for spec in self.config.routes:
             if spec.backend not in self._backends:
-                self._backends[spec.backend] = self._new_backend(spec.backend)
+                backend = self._backends[spec.backend] = self._new_backend(spec.backend)
+                self._named[backend] = spec.backend
             self._routes.add(self._backends[spec.backend], [spec.route])
         self._runner = asyncio.create_task(self._run_all())
         waiter = asyncio.create_task(self._registered.wait())
@@ -312,6 +317,10 @@ class ClientEngine:
 
     # -- requests
 
+    def record(self, exchange: Exchange) -> None:
+        if self._recorder is not None:
+            self._recorder.ended(exchange, self._client_id)
+
     def serve(self, exchange: Exchange) -> None:
         """A request has come."""
         task = asyncio.create_task(self._serve(exchange))
@@ -329,6 +338,8 @@ class ClientEngine:
         found = self._routes.match(exchange.protocol, host, url.partition("?")[0])
         exchange.method = url if is_grpc else ""
         self.tallies.began(exchange, found[0] if found is not None else None)
+        method = "" if is_grpc else getattr(request, "method", "GET")
+        exchange.label = (method, host, url.partition("?")[0], str(self._named[found[1]]) if found is not None else "")
         if found is None:
             return exchange.reset(ResetCode.NO_ROUTE, "this client has no backend for the request")
         route, backend = found

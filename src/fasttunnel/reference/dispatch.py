@@ -136,6 +136,7 @@ class Dispatcher:
         begins = kind == "ws_request" or (kind in OPENING and getattr(message, kind).is_first_chunk)
         if begins and self.accepts_requests and self.up and not self.draining and message.request_id:
             exchange = self._add(message.request_id, OPENING[kind], pb.SERVER_TO_CLIENT)
+            exchange.trace_id = message.trace_id
             exchange.deliver(kind, getattr(message, kind))
             if exchange.failure is None:
                 self.on_request(exchange)

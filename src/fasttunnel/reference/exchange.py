@@ -153,7 +153,7 @@ class Exchange:
         self._inside = False  # a frame or message of which more fragments have to come
         # For the record of the request:
         self.trace_id = ""
-        self.label = ("", "", "")  # method, host, path
+        self.label = ("", "", "", "")  # method, host, path, peer
         self.route = ""  # what it is counted under, and for a call its path
         self.method = ""
         self.status = 0

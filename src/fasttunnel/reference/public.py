@@ -11,7 +11,7 @@ from fasttunnel.control.config import ServerConfig
 from fasttunnel.control.forwarding import Networks
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import RouteTable
-from fasttunnel.errors import GrpcStatus, ResetCode
+from fasttunnel.errors import ANSWERS, GrpcStatus, ResetCode
 from fasttunnel.reference import fields
 from fasttunnel.reference.dispatch import Dispatcher
 from fasttunnel.reference.exchange import Exchange
@@ -65,6 +65,7 @@ class Gate:
         tallies: Tallies,
     ) -> None:
         self.tallies = tallies
+        self.on_refusal: Callable[[int, tuple[str, str, str], int, str], None] | None = None  # for the record
         self.active = active  # requests under way
         self.routes = routes
         self.outages = outages
@@ -80,11 +81,18 @@ class Gate:
         self._arrival.set()
         self._arrival = asyncio.Event()
 
+    def refused(self, protocol: int, reset: RequestReset, head: Head | None, peer: str) -> None:
+        """An answer of ours to a request that goes into no tunnel."""
+        self.tallies.refused(protocol, reset.status)
+        if self.on_refusal is not None:
+            status = ANSWERS[reset.code].grpc if protocol == GRPC else reset.status
+            self.on_refusal(protocol, label_of(head) if head is not None else ("", "", ""), status, peer)
+
     def drain(self) -> None:
         self.closing = self.draining = True
         self.wake()
 
-    async def wait(self, protocol: int, head: Head) -> Exchange:
+    async def wait(self, protocol: int, head: Head, peer: str) -> Exchange:
         """For a request that open() has nothing for: wait for its client, if that is only away. Raises RequestReset."""
         host, until = head.authority.decode("latin-1"), asyncio.get_running_loop().time() + self.config.queue_timeout_s
         if not self.draining and not self.outages.covers(protocol, host, head.path):
@@ -95,7 +103,7 @@ class Gate:
                 async with asyncio.timeout_at(until):
                     while not self.draining:
                         await self._arrival.wait()
-                        if (exchange := self.open(protocol, head)) is not None:
+                        if (exchange := self.open(protocol, head, peer)) is not None:
                             return exchange
             except TimeoutError:
                 pass
@@ -104,7 +112,7 @@ class Gate:
         away = "the server is shutting down" if self.draining else f"the client that serves {host}{head.path} is away"
         raise RequestReset(ResetCode.OVERLOADED, away)
 
-    def open(self, protocol: int, head: Head) -> Exchange | None:
+    def open(self, protocol: int, head: Head, peer: str) -> Exchange | None:
         """A request on the tunnel that it goes to, or None when there is none. Raises RequestReset when it is full."""
         if 0 < self.config.max_requests <= self.active():
             raise RequestReset(ResetCode.OVERLOADED, "the server has as many requests under way as it may")
@@ -125,11 +133,16 @@ class Gate:
             assert full is not None
             raise full
         exchange = found[1].open(protocol)
-        exchange.label = (head.method.decode("latin-1"), head.authority.decode("latin-1"), head.path)
+        exchange.label = (*label_of(head), peer)
         exchange.trace_id = fields.trace_id(head.fields)
         exchange.method = head.target.decode("latin-1") if protocol == GRPC else ""
         self.tallies.began(exchange, found[0])
         return exchange
+
+
+def label_of(head: Head) -> tuple[str, str, str]:
+    """Method, host and path of a request, for its record."""
+    return head.method.decode("latin-1"), head.authority.decode("latin-1"), head.path
 
 
 class PublicConnection:
@@ -221,7 +234,7 @@ class PublicConnection:
             try:
                 head = await self._next_head(stream)
             except BadMessage as error:
-                self.gate.tallies.refused(HTTP, error.status)
+                self.gate.refused(HTTP, error, None, self._visitor.address)
                 await self._answer_error(stream, HttpTranslation(), error)
                 break
             if head is None:
@@ -281,7 +294,7 @@ class PublicConnection:
         except RequestReset as reset:
             if exchange is None and not reset.in_tunnel:
                 handshake = isinstance(stream, Http1Stream) and _is_handshake(stream, head)
-                self.gate.tallies.refused(WEBSOCKET if handshake else translation.protocol, reset.status)
+                self.gate.refused(WEBSOCKET if handshake else translation.protocol, reset, head, self._visitor.address)
             elif exchange is not None:
                 if isinstance(reset, BadMessage) and reset.of_public and not exchange.status:
                     exchange.status = reset.status
@@ -296,12 +309,14 @@ class PublicConnection:
 
     async def _open(self, protocol: int, stream: HttpStream, head: Head, timeout_s: float | None = None) -> Exchange:
         """A request on a tunnel, perhaps after a while. Raises RequestReset."""
-        if (exchange := self.gate.open(protocol, head)) is not None:
+        if (exchange := self.gate.open(protocol, head, self._visitor.address)) is not None:
             return exchange
         watched = stream.ended or isinstance(stream, Http2Stream)  # otherwise what comes is the body, and has to wait
         try:
             async with asyncio.timeout(timeout_s):
-                return await while_running(self.gate.wait(protocol, head), *([stream.gone()] if watched else []))
+                return await while_running(
+                    self.gate.wait(protocol, head, self._visitor.address), *([stream.gone()] if watched else [])
+                )
         except TimeoutError:
             raise RequestReset(ResetCode.BACKEND_TIMEOUT, "deadline exceeded") from None
 

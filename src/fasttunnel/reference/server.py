@@ -17,7 +17,7 @@ from fasttunnel.control.auth import Authenticator, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
-from fasttunnel.control.log import Events, RequestRecord, Sparing
+from fasttunnel.control.log import Events, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import check_register, fragment_for
 from fasttunnel.control.routes import Route, RouteTable, format_address
@@ -29,11 +29,11 @@ from fasttunnel.reference.dispatch import Dispatcher
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.metering import MeteredTunnel
 from fasttunnel.reference.public import Gate, PublicConnection
+from fasttunnel.reference.recording import Recorder
 from fasttunnel.reference.tally import Tallies
 from fasttunnel.version import __version__
-from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, HTTP, WEBSOCKET, Register, Registered, TunnelMessage
+from fasttunnel.wire.tunnel_pb2 import CONTROL, Register, Registered, TunnelMessage
 
-PROTOCOL_NAMES: dict[int, str] = {HTTP: "http", GRPC: "grpc", WEBSOCKET: "websocket"}
 REGISTER_TIMEOUT_S = 10.0
 BACKLOG = 4096
 CROWDED = "there are as many connections from this address as there may be"
@@ -73,7 +73,8 @@ class Session(MeteredTunnel):
 
     def on_end(self, exchange: Exchange) -> None:
         super().on_end(exchange)
-        self.engine.record(exchange)
+        if self.engine.recorder is not None:
+            self.engine.recorder.ended(exchange, self.client_id)
         self.engine.check_idle()
 
     def give_up_silent(self) -> None:
@@ -119,6 +120,9 @@ class ServerEngine:
         self._authenticator = authenticator
         self._outages = Outages(config.queue_timeout_s)
         self._gate = Gate(self.routes, self._outages, config, self._active, self.tallies)
+        self.recorder = Recorder(events.request_done) if events.request_done is not None else None
+        if self.recorder is not None:
+            self._gate.on_refusal = self.recorder.refused
         self._addresses = Connections(config.max_connections_per_address)
         self._idle_timer: asyncio.TimerHandle | None = None
         self._review_timer: asyncio.TimerHandle | None = None
@@ -485,28 +489,6 @@ class ServerEngine:
             server_version=__version__,
         )
         return TunnelMessage(client_id=session.client_id, protocol_type=CONTROL, registered=registered)
-
-    def record(self, exchange: Exchange) -> None:
-        """Report a finished request."""
-        if self.events.request_done is None:
-            return
-        method, host, path = exchange.label
-        self.events.request_done(
-            RequestRecord(
-                request_id=exchange.request_id,
-                protocol=PROTOCOL_NAMES[exchange.protocol],
-                host=host,
-                method=path.rpartition("/")[2] if exchange.protocol == GRPC else method,
-                path=path,
-                status=exchange.status,
-                reset=exchange.reset_code,
-                messages_in=exchange.messages_sent,
-                messages_out=exchange.messages_received,
-                bytes_in=exchange.bytes_sent,
-                bytes_out=exchange.bytes_received,
-                duration_s=exchange.duration_s,
-            )
-        )
 
 
 def _check_free(host: str, port: int, reuse_port: bool) -> None:
