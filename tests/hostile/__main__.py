@@ -19,9 +19,9 @@ INTRODUCTION = """\
 # Hostile input
 
 What a server, a client and their neighbours survive, how it is answered, and what one attacking connection costs. Each
-line is a test of its own, `python -m tests.hostile --only "part of the line"`, over real sockets, on both engines; meanwhile
-HTTP, WebSocket and gRPC requests of others go through the same tunnel, and have to be answered as ever. Afterwards both
-processes live, and hold as many descriptors as before.
+line is a test of its own (`python -m tests.hostile --only "part of the line"`) over real sockets, on both engines.
+Meanwhile HTTP, WebSocket and gRPC requests of others go through the same tunnel, and have to be answered as ever.
+Afterwards both processes live, and hold as many descriptors as before.
 
 *KiB* is by how much both processes together were larger at their peak, *ms* the time of the processor that they needed,
 each for one attacking connection, compiled engine / asyncio engine; measured with `python -m tests.hostile`. Much below
