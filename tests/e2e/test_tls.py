@@ -482,3 +482,22 @@ async def lives(tunnel: Tunnel) -> None:
     url = f"{tunnel.server.public_url}/bytes/100"
     async with aiohttp.ClientSession() as session, session.get(url, ssl=authority().context()) as got:
         assert await got.read() == content(100)
+
+
+async def test_a_handshake_that_fails_is_nobody_elses(stack: AsyncExitStack, tunnel: Tunnel) -> None:
+    """OpenSSL's queue of errors is that of the thread, which may have other TLS by Python's ssl."""
+    accepting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    accepting.load_cert_chain(here().cert, here().key)
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    one = authority().context().wrap_bio(down, up, server_hostname="localhost")
+    other = accepting.wrap_bio(up, down, server_side=True)
+    for end in (one, other, one, other):
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    for data in (b"\x16\x03\x01\x00\x05hello" * 9, request("GET", "/"), b"\x15\x03\x03\x00\x02\x02\x28"):
+        public = await connect(stack, tunnel.host, tunnel.port)
+        await public.send(data)
+        with suppress(ConnectionError):
+            await public.to_end()
+        with pytest.raises(ssl.SSLWantReadError):
+            one.read()

@@ -284,7 +284,12 @@ cdef class Socket(Endpoint):
 
     cdef int _shake_hands(self) except -1:
         cdef int result = tls_shake(self.tls)
+        cdef object error = None
+        cdef bint met_http = False
         cdef str refusal
+        if result == TLS_FAILED:
+            met_http = self.tls_context.server and tls_met_http(self.tls)
+            error = tls_error(self.tls)
         self.poller.reads += self.tls.calls
         self.tls.calls = 0
         self._queue_records()
@@ -292,9 +297,9 @@ cdef class Socket(Endpoint):
         if self.fd < 0 or result == TLS_AGAIN:
             return 0
         if result == TLS_FAILED:
-            if self.tls_context.server and tls_met_http(self.tls):
+            if met_http:
                 c_send(self.fd, PLAIN_HTTP, strlen(PLAIN_HTTP), MSG_NOSIGNAL)
-            return self.disconnect(tls_error(self.tls))
+            return self.disconnect(error)
         if not self.tls_context.server:
             refusal = tls_refusal(self.tls)
             if refusal is not None:
@@ -454,13 +459,16 @@ cdef class Socket(Endpoint):
     cdef ssize_t _receive(self, uint8_t *place, size_t room) except -3:
         """Bytes that were read; 0: the end; TLS_AGAIN: none for now; TLS_FAILED: lost, by `error`. Sets `readable`."""
         cdef ssize_t n
+        cdef object error
         if self.tls != NULL:
             n = tls_read(self.tls, place, room)
             self.poller.reads += self.tls.calls
             self.tls.calls = 0
             self.readable = n > 0 and (<size_t>n == room or self.tls.over)
-            if n == TLS_FAILED and not self.broken:
-                self.error = tls_error(self.tls)
+            if n == TLS_FAILED:
+                error = tls_error(self.tls)     # even if one is known already: it must not stay in OpenSSL's queue
+                if not self.broken:
+                    self.error = error
             if self.tls.sealed.len:         # it has answered something by itself
                 self._queue_records()
                 self.write()
