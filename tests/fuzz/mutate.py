@@ -40,7 +40,8 @@ class Mutator:
                 body = self._change_records(body, other)
             else:
                 body = self._change_bytes(body, other)
-        return dice + body[:LARGEST]
+            body = body[:LARGEST]  # each time: a record of that size is put there twenty times, and those again
+        return dice + body
 
     def _change_bytes(self, data: bytes, other: bytes) -> bytes:
         chance = self._chance
