@@ -192,7 +192,7 @@ async def test_a_backend_that_cannot_prove_itself_is_502(stack: AsyncExitStack, 
     tunnel = await start_tunnel(stack, backend, client={"backend_ca": authority().ca})
     async with aiohttp.ClientSession(tunnel.url) as session, session.get("/") as got:
         assert got.status == 502
-        assert "certificate" in await got.text()
+    assert "certificate" in await tunnel.client_events.until_line("backend")
     client = {"backend_ca": authority().ca, "backend_verify": False}
     tunnel = await start_tunnel(stack, backend, client=client)
     async with aiohttp.ClientSession(tunnel.url) as session, session.get("/") as got:
@@ -501,3 +501,24 @@ async def test_a_handshake_that_fails_is_nobody_elses(stack: AsyncExitStack, tun
             await public.to_end()
         with pytest.raises(ssl.SSLWantReadError):
             one.read()
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\x17\x03\x03\x00\x20" + bytes(32), b"\x16\x03\x03\x00\x04" + bytes(4), b"GET / HTTP/1.1\r\n\r\n"]
+)
+async def test_a_record_that_is_none_behind_a_request(stack: AsyncExitStack, tunnel: Tunnel, bad: bytes) -> None:
+    """In one read: the answer cannot be sent any more, which is nothing to complain of."""
+    public = await connect(stack, tunnel.host, tunnel.port)
+    came, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secure = authority().context().wrap_bio(came, going, server_hostname="localhost")
+    while True:
+        with suppress(ssl.SSLWantReadError):
+            secure.do_handshake()
+            break
+        await public.send(going.read())
+        came.write(await public.reader.read(65_536))
+    secure.write(request("GET", "/bytes/3"))
+    await public.send(going.read() + bad)
+    with suppress(ConnectionError):
+        await public.to_end()
+    await lives(tunnel)

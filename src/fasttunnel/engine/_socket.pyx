@@ -624,6 +624,8 @@ cdef class Socket(Endpoint):
                 return self._watch_by_loop()
             return 0 if self.watching_out else self._watch(EPOLL_CTL_MOD, EPOLLOUT)
         self._drop_queue()
+        if self.tls != NULL and self.tls.lost:
+            return self._write_failed(TlsError("TLS has ended before all was sent"))
         if self.write_paused:
             self.write_paused = False
             if self.poller.epoll < 0:

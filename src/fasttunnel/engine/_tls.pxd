@@ -30,6 +30,7 @@ cdef struct Tls:                        # of one socket
     bint dry                            # nothing is left to be read before the next event
     bint unsure                         # see Socket.unsure
     bint over                           # the peer has ended, or an error stands: the next tls_read says so
+    bint lost                           # nothing can be sent any more: what has been read has ended TLS
     int code                            # errno of the socket's error; 0: it had none
     uint64_t calls                      # of the system, since the last look
     Out plain                           # short parts, until they are sealed as one record

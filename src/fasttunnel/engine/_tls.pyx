@@ -329,7 +329,8 @@ cdef int _seal(Tls *tls, const uint8_t *data, size_t n) except -1:
     cdef size_t written = 0
     forget_errors()
     if SSL_write_ex(tls.ssl, data, n, &written) != 1 or written != n:
-        raise tls_error(tls)
+        tls.lost = True
+        forget_errors()
     return 0
 
 
