@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -106,9 +107,9 @@ async def test_curl(tunnel: Tunnel, alpn: list[str]) -> None:
     more = [] if alpn else ["--no-alpn"]
     body = content(100_000)
     command = ["curl", "-sS", kind, *more, "--cacert", authority().ca, "--data-binary", "@-", "-w", "\n%{http_version}"]
-    done = await asyncio.to_thread(
-        subprocess.run, [*command, f"{tunnel.server.public_url}/echo"], input=body, capture_output=True, timeout=WAIT_S
-    )
+    command.append(f"{tunnel.server.public_url}/echo")
+    env = {**os.environ, "LD_PRELOAD": ""}  # it does not start with the library of the sanitizers
+    done = await asyncio.to_thread(subprocess.run, command, input=body, capture_output=True, timeout=WAIT_S, env=env)
     assert done.returncode == 0, done.stderr
     got, _, version = done.stdout.rpartition(b"\n")
     assert (got, version) == (body, b"2" if "h2" in alpn else b"1.1")
@@ -522,3 +523,19 @@ async def test_a_record_that_is_none_behind_a_request(stack: AsyncExitStack, tun
     with suppress(ConnectionError):
         await public.to_end()
     await lives(tunnel)
+
+
+async def test_a_server_that_never_ends_the_handshake(stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fasttunnel.engine.client.REGISTERED_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("fasttunnel.reference.client.REGISTERED_TIMEOUT_S", 0.1)
+    server = await start_raw(stack)
+    events = Recorder()
+    options = {"engine": engines["client"], "connect_timeout_s": 0.5, "ca": authority().ca}
+    client = fasttunnel.Client(server.url.removeprefix("http://"), ["http://127.0.0.1:1"], events=events, **options)
+    starting = asyncio.ensure_future(client.start())
+    for _ in range(2):  # the first one was given up, and told so
+        await server.accept()
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await client.stop(0)
+    assert events.warnings == []
