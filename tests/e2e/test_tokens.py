@@ -260,7 +260,7 @@ async def test_who_is_refused_is_told_at_the_server(stack: AsyncExitStack, tmp_p
     assert house.events.warnings == []
 
 
-@pytest.mark.parametrize("name", ["x" * 129, "a\nlink up    b", "\x1b[2J"])
+@pytest.mark.parametrize("name", ["x" * 256, "a\nlink up    b", "\x1b[2J"])
 async def test_a_client_id_that_cannot_be_shown(stack: AsyncExitStack, tmp_path: Path, name: str) -> None:
     house = await start_house(stack, tmp_path)
     status, text = await attempt(house, BLOG, wire.Route(host="blog.example"), client_id=name)

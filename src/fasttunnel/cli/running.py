@@ -36,9 +36,9 @@ def keep_heap() -> None:
 
 
 def hold_signals() -> None:
-    """Have signals that stop wait for `stop_signal`: in the midst of an import, or of the loop's own start, they are
+    """Have signals wait for `stop_signal`: in the midst of an import, or of the loop's own start, they are
     lost, or end the process in ways of their own."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, signal.SIGHUP))
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
@@ -72,8 +72,8 @@ async def serve(
         started()
         await end.wait_closed()
 
-    asked = stop_signal(say)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    asked = stop_signal(say)
     try:
         await _first(asked, live())
     finally:
@@ -92,7 +92,7 @@ def stop_signal(say: Callable[[str], None]) -> asyncio.Event:
 
     for number in STOPPING:
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, signal.SIGHUP))
     return asked
 
 
