@@ -73,6 +73,7 @@ class ServerLimits(TypedDict, total=False):
     queue_timeout_s: float
     queued_requests: int
     heartbeat_interval_s: float
+    request_id_header: str
     drain_timeout_s: float
     admin: str
     access_log: str

@@ -125,6 +125,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     queue_timeout_s: NotNegative = limits.QUEUE_TIMEOUT_S
     queued_requests: Size = limits.QUEUED_REQUESTS
     heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
+    request_id_header: str = "x-request-id"
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
     admin: str = ""
     access_log: str = ""
@@ -157,6 +158,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def __post_init__(self) -> None:
         _ = self.certificates
         check_admin(self.admin)
+        check_field_name("request_id_header", self.request_id_header)
         if self.tls and not self.cert:
             raise ConfigError("TLS needs a certificate", hint="name it with --cert and --key")
         _ = Networks(self.trusted_proxies)
@@ -283,6 +285,16 @@ def parse_address(text: str) -> tuple[str, int]:
     elif ":" in host or "/" in host or any(character.isspace() for character in host):
         raise ConfigError(f"{text!r} is not an address", hint=hint)
     return host, int(port)
+
+
+_FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OF_MESSAGES = re.compile(r"(?i)(content|grpc|sec)-.*|transfer-encoding|connection|upgrade|trailer|te|host|date|server")
+
+
+def check_field_name(option: str, name: str) -> None:
+    """A field of answers that is ours to add; empty: none. Raises ConfigError."""
+    if name and (not _FIELD_NAME.fullmatch(name) or _OF_MESSAGES.fullmatch(name)):
+        raise ConfigError(f"{option} {name!r} is no name for a field of ours", hint="such as x-request-id")
 
 
 def parse_admin(text: str) -> tuple[str, int] | Path:

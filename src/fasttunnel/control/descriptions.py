@@ -48,6 +48,8 @@ SERVER: Final = {
     "queue_timeout_s": "How many seconds a request waits for a client that is away to come back; 0: it gets 503 at "
     "once.",
     "queued_requests": "Requests that may wait so at once.",
+    "request_id_header": "Field of answers that names the request as the logs of both ends do, unless the backend has "
+    "set it; empty: none.",
     "heartbeat_interval_s": "Pause between heartbeats; a tunnel that is silent for two of them is given up.",
 }
 

@@ -7,6 +7,11 @@ from fasttunnel.engine._io cimport Conn, Reactor
 from fasttunnel.engine._link cimport Link
 
 
+cdef struct RequestId:                  # of an answer that is being made; an Exchange may be gone by then
+    uint8_t text[16]
+    uint8_t length                      # 0: none
+
+
 cdef class Gate:
     cdef readonly Reactor reactor
     cdef object routes                  # control.routes.RouteTable of Link
@@ -26,6 +31,7 @@ cdef class Gate:
     cdef uint64_t ws_message_bytes
     cdef uint64_t grpc_message_bytes
     cdef object trusted_proxies         # control.forwarding.Networks
+    cdef bytes request_id_header        # field of answers that has the request_id, in lower case; empty: none
     cdef public object on_record        # of requests that go into no tunnel, as Link.on_record; None: nobody asks for records
     cdef readonly bint closing          # each public connection ends with its next answer
     cdef readonly bint draining         # and nothing new is taken
@@ -44,7 +50,8 @@ cdef class Gate:
     # A request goes into the tunnel that find() has found.
     cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, Visitor visitor) except -1
     # An answer of ours to one that goes into none; what is not known of it is None.
-    cdef int refused(self, int protocol, int status, bytes method, bytes host, bytes target, Visitor visitor) except -1
+    cdef int refused(self, RequestId *request_id, int protocol, int status, bytes method, bytes host, bytes target,
+                     Visitor visitor) except -1
 
 
 cdef class Visitor:

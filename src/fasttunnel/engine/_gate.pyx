@@ -3,6 +3,7 @@ from libc.math cimport ceil
 from libc.stdint cimport uint8_t, uint32_t
 
 from fasttunnel._core cimport PROTO_GRPC, buf_append, hdr_append
+from fasttunnel.engine._link cimport make_request_id
 from fasttunnel.engine._tally cimport label_of
 from fasttunnel.control.forwarding import Networks, forwarding_fields
 from fasttunnel.errors import ANSWERS, ResetCode
@@ -73,6 +74,7 @@ cdef class Gate:
         self.grpc_message_bytes = config.grpc_message_bytes
         self.trusted_proxies = Networks(config.trusted_proxies)
         self.on_record = on_record
+        self.request_id_header = config.request_id_header.lower().encode()
 
     cdef Link find(self, int protocol, bytes host, bytes target):
         """The tunnel for a request, or None. One look-up per request, never per message."""
@@ -160,10 +162,12 @@ cdef class Gate:
             exchange.label = label_of(method, host, target, trace_id, visitor.address.decode())
         return 0
 
-    cdef int refused(self, int protocol, int status, bytes method, bytes host, bytes target, Visitor visitor) except -1:
+    cdef int refused(self, RequestId *request_id, int protocol, int status, bytes method, bytes host, bytes target,
+                     Visitor visitor) except -1:
+        request_id.length = make_request_id(request_id.text, protocol)
         self.reactor.tallies.refused(protocol, status)
         if self.on_record is not None:
-            self.on_record(None, "", protocol, label_of(method, host, target, None, visitor.address.decode()), "",
+            self.on_record(None, request_id.text[:request_id.length].decode("latin-1"), protocol, label_of(method, host, target, None, visitor.address.decode()), "",
                            grpc_refusal(status) if protocol == PROTO_GRPC else status, None, 0, 0, 0, 0, 0.0)
         return 0
 

@@ -111,3 +111,6 @@ cdef class Link(Carrier):
     cdef int break_off(self, int grpc_status, str text) except -1
     cdef Exchange new_exchange(self, Endpoint endpoint, int protocol, int direction)
     cdef int lose(self, int grpc_status, str message) except -1
+
+
+cdef uint8_t make_request_id(uint8_t *id, int protocol) noexcept

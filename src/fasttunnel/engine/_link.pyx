@@ -519,26 +519,8 @@ cdef class Link(Carrier):
 
     cdef Exchange open(self, Endpoint endpoint, int protocol):
         """Server: a new request begins; its id is made here."""
-        global next_request
         cdef Exchange exchange = self.new_exchange(endpoint, protocol, TO_BACKEND)
-        cdef uint64_t number
-        cdef uint8_t *p = exchange.id
-        cdef int digits = 1
-        next_request += 1
-        number = next_request
-        if protocol == PROTO_WEBSOCKET:
-            memcpy(p, b"ws-", 3)
-            p += 3
-        else:
-            memcpy(p, b"g-" if protocol == PROTO_GRPC else b"h-", 2)
-            p += 2
-        while digits < 13 and number >> (4 * digits):
-            digits += 1
-        exchange.id_len = <uint8_t>(p - exchange.id) + digits
-        while digits:
-            digits -= 1
-            p[digits] = <uint8_t>HEX[number & 15]
-            number >>= 4
+        exchange.id_len = make_request_id(exchange.id, protocol)
         if tbl_put(&self.table, exchange.id, exchange.id_len, <void *>exchange) != 0:
             raise MemoryError
         Py_INCREF(exchange)
@@ -853,6 +835,31 @@ cdef class Link(Carrier):
             conn.await_close()
         self.handler.lost(self, grpc_status, message)
         return 0
+
+
+cdef uint8_t make_request_id(uint8_t *id, int protocol) noexcept:
+    """The next one, of at most 16 bytes. Returns its length."""
+    global next_request
+    cdef uint64_t number
+    cdef uint8_t *p = id
+    cdef uint8_t length
+    cdef int digits = 1
+    next_request += 1
+    number = next_request
+    if protocol == PROTO_WEBSOCKET:
+        memcpy(p, b"ws-", 3)
+        p += 3
+    else:
+        memcpy(p, b"g-" if protocol == PROTO_GRPC else b"h-", 2)
+        p += 2
+    while digits < 13 and number >> (4 * digits):
+        digits += 1
+    length = <uint8_t>(p - id) + digits
+    while digits:
+        digits -= 1
+        p[digits] = <uint8_t>HEX[number & 15]
+        number >>= 4
+    return length
 
 
 cdef uint64_t id_hash(const uint8_t *id, size_t n) noexcept nogil:

@@ -4,7 +4,7 @@ One request at a time: what is pipelined behind it waits in the connection's res
 answers are in order by construction. A body is sent on as it comes; its first bytes travel with the head if they came together.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from fasttunnel._core cimport (
     BODY_CHUNKED, BODY_DONE, BODY_LENGTH, BODY_NONE, BODY_PIECE, BODY_TRAILERS, BODY_UNTIL_CLOSE, Buf, MSG_HTTP_REQUEST,
@@ -201,6 +201,7 @@ cdef class PublicHttp1(Conn):
             trace_id = trace_id_of(head.traceparent)
             set_slice(&m.trace_id, trace_id)
         self.gate.began(self.exchange, head.method, head.host, head.target, trace_id, self.visitor)
+        self.keep_request_id()
         m.headers.ptr = head.block.data
         m.headers.len = head.block.len
         if self.phase == PHASE_BODY and n:
@@ -368,6 +369,7 @@ cdef class PublicHttp1(Conn):
             trace_id = trace_id_of(head.traceparent)
             set_slice(&m.trace_id, trace_id)
         self.gate.began(self.exchange, head.method, head.host, head.target, trace_id, self.visitor)
+        self.keep_request_id()
         m.headers.ptr = head.block.data
         m.headers.len = head.block.len
         self.exchange.send(&m)
@@ -390,6 +392,7 @@ cdef class PublicHttp1(Conn):
             if write_fields(&self.out, m, TAG_WS_RESPONSE_HEADERS, &has_length, &length):
                 self.out.len = mark
                 return self.bad_answer(b"bad header field from the backend")
+            self.write_request_id(m, TAG_WS_RESPONSE_HEADERS)
             self.keep_alive = self.keep_alive and not self.gate.closing
             write_text(&self.out, "Content-Length: ")
             write_number(&self.out, m.body.len)
@@ -412,6 +415,7 @@ cdef class PublicHttp1(Conn):
         if write_fields(&self.out, m, TAG_WS_RESPONSE_HEADERS, &has_length, &length):
             self.out.len = mark
             return self.bad_answer(b"bad header field from the backend")
+        self.write_request_id(m, TAG_WS_RESPONSE_HEADERS)
         write_text(&self.out, "\r\n")
         extensions = has_field(m, TAG_WS_RESPONSE_HEADERS, "sec-websocket-extensions")
         successor = PublicWebSocket()
@@ -482,6 +486,7 @@ cdef class PublicHttp1(Conn):
         write_status_line(&self.out, m.status)
         if write_fields(&self.out, m, TAG_HTTP_RESPONSE_HEADERS, &has_length, &length):
             return 1
+        self.write_request_id(m, TAG_HTTP_RESPONSE_HEADERS)
         self.no_body = self.is_head or m.status == 204 or m.status == 304
         self.writer.mode = BODY_NONE
         if self.no_body:
@@ -530,9 +535,25 @@ cdef class PublicHttp1(Conn):
     cdef int count_refusal(self, int status) except -1:
         cdef Head head = self.head
         if self.phase == PHASE_HEAD:        # it could not be read
-            return self.gate.refused(PROTO_HTTP, status, None, None, None, self.visitor)
-        return self.gate.refused(PROTO_WEBSOCKET if head.websocket else PROTO_HTTP, status, head.method, head.host,
-                                 head.target, self.visitor)
+            return self.gate.refused(&self.request_id, PROTO_HTTP, status, None, None, None, self.visitor)
+        return self.gate.refused(&self.request_id, PROTO_WEBSOCKET if head.websocket else PROTO_HTTP, status, head.method,
+                                 head.host, head.target, self.visitor)
+
+    cdef int keep_request_id(self) noexcept:
+        """For an answer that may be made when the exchange is gone."""
+        memcpy(self.request_id.text, self.exchange.id, 16)
+        self.request_id.length = self.exchange.id_len
+        return 0
+
+    cdef int write_request_id(self, const Msg *m, uint8_t tag) except -1:
+        """The field of an answer that names its request, unless the backend's (m, NULL: none) has it."""
+        cdef bytes name = self.gate.request_id_header
+        if self.request_id.length == 0 or not name or m != NULL and has_field(m, tag, name):
+            return 0
+        write_bytes(&self.out, name)
+        write_text(&self.out, ": ")
+        out_append(&self.out, self.request_id.text, self.request_id.length)
+        return write_text(&self.out, "\r\n")
 
     cdef int write_error(self, int status, bytes text) except -1:
         """An answer of our own, as plain text for a person."""
@@ -540,6 +561,7 @@ cdef class PublicHttp1(Conn):
         self.keep_alive = self.keep_alive and not self.gate.closing
         write_status_line(&self.out, status)
         write_text(&self.out, "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n")
+        self.write_request_id(NULL, 0)
         if status == 503:
             write_text(&self.out, "Retry-After: 1\r\n")
         elif status == 429:

@@ -6,7 +6,7 @@ without credit gets no WINDOW_UPDATE, its neighbours flow on.
 import base64
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fasttunnel._core cimport (
     GRPC_E_TOO_LARGE, GRPC_NEED_MORE, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC, PROTO_HTTP, Slice,
@@ -17,7 +17,7 @@ from fasttunnel._core cimport (
 )
 from fasttunnel.engine._gate cimport explain, grpc_refusal, grpc_status_of, http_status_of, trace_id_of
 from fasttunnel.engine._grpc cimport decode_timeout, encode_message, is_grpc_type, status_text
-from fasttunnel.engine._http1 cimport has_fields
+from fasttunnel.engine._http1 cimport has_field, has_fields
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
 from fasttunnel.engine._link cimport Link
 
@@ -297,6 +297,8 @@ cdef class PublicStream(H2Stream):
         link.open(self, protocol)
         self.exchange.grpc_stream_id = <uint32_t>self.id
         gate.began(self.exchange, self.method, self.authority, self.path, self.trace_id, (<PublicHttp2>self.conn).visitor)
+        memcpy(self.request_id.text, self.exchange.id, 16)      # an answer may be made when the exchange is gone
+        self.request_id.length = self.exchange.id_len
         if self.is_grpc:
             self.splitter.max_fragment = link.max_fragment
             self.splitter.max_message_bytes = gate.grpc_message_bytes
@@ -447,6 +449,14 @@ cdef class PublicStream(H2Stream):
             nv_add_lower(&self.conn.nv, name.ptr, name.len, value.ptr, value.len)
         return 0
 
+    cdef int add_request_id(self, const Msg *m, uint8_t tag) except -1:
+        """The field of an answer that names its request, unless the backend's (m, NULL: none) has it."""
+        cdef bytes name = (<PublicHttp2>self.conn).gate.request_id_header
+        if self.request_id.length and name and (m == NULL or not has_field(m, tag, name)):
+            nv_add(&self.conn.nv, <const uint8_t *><const char *>name, <size_t>len(name), self.request_id.text,
+                   self.request_id.length)
+        return 0
+
     cdef int answer_grpc(self, const Msg *m) except -1:
         cdef bint typed = False
         cdef HeaderIter it
@@ -461,6 +471,7 @@ cdef class PublicStream(H2Stream):
                 nv_add_text(&self.conn.nv, "content-type", "application/grpc")
             if self.add_fields(m, TAG_GRPC_RESPONSE_INITIAL):
                 return self.bad_answer(b"bad metadata from the backend")
+            self.add_request_id(m, TAG_GRPC_RESPONSE_INITIAL)
             self.answer_begun = True
             self.conn.submit_response(self, True)
         if m.body.ptr != NULL:
@@ -498,6 +509,8 @@ cdef class PublicStream(H2Stream):
                 nv_add(&self.conn.nv, <const uint8_t *>b"grpc-status-details-bin", 23, details, len(details))
             if m != NULL and (self.add_fields(m, TAG_GRPC_RESPONSE_INITIAL) or self.add_fields(m, TAG_GRPC_RESPONSE_TRAILING)):
                 return self.bad_answer(b"bad metadata from the backend")
+            if m == NULL or not has_field(m, TAG_GRPC_RESPONSE_TRAILING, (<PublicHttp2>self.conn).gate.request_id_header):
+                self.add_request_id(m, TAG_GRPC_RESPONSE_INITIAL)
             self.answer_begun = True
             self.conn.submit_response(self, False)
             return self.finish_answer()
@@ -557,6 +570,7 @@ cdef class PublicStream(H2Stream):
             nv_add_number(&self.conn.nv, ":status", <uint64_t>m.status)
             if self.add_fields(m, TAG_HTTP_RESPONSE_HEADERS):
                 return self.bad_answer(b"bad header field from the backend")
+            self.add_request_id(m, TAG_HTTP_RESPONSE_HEADERS)
             self.answer_begun = True
             empty = self.is_head or m.status == 204 or m.status == 304 or (
                 m.last and m.body.len == 0 and not has_fields(m, TAG_HTTP_RESPONSE_TRAILERS))
@@ -591,7 +605,7 @@ cdef class PublicStream(H2Stream):
 
     cdef int count_refusal(self, int status) except -1:
         cdef PublicHttp2 conn = self.conn
-        return conn.gate.refused(PROTO_GRPC if self.is_grpc else PROTO_HTTP, status, self.method, self.authority,
+        return conn.gate.refused(&self.request_id, PROTO_GRPC if self.is_grpc else PROTO_HTTP, status, self.method, self.authority,
                                  self.path, conn.visitor)
 
     cdef int answer_error(self, int status, bytes text) except -1:
@@ -604,6 +618,7 @@ cdef class PublicStream(H2Stream):
         nv_add_number(&self.conn.nv, ":status", <uint64_t>status)
         nv_add_text(&self.conn.nv, "content-type", "text/plain; charset=utf-8")
         nv_add_text(&self.conn.nv, "x-content-type-options", "nosniff")
+        self.add_request_id(NULL, 0)
         nv_add_number(&self.conn.nv, "content-length", <uint64_t>len(body))
         if status == 503:
             nv_add_text(&self.conn.nv, "retry-after", "1")

@@ -29,6 +29,10 @@ CONTROL = ("register", "registered", "heartbeat", "go_away")
 _numbers = itertools.count(1)  # request_ids are unique in the process
 
 
+def next_request_id(protocol: int) -> str:
+    return f"{PREFIXES[protocol]}-{next(_numbers):x}"
+
+
 class Dispatcher:
     """One tunnel: the map request_id -> request, and the queue of what leaves. Ends of the tunnel derive from it."""
 
@@ -103,7 +107,7 @@ class Dispatcher:
 
     def open(self, protocol: int) -> Exchange:
         """A new request of this end; its id is made here."""
-        return self._add(f"{PREFIXES[protocol]}-{next(_numbers):x}", protocol, pb.CLIENT_TO_SERVER)
+        return self._add(next_request_id(protocol), protocol, pb.CLIENT_TO_SERVER)
 
     def _add(self, request_id: str, protocol: int, direction: int) -> Exchange:
         stream = self.grpc_streams.open(request_id) if protocol == pb.GRPC else GrpcStream()

@@ -23,7 +23,7 @@ BODILESS = (204, 304)
 class RequestReset(Exception):
     """A request ends abnormally: wire contract, Reset."""
 
-    in_tunnel = False  # it is known to have been in one
+    request_id = ""  # where it is known
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)

@@ -13,7 +13,7 @@ from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import RouteTable
 from fasttunnel.errors import ANSWERS, GrpcStatus, ResetCode
 from fasttunnel.reference import fields
-from fasttunnel.reference.dispatch import Dispatcher
+from fasttunnel.reference.dispatch import Dispatcher, next_request_id
 from fasttunnel.reference.exchange import Exchange
 from fasttunnel.reference.http1 import READ_BYTES, Http1Stream, linger
 from fasttunnel.reference.http2 import Http2Connection, Http2Stream
@@ -65,7 +65,7 @@ class Gate:
         tallies: Tallies,
     ) -> None:
         self.tallies = tallies
-        self.on_refusal: Callable[[int, tuple[str, str, str], int, str], None] | None = None  # for the record
+        self.on_refusal: Callable[[str, int, tuple[str, str, str], int, str], None] | None = None  # for the record
         self.active = active  # requests under way
         self.routes = routes
         self.outages = outages
@@ -83,10 +83,20 @@ class Gate:
 
     def refused(self, protocol: int, reset: RequestReset, head: Head | None, peer: str) -> None:
         """An answer of ours to a request that goes into no tunnel."""
+        reset.request_id = next_request_id(protocol)
         self.tallies.refused(protocol, reset.status)
         if self.on_refusal is not None:
             status = ANSWERS[reset.code].grpc if protocol == GRPC else reset.status
-            self.on_refusal(protocol, label_of(head) if head is not None else ("", "", ""), status, peer)
+            label = label_of(head) if head is not None else ("", "", "")
+            self.on_refusal(reset.request_id, protocol, label, status, peer)
+
+    def named(self, part: Part, request_id: str) -> Part:
+        """The beginning of an answer with the field that names its request, unless the backend has set it."""
+        name, head = self.config.request_id_header.lower().encode(), part.head
+        interim = part.interim and head is not None and head.status != 101
+        if not name or head is None or interim or fields.get_all(head.fields, name):
+            return part
+        return part._replace(head=head._replace(fields=[*head.fields, (name, request_id.encode())]))
 
     def drain(self) -> None:
         self.closing = self.draining = True
@@ -284,7 +294,7 @@ class PublicConnection:
                 timeout_s -= asyncio.get_running_loop().time() - begun_s
             exchange.grpc_stream_id = stream.id if isinstance(stream, Http2Stream) else 0
             await while_running(
-                out_of_tunnel(exchange, _recorded(exchange, translation), stream),
+                out_of_tunnel(exchange, self._recorded(exchange, translation), stream),
                 self._upload(exchange, stream, head, translation),
                 _deadline(exchange, timeout_s),
                 exchange.overdue(),
@@ -292,13 +302,14 @@ class PublicConnection:
             )
             exchange.finish()
         except RequestReset as reset:
-            if exchange is None and not reset.in_tunnel:
+            if exchange is None and not reset.request_id:
                 handshake = isinstance(stream, Http1Stream) and _is_handshake(stream, head)
                 self.gate.refused(WEBSOCKET if handshake else translation.protocol, reset, head, self._visitor.address)
             elif exchange is not None:
                 if isinstance(reset, BadMessage) and reset.of_public and not exchange.status:
                     exchange.status = reset.status
                 exchange.reset(reset.code, reset.text)
+                reset.request_id = exchange.request_id
             await self._answer_error(stream, translation, reset)
         except BaseException:
             stream.abort(ResetCode.CANCELLED)
@@ -347,6 +358,8 @@ class PublicConnection:
         """A status if it can still be given; else the missing end of the answer has to tell."""
         stream.final = isinstance(reset, BadMessage) and reset.final
         part = translation.error_part(reset)
+        if part is not None:
+            part = self.gate.named(part, reset.request_id)
         try:
             async with asyncio.timeout(LAST_WORDS_S):
                 if part is None:
@@ -354,6 +367,17 @@ class PublicConnection:
                 await stream.send(part)
         except (RequestReset, TimeoutError):
             stream.abort(reset.code)
+
+    def _recorded(self, exchange: Exchange, translation: Translation) -> Callable[[Chunk], Part]:
+        """Translate answers, name their request, and note the status for its record."""
+
+        def to_part(chunk: Chunk) -> Part:
+            part = translation.answer_part(chunk)
+            if not part.interim:
+                exchange.status = chunk.status_code or exchange.status
+            return self.gate.named(part, exchange.request_id)
+
+        return to_part
 
     # -- WebSocket
 
@@ -383,11 +407,11 @@ class PublicConnection:
             exchange.send(opening)
             answer = await while_running(exchange.receive(), stream.gone(), exchange.overdue())
             exchange.status = answer.status_code
-            await self._answer_handshake(stream, answer, keys[0])
+            await self._answer_handshake(stream, answer, keys[0], exchange.request_id)
         except BaseException as error:
             reset = error if isinstance(error, RequestReset) else RequestReset(ResetCode.CANCELLED, "cancelled")
             exchange.reset(reset.code, reset.text)
-            reset.in_tunnel = True
+            reset.request_id = exchange.request_id
             raise
         if not answer.accepted:
             return exchange.finish()
@@ -395,7 +419,9 @@ class PublicConnection:
         config = self.gate.config
         await WebSocketRelay(exchange, stream, answer, config.ws_message_bytes, config.ws_ping_interval_s).run()
 
-    async def _answer_handshake(self, stream: Http1Stream, answer: WebSocketResponse, key: bytes) -> None:
+    async def _answer_handshake(
+        self, stream: Http1Stream, answer: WebSocketResponse, key: bytes, request_id: str
+    ) -> None:
         if answer.accepted:
             upgrade: list[Field] = [
                 (b"Upgrade", b"websocket"),
@@ -403,30 +429,20 @@ class PublicConnection:
                 (b"Sec-WebSocket-Accept", accept_key(key)),
             ]
             passing = fields.from_tunnel([*fields.subprotocol(answer), *answer.headers])
-            return await stream.upgrade(Head(upgrade + passing, status=101))
+            head = Head(upgrade + passing, status=101)
+            return await stream.upgrade(self.gate.named(Part(head), request_id).head or head)
         # Refused: the backend's status, fields and body, as an ordinary answer.
         if not 200 <= answer.status_code <= 599 or answer.status_code in BODILESS:
             raise BadMessage("bad status of a refused handshake")
         passing = fields.from_tunnel(answer.headers, without=(b"content-length",))
-        await stream.send(Part(Head(passing, status=answer.status_code), answer.body, last=True))
+        part = Part(Head(passing, status=answer.status_code), answer.body, last=True)
+        await stream.send(self.gate.named(part, request_id))
 
 
 def _is_handshake(stream: Http1Stream, head: Head) -> bool:
     upgrade = [value.lower() for value in fields.get_all(head.fields, b"upgrade")] == [b"websocket"]
     nominated = b"upgrade" in fields.tokens(head.fields, b"connection")
     return upgrade and nominated and head.method == b"GET" and not stream.http10
-
-
-def _recorded(exchange: Exchange, translation: Translation) -> Callable[[Chunk], Part]:
-    """Translate answers, and note the status for the record of the request."""
-
-    def to_part(chunk: Chunk) -> Part:
-        part = translation.answer_part(chunk)
-        if not part.interim:
-            exchange.status = chunk.status_code or exchange.status
-        return part
-
-    return to_part
 
 
 def _check_call(head: Head) -> float | None:

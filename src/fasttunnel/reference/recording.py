@@ -42,9 +42,9 @@ class Recorder:
             )
         )
 
-    def refused(self, protocol: int, label: tuple[str, str, str], status: int, peer: str) -> None:
+    def refused(self, request_id: str, protocol: int, label: tuple[str, str, str], status: int, peer: str) -> None:
         """A request went into no tunnel."""
         method, host, path = label
         method = path.rpartition("/")[2] if protocol == GRPC else method
-        record = RequestRecord("", PROTOCOLS[protocol], host, method, path, int(status), None, 0, 0, 0, 0, 0.0)
+        record = RequestRecord(request_id, PROTOCOLS[protocol], host, method, path, int(status), None, 0, 0, 0, 0, 0.0)
         self._tell(record._replace(peer=peer))
