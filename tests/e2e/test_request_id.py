@@ -1,5 +1,6 @@
 """Answers name their request as the logs of both ends do."""
 
+import asyncio
 import json
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -110,3 +111,26 @@ async def test_calls(stack: AsyncExitStack, tmp_path: Path) -> None:
 def test_a_field_that_is_not_ours(name: str) -> None:
     with pytest.raises(ConfigError, match="request_id_header"):
         ServerConfig(request_id_header=name)
+
+
+async def test_answers_of_the_tunnel_name_the_hop(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """Whose fault it was: of the server, the tunnel, the client or the backend."""
+
+    async def unary(request: Any, context: Context) -> Any:
+        await asyncio.sleep(30)
+
+    tunnel, session = await start(stack, tmp_path, Unary=unary)
+    for host, hop in (("down.example", "the backend cannot be reached"), ("nobody.example", "no tunnel serves")):
+        async with session.get(tunnel.url, headers={"Host": host}) as answer:
+            assert hop in await answer.text()
+    stub = await open_channel(stack, tunnel.authority)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Unary(Note(), timeout=0.3)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED  # the caller's own library may be first to say so
+    await tunnel.client.stop(0)
+    await eventually(lambda: not tunnel.server.status()["links"])
+    with pytest.raises(grpc.aio.AioRpcError, match="the client that serves"):
+        await stub.Unary(Note())
+    async with session.get(tunnel.url, headers={"Host": "h.example"}) as answer:
+        assert answer.status == 503
+        assert "the client that serves h.example/ is away" in await answer.text()

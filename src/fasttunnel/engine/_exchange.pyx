@@ -229,6 +229,7 @@ cdef class Exchange:
 
     cdef int _violation(self, uint32_t code, bytes text) except -1:
         cdef Endpoint endpoint = self.endpoint
+        text = (b"the client" if self.direction == TO_BACKEND else b"the server") + b" broke the contract of the tunnel: " + text
         self.reset(code, text)
         return endpoint.on_reset(code, text)
 

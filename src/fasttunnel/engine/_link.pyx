@@ -59,7 +59,7 @@ cdef enum:
 
 cdef str NO_PLAIN_TUNNEL_PORT = "it does not speak HTTP/2 in the clear (is it the server's --tunnel port, or does it want --tls?)"
 cdef str NO_TUNNEL_PORT = "it does not speak HTTP/2 (is it the server's --tunnel port?)"
-cdef bytes IDLE_TEXT = b"nothing has passed for too long"
+cdef bytes IDLE_TEXT = b"nothing has passed through the tunnel for too long"
 cdef double GOODBYE_S = 10.0            # for a client to take the end of its tunnel and close the connection
 cdef bytes CONNECT_PATH = b"/fasttunnel.v1.TunnelService/Connect"
 cdef object NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
@@ -757,10 +757,11 @@ cdef class Link(Carrier):
     cdef int give_up(self, Exchange exchange, object error) except -1:
         """An unexpected error in one request costs that request, not the tunnel."""
         cdef Endpoint endpoint = exchange.endpoint
+        cdef bytes text = (b"the server" if self.acceptor is None else b"the client") + b" has failed on this request"
         self.handler.warning("".join(traceback.format_exception(error)))
-        exchange.reset(PROTOCOL_ERROR, b"internal error")
+        exchange.reset(PROTOCOL_ERROR, text)
         if endpoint is not None:
-            endpoint.on_reset(PROTOCOL_ERROR, b"internal error")
+            endpoint.on_reset(PROTOCOL_ERROR, text)
         return 0
 
     cdef int unknown(self, const Msg *m) except -1:
@@ -768,6 +769,7 @@ cdef class Link(Carrier):
         cdef Exchange exchange
         cdef Endpoint endpoint
         cdef Msg reset
+        cdef bytes text
         cdef uint64_t mark
         cdef int protocol
         if m.kind == MSG_RESET or m.kind == MSG_WINDOW_UPDATE:
@@ -799,8 +801,9 @@ cdef class Link(Carrier):
         reset.protocol_type = m.protocol_type
         reset.kind = MSG_RESET
         reset.code = 8 if self.draining else PROTOCOL_ERROR
-        reset.text.ptr = <const uint8_t *><const char *>b"unknown request_id"
-        reset.text.len = 18
+        text = b"the server does not know this request" if self.acceptor is None else b"the client does not know this request"
+        reset.text.ptr = <const uint8_t *><const char *>text
+        reset.text.len = <size_t>len(text)
         return self.send(&reset)
 
     cdef int malformed(self, str text) except -1:

@@ -387,7 +387,7 @@ cdef class PublicHttp1(Conn):
         if not m.accepted:
             # Refused: the backend's status, fields and body, as an ordinary answer.
             if m.status < 200 or m.status > 599 or m.status == 204 or m.status == 304:
-                return self.bad_answer(b"bad status of a refused handshake")
+                return self.bad_answer(b"bad status of the backend for a refused handshake")
             write_status_line(&self.out, m.status)
             if write_fields(&self.out, m, TAG_WS_RESPONSE_HEADERS, &has_length, &length):
                 self.out.len = mark
@@ -446,10 +446,10 @@ cdef class PublicHttp1(Conn):
         if m.kind == MSG_WS_RESPONSE:
             return self.answer_handshake(m) if self.phase == PHASE_HANDSHAKE else 0
         if self.phase == PHASE_HANDSHAKE:
-            return self.bad_answer(b"frame before the handshake was answered")
+            return self.bad_answer(b"the client sent a frame before the handshake was answered")
         if m.informational:
             if m.status < 100 or m.status > 199 or m.status == 101 or self.answer_begun:
-                return self.bad_answer(b"bad informational answer")
+                return self.bad_answer(b"bad informational answer from the backend")
             if self.http10:
                 return 0                    # RFC 9110 15.2: not for HTTP/1.0
             write_status_line(&self.out, m.status)
@@ -466,12 +466,12 @@ cdef class PublicHttp1(Conn):
             self.answer_begun = True
         if m.body.len and not self.no_body:
             if write_body(self, &self.writer, m.body.ptr, m.body.len):
-                return self.bad_answer(b"answer longer than its Content-Length")
+                return self.bad_answer(b"the backend's answer is longer than its Content-Length")
         self.unconsumed += m.body.len
         self.touch()
         if m.last:
             if not self.no_body and write_body_end(&self.out, &self.writer, m, TAG_HTTP_RESPONSE_TRAILERS):
-                return self.bad_answer(b"answer shorter than its Content-Length")
+                return self.bad_answer(b"the backend's answer is shorter than its Content-Length")
             self.exchange.finish(False)
             return self.answer_done()
         return 0

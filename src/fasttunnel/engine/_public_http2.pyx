@@ -419,12 +419,12 @@ cdef class PublicStream(H2Stream):
             self.leave_queue()
             if overdue:
                 self.count_refusal(504)
-                return self.answer_status(GRPC_DEADLINE_EXCEEDED, b"deadline exceeded", None, NULL)
+                return self.answer_status(GRPC_DEADLINE_EXCEEDED, b"the deadline passed while no client serves this", None, NULL)
             return self.refuse(503, b"the client that serves this is away")
         if self.exchange is not None:
             self.exchange.status = GRPC_DEADLINE_EXCEEDED
-            self.exchange.reset(CANCELLED, b"deadline exceeded")
-            self.on_reset(BACKEND_TIMEOUT, b"deadline exceeded")
+            self.exchange.reset(CANCELLED, b"the deadline passed before the backend had answered")
+            self.on_reset(BACKEND_TIMEOUT, b"the deadline passed before the backend had answered")
         return 0
 
     # -- answer
@@ -476,7 +476,7 @@ cdef class PublicStream(H2Stream):
             self.conn.submit_response(self, True)
         if m.body.ptr != NULL:
             if self.write_chunk(m):
-                return self.bad_answer(b"fragments of a message do not add up")
+                return self.bad_answer(b"the tunnel brought fragments of a message that do not add up")
             if self.overfull():
                 self.exchange.reset(OVERLOADED, b"messages come faster than the public side reads")
                 return self.on_reset(OVERLOADED, b"messages come faster than they are read")
@@ -556,7 +556,7 @@ cdef class PublicStream(H2Stream):
         cdef bint empty
         if m.informational:
             if m.status < 100 or m.status > 199 or m.status == 101 or self.answer_begun:
-                return self.bad_answer(b"bad informational answer")
+                return self.bad_answer(b"bad informational answer from the backend")
             nv_start(&self.conn.nv, <size_t>(m.end - m.run) + 32)
             nv_add_number(&self.conn.nv, ":status", <uint64_t>m.status)
             if self.add_fields(m, TAG_HTTP_RESPONSE_HEADERS):

@@ -146,13 +146,14 @@ class Dispatcher:
                 self.on_request(exchange)
         elif kind not in ("reset", "window_update") and message.request_id not in self._ended:
             self._remember(message.request_id)
+            text = f"the {'client' if self.accepts_requests else 'server'} does not know this request"
             code = ResetCode.OVERLOADED if self.draining else ResetCode.PROTOCOL_ERROR
             self.send(
                 pb.TunnelMessage(
                     request_id=message.request_id,
                     direction=pb.SERVER_TO_CLIENT if self.accepts_requests else pb.CLIENT_TO_SERVER,
                     protocol_type=message.protocol_type,
-                    reset=pb.Reset(code=int(code), message="unknown request_id"),  # type: ignore[arg-type]
+                    reset=pb.Reset(code=int(code), message=text),  # type: ignore[arg-type]
                 )
             )
 

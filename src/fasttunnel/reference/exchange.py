@@ -257,7 +257,12 @@ class Exchange:
         try:
             self._accept(kind, message)
         except BadMessage as error:
-            self.reset(error.code, error.text)
+            overloaded = error.code == ResetCode.OVERLOADED
+            self.reset(error.code, error.text if overloaded else self._breach(error.text))
+
+    def _breach(self, text: str) -> str:
+        far_end = "client" if self.direction == pb.CLIENT_TO_SERVER else "server"
+        return f"the {far_end} broke the contract of the tunnel: {text}"
 
     def _accept(self, kind: str, message: Any) -> None:
         if kind not in (REQUESTS if self.direction == pb.SERVER_TO_CLIENT else ANSWERS)[self.protocol]:
@@ -279,7 +284,7 @@ class Exchange:
         unpaid = max(0, message.ByteSize() - facts.cost - (512 if facts.cost else 0))
         self._unpaid += unpaid
         if self._unpaid > UNPAID_BYTES:
-            raise BadMessage("messages come faster than they are read", code=ResetCode.OVERLOADED)
+            raise BadMessage("messages come faster through the tunnel than they are read", code=ResetCode.OVERLOADED)
         self._inside = facts.more
         self._receive_credit -= facts.cost
         self.bytes_received += len(facts.body)
@@ -305,7 +310,7 @@ class Exchange:
     def granted(self, count: int) -> None:
         """The peer grants `count` more payload bytes."""
         if self._send_credit + count > limits.MAX_WINDOW_BYTES:
-            return self.reset(ResetCode.FLOW_CONTROL_ERROR, "window above 2^31-1")
+            return self.reset(ResetCode.FLOW_CONTROL_ERROR, self._breach("window above 2^31-1"))
         self._send_credit += count
         self._changed.set()
 
@@ -339,7 +344,7 @@ class Exchange:
         passed = self.messages_sent + self.messages_received + self.bytes_sent + self.bytes_received
         self._passed, self._idle = passed, self._idle + 1 if passed == self._passed else 0
         if self._idle == 2:
-            self.reset(ResetCode.BACKEND_TIMEOUT, "nothing has passed for too long")
+            self.reset(ResetCode.BACKEND_TIMEOUT, "nothing has passed through the tunnel for too long")
 
     def reset(self, code: ResetCode, text: str = "") -> None:
         """This end gives up (or, with NO_ERROR, its answer is complete): tell the peer, and finish."""

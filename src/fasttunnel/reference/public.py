@@ -329,7 +329,7 @@ class PublicConnection:
                     self.gate.wait(protocol, head, self._visitor.address), *([stream.gone()] if watched else [])
                 )
         except TimeoutError:
-            raise RequestReset(ResetCode.BACKEND_TIMEOUT, "deadline exceeded") from None
+            raise RequestReset(ResetCode.BACKEND_TIMEOUT, "the deadline passed while no client serves this") from None
 
     def _check(self, stream: HttpStream, head: Head) -> None:
         config = self.gate.config
@@ -433,7 +433,7 @@ class PublicConnection:
             return await stream.upgrade(self.gate.named(Part(head), request_id).head or head)
         # Refused: the backend's status, fields and body, as an ordinary answer.
         if not 200 <= answer.status_code <= 599 or answer.status_code in BODILESS:
-            raise BadMessage("bad status of a refused handshake")
+            raise BadMessage("bad status of the backend for a refused handshake")
         passing = fields.from_tunnel(answer.headers, without=(b"content-length",))
         part = Part(Head(passing, status=answer.status_code), answer.body, last=True)
         await stream.send(self.gate.named(part, request_id))
@@ -458,5 +458,5 @@ async def _deadline(exchange: Exchange, timeout_s: float | None) -> None:
     """grpc-timeout: the public is told that it is over, the backend that nobody waits any more."""
     await (forever() if timeout_s is None else asyncio.sleep(timeout_s))
     exchange.status = GrpcStatus.DEADLINE_EXCEEDED
-    exchange.reset(ResetCode.CANCELLED, "deadline exceeded")
-    raise RequestReset(ResetCode.BACKEND_TIMEOUT, "deadline exceeded")
+    exchange.reset(ResetCode.CANCELLED, "the deadline passed before the backend had answered")
+    raise RequestReset(ResetCode.BACKEND_TIMEOUT, "the deadline passed before the backend had answered")
