@@ -20,6 +20,7 @@ from fasttunnel.engine._grpc cimport decode_timeout, encode_message, is_grpc_typ
 from fasttunnel.engine._http1 cimport has_field, has_fields
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
 from fasttunnel.engine._link cimport Link
+from fasttunnel.engine._nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX
 
 from fasttunnel import limits
 
@@ -455,6 +456,8 @@ cdef class PublicStream(H2Stream):
         if self.request_id.length and name and (m == NULL or not has_field(m, tag, name)):
             nv_add(&self.conn.nv, <const uint8_t *><const char *>name, <size_t>len(name), self.request_id.text,
                    self.request_id.length)
+            # It never comes again: in the peer's table (HPACK) it would only take the place of what does.
+            self.conn.nv.nv[self.conn.nv.count - 1].flags = NGHTTP2_NV_FLAG_NO_INDEX
         return 0
 
     cdef int answer_grpc(self, const Msg *m) except -1:
