@@ -16,7 +16,7 @@ LAYERS = """
     errors limits version
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
-    control.counts control.words
+    control.counts control.terms
     control.forwarding control.routes control.backoff control.listening control.rates control.addresses
     control.tls control.watch control.privileges control.exposure
     control.permission

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from fasttunnel.admin.lag import BOUNDS_S, LoopLag
 from fasttunnel.admin.subject import Subject
 from fasttunnel.control.counts import DIRECTIONS, DURATIONS_S, OTHER, Counts
-from fasttunnel.control.words import close_code, grpc_status, opcode, reset_code
+from fasttunnel.control.terms import close_code, grpc_status, opcode, reset_code
 from fasttunnel.version import __version__
 
 # Of an engine's status(): name there, name here, whether it only grows, and what it is. An engine has not all of them.

@@ -15,7 +15,7 @@ from fasttunnel.admin.metrics import Metrics
 from fasttunnel.admin.subject import Subject
 from fasttunnel.control.config import is_loopback
 from fasttunnel.control.counts import DIRECTIONS, Counts
-from fasttunnel.control.words import close_code, grpc_status, opcode, reset_code
+from fasttunnel.control.terms import close_code, grpc_status, opcode, reset_code
 from fasttunnel.version import __version__
 
 Page = Callable[[Request], Response]

@@ -20,7 +20,7 @@ import msgspec
 
 from fasttunnel.control.counts import answer_to, grpc_status_of
 from fasttunnel.control.log import RequestRecord, Sparing
-from fasttunnel.control.words import as_word, grpc_status, reset_code
+from fasttunnel.control.terms import as_word, grpc_status, reset_code
 from fasttunnel.errors import ConfigError, describe
 
 FLUSH_S: Final = 0.1

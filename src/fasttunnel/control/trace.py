@@ -8,7 +8,7 @@ from typing import IO, Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from fasttunnel.control.words import OPCODES, as_word
+from fasttunnel.control.terms import OPCODES, as_word
 from fasttunnel.errors import ResetCode
 from fasttunnel.wire.tunnel_pb2 import Reset, TunnelMessage, WebSocketFrame
 
