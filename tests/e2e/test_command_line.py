@@ -58,7 +58,9 @@ async def start_server(
     stack: AsyncExitStack, listen: str = "127.0.0.1:0", tunnel: str = "127.0.0.1:0", token: str = ""
 ) -> tuple[Command, str, str]:
     """A server; its public URL and tunnel address as it says them."""
-    server = await stack.enter_async_context(command("server", "--listen", listen, "--tunnel", tunnel, token=token))
+    server = await stack.enter_async_context(
+        command("server", "--listen", listen, "--tunnel", tunnel, *([] if token else ["--no-token"]), token=token)
+    )
     url = (await server.line(r"public +(http://[^ ]+)"))[1]
     tunnel = (await server.line(r"tunnel +([^ ]+:\d+)"))[1]
     return server, url, tunnel
@@ -67,7 +69,9 @@ async def start_server(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 async def test_a_server_goes_on_as_somebody_else(stack: AsyncExitStack, backend: Backend, http: ClientSession) -> None:
     free = "127.0.0.1:0"
-    server = await stack.enter_async_context(command("server", "--listen", free, "--tunnel", free, "--user", "nobody"))
+    server = await stack.enter_async_context(
+        command("server", "--no-token", "--listen", free, "--tunnel", free, "--user", "nobody")
+    )
     url = (await server.line(r"public +(http://[^ ]+)"))[1]
     tunnel = (await server.line(r"tunnel +([^ ]+:\d+)"))[1]
     status = dict(
@@ -101,7 +105,7 @@ async def test_a_hangup_ends_neither_end(stack: AsyncExitStack, backend: Backend
 
 
 async def test_a_user_that_cannot_be_is_said(stack: AsyncExitStack) -> None:
-    server = await stack.enter_async_context(command("server", "--user", "no-such-user"))
+    server = await stack.enter_async_context(command("server", "--no-token", "--user", "no-such-user"))
     assert await server.end() == 2
     assert server.lines == ["fasttunnel: there is no user 'no-such-user'"]
 
@@ -131,7 +135,18 @@ async def test_a_server_whose_lines_nobody_takes_serves_and_stops(
     engine = ["--engine", str(engines["server"])]
     with open("/dev/full", "w") as full:  # noqa: ASYNC230
         server = await start_child(
-            [sys.executable, "-m", "fasttunnel", "server", "--listen", ports[0], "--tunnel", ports[1], *engine],
+            [
+                sys.executable,
+                "-m",
+                "fasttunnel",
+                "server",
+                "--no-token",
+                "--listen",
+                ports[0],
+                "--tunnel",
+                ports[1],
+                *engine,
+            ],
             stdout=full,
         )
     stack.push_async_callback(server.kill)
@@ -233,7 +248,7 @@ async def test_a_port_in_use(option: str) -> None:
     other = {"--listen": "--tunnel", "--tunnel": "--listen"}[option]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        async with command("server", option, address, other, "127.0.0.1:0") as server:
+        async with command("server", "--no-token", option, address, other, "127.0.0.1:0") as server:
             assert await server.end() == 3
     (line,) = server.lines
     assert f"cannot listen on {address}" in line
@@ -305,7 +320,7 @@ async def test_trace_messages(stack: AsyncExitStack, backend: Backend, http: Cli
     """A line for each message, at the end that was asked for it; nothing secret in it."""
     options: dict[str, list[str]] = {"server": [], "client": [], end: ["--trace-messages"]}
     free = ["--listen", "127.0.0.1:0", "--tunnel", "127.0.0.1:0"]
-    server = await stack.enter_async_context(command("server", *free, *options["server"]))
+    server = await stack.enter_async_context(command("server", "--no-token", *free, *options["server"]))
     url = (await server.line(r"public +(http://[^ ]+)"))[1]
     tunnel = (await server.line(r"tunnel +([^ ]+:\d+)"))[1]
     client = await stack.enter_async_context(command("client", "--server", tunnel, *options["client"], backend.address))

@@ -47,19 +47,25 @@ class Command:
 
 
 @asynccontextmanager
-async def command(*arguments: str, token: str = "") -> AsyncIterator[Command]:
+async def command(*arguments: str, token: str = "", **environment: str | None) -> AsyncIterator[Command]:
     """Run `fasttunnel` with these arguments; it is killed at the end if it still runs.
 
-    The commands that run an engine are given that of the matrix's cell.
+    The commands that run an engine are given that of the matrix's cell. `environment` None stands for a variable that
+    is not there.
     """
-    engine = engines["client" if arguments[0] == "client" else "server"]
-    if engine is not None and arguments[0] in ("server", "client", "demo") and "--help" not in arguments:
+    engine = engines["server" if arguments[0] in ("server", "demo") else "client"]
+    if (
+        engine is not None
+        and arguments[0] in ("server", "client", "demo", "login", "http", "grpc")
+        and "--help" not in arguments
+    ):
         arguments = (arguments[0], "--engine", engine, *arguments[1:])
+    given = {**os.environ, "FASTTUNNEL_TOKEN": token, **environment}
     process = await start_child(
         [sys.executable, "-m", "fasttunnel", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "FASTTUNNEL_TOKEN": token},
+        env={name: value for name, value in given.items() if value is not None},
     )
     try:
         yield Command(process)

@@ -61,6 +61,7 @@ FORMS = {
         "--queue-timeout": "S",
         "--user": "NAME",
         "--token-file": "F",
+        "--no-token": None,
         "--tokens": "F",
         "--config": "F",
         "--set": "NAME=VALUE",
@@ -114,8 +115,14 @@ def test_forms(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["server", "--listen", "0.0.0.0:8080"], "--listen 0.0.0.0:8080 is open to the network, so a token is needed"),
-        (["server", "--tunnel", "[::]:7000"], "--tunnel [::]:7000 is open to the network, so a token is needed"),
+        (
+            ["server", "--no-token", "--listen", "0.0.0.0:8080"],
+            "--listen 0.0.0.0:8080 is open to the network, so a token is needed",
+        ),
+        (
+            ["server", "--no-token", "--tunnel", "[::]:7000"],
+            "--tunnel [::]:7000 is open to the network, so a token is needed",
+        ),
         (["server", "--listen", "8080"], "write HOST:PORT"),
         (["server", "--config", "/does/not/exist"], "cannot read /does/not/exist"),
         (["server", "--token-file", "/does/not/exist"], "cannot read the token file"),

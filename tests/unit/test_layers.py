@@ -17,11 +17,11 @@ LAYERS = """
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
     control.forwarding control.routes control.backoff control.listening control.rates control.addresses
-    control.tls control.watch control.privileges control.exposure
+    control.tls control.watch control.privileges control.exposure control.home
     control.permission
     control.config control.outage control.tokens control.kinds control.descriptions
     control.sources control.schema
-    control.auth control.log control.trace control.certificates
+    control.auth control.log control.trace control.certificates control.own_token
     control.registration
     abc
     _core
@@ -49,6 +49,7 @@ LAYERS = """
     api
     fasttunnel
     cli.options cli.running cli.screen
+    cli.server_screen cli.client_screen
     demo.demo_pb2
     demo.demo_pb2_grpc
     demo.backends

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, NameOID
 from rich.console import Console
 
-from fasttunnel.cli.screen import ServerScreen
+from fasttunnel.cli.server_screen import ServerScreen
 from fasttunnel.control.sources import client_config, from_file, server_config
 from fasttunnel.control.tls import (
     Certificate,

@@ -82,7 +82,7 @@ def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> N
         running.fail(error)
 
     from fasttunnel.api import Client
-    from fasttunnel.cli.screen import ClientScreen
+    from fasttunnel.cli.client_screen import ClientScreen
 
     screen = ClientScreen(settings)
     screen.tap = options.tap(trace_messages)

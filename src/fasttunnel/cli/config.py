@@ -10,8 +10,9 @@ import msgspec
 from fasttunnel.cli import options, running
 from fasttunnel.control import tls
 from fasttunnel.control.config import ClientConfig, ServerConfig
+from fasttunnel.control.own_token import is_wanted, to_be_made
 from fasttunnel.control.schema import json_schema, toml
-from fasttunnel.control.sources import Options, configure, from_environment, from_file, from_settings, merged
+from fasttunnel.control.sources import PREFIX, Options, configure, from_environment, from_file, from_settings, merged
 from fasttunnel.control.tokens import read_tokens
 from fasttunnel.errors import ConfigError, FasttunnelError
 
@@ -83,7 +84,10 @@ def schema(of: str) -> None:
 def _gather(file: Path | None, of: str | None, assignments: tuple[str, ...]) -> tuple[options.Kind, Options]:
     named = from_file(file) if file is not None else {}
     kind = KINDS[of or ("client" if {"server", "routes"} & set(named) else "server")]
-    return kind, merged(named, from_environment(os.environ, kind), from_settings(assignments))
+    given = merged(named, from_environment(os.environ, kind), from_settings(assignments))
+    if kind is ServerConfig and is_wanted(given) and not os.environ.get(f"{PREFIX}NO_TOKEN"):
+        given |= to_be_made()
+    return kind, given
 
 
 def _name(kind: options.Kind) -> str:

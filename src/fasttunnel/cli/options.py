@@ -26,7 +26,7 @@ from fasttunnel.control.sources import (
 Kind = type[ServerConfig] | type[ClientConfig]
 
 # Of a command, and not of its configuration.
-OF_COMMANDS = ("config", "assignments", "engine", "trace_messages", "user", "help")
+OF_COMMANDS = ("config", "assignments", "engine", "trace_messages", "user", "no_token", "help")
 
 token_file = click.option(
     "--token-file",

@@ -1,18 +1,13 @@
-"""What a person sees of a running server or client: a few lines of summary, then one per event."""
+"""What a person sees of a running command: lines of two columns, coloured on a terminal."""
 
 import contextlib
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from fasttunnel.control.config import ClientConfig, RouteSpec, ServerConfig, parse_address
 from fasttunnel.control.log import Events
-from fasttunnel.control.routes import Route, format_address
-from fasttunnel.control.tls import dialled_name
-from fasttunnel.errors import ConfigError
 from fasttunnel.version import __version__
 
 
@@ -57,78 +52,3 @@ class Screen(Events):
 
     def warning(self, text: str) -> None:
         self.line("warning", text, style="bold yellow")
-
-
-class ServerScreen(Screen):
-    """The server's. `public` is the address that URLs are made with, known once the server listens."""
-
-    public: tuple[str, int] = ("", 0)
-    secure = False  # TLS there
-
-    def listening(self, kind: str, address: str) -> None:
-        """Told by the summary."""
-
-    def summary(self, public_url: str, tunnel: str, config: ServerConfig) -> None:
-        self.line("public", (public_url, "bold green"), "  HTTP, WebSocket and gRPC")
-        needed = ["a token"] * bool(config.token or config.tokens_file) + ["a certificate"] * bool(config.client_ca)
-        needs = f"  clients need {' and '.join(needed)}" if needed else "  no token: for this machine only"
-        self.line("tunnel", tunnel, needs + ", and use TLS" * config.secures("tunnel"))
-        self.line("routes", "none yet; to add some, run beside your app (here one on port 3000):")
-        if not config.secures("tunnel"):
-            self.line("", f"fasttunnel client --server {tunnel} http://127.0.0.1:3000")
-            return
-        host, port = parse_address(tunnel)
-        with contextlib.suppress(ConfigError):  # it may be out of reach for the user that we have become
-            host = dialled_name(config.certificates[0]) or host
-        server = format_address(host, port)
-        self.line("", f"fasttunnel client --server {server} --tls http://127.0.0.1:3000")
-        self.line("", "with --ca FILE in place of --tls if its authority is none that systems trust")
-
-    def link_up(self, client_id: str, session_id: str, peer: str, routes: Sequence[Route]) -> None:
-        self.line("client", f"{client_id or session_id} from {peer}", style="bold green")
-        for route in routes:
-            self.line("", (route.url(*self.public, secure=self.secure), "green"), f"  {route.kinds}")
-
-    def link_down(self, client_id: str, session_id: str, reason: str) -> None:
-        self.line("gone", f"{client_id or session_id}: {reason}", style="bold red")
-
-    def refused(self, peer: str, reason: str) -> None:
-        self.line("refused", f"{peer}: {reason}", style="bold yellow")
-
-
-class ClientScreen(Screen):
-    """The client's."""
-
-    def __init__(self, config: ClientConfig, console: Console | None = None) -> None:
-        super().__init__(console)
-        self._config = config
-        self._reason = ""
-        self._was_connected = False
-        self._away = False
-
-    def connected(self, server: str, urls: Sequence[str]) -> None:
-        self._reason = ""
-        if self._was_connected:
-            what = "again" if self._away else f"another time, of {self._config.connections}"
-            self._away = False
-            self.line("server", f"{server}  connected {what}", style="bold green")
-            return
-        self._was_connected, self._away = True, False
-        self.line("server", f"{server}  connected", style="bold green")
-        routes = self._config.routes
-        for index, spec in enumerate(routes):
-            # The server names a URL for each route; a server of another make may not.
-            url = urls[index] if len(urls) == len(routes) else str(spec.route)
-            self._route("routes" if index == 0 else "", url, spec)
-
-    def _route(self, label: str, url: str, spec: RouteSpec) -> None:
-        self.line(label, (url, "bold green"), f"  ->  {spec.backend}  ({spec.route.kinds})")
-
-    def disconnected(self, server: str, reason: str, retry_in_s: float | None) -> None:
-        self._away = True
-        if retry_in_s is not None and reason != self._reason:  # the reason for giving up is the command's last line
-            self._reason = reason
-            self.line("away", f"{server}: {reason}; trying again until it answers", style="bold yellow")
-
-    def backend_failed(self, backend: str, reason: str) -> None:
-        self.line("backend", f"{backend} cannot be reached: {reason}", style="bold yellow")

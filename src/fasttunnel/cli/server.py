@@ -6,9 +6,10 @@ import click
 
 from fasttunnel.cli import options, running
 from fasttunnel.control.config import DEFAULT_LISTEN, DEFAULT_TUNNEL, ServerConfig, parse_address
+from fasttunnel.control.own_token import OwnToken, as_option, is_wanted, own_token
 from fasttunnel.control.privileges import become, find_user
-from fasttunnel.control.sources import configure
-from fasttunnel.errors import FasttunnelError
+from fasttunnel.control.sources import PREFIX, Options, configure
+from fasttunnel.errors import ConfigError, FasttunnelError
 
 if TYPE_CHECKING:
     from fasttunnel.api import EngineName
@@ -50,6 +51,12 @@ if TYPE_CHECKING:
 @options.user
 @options.token_file
 @click.option(
+    "--no-token",
+    is_flag=True,
+    envvar=f"{PREFIX}NO_TOKEN",
+    help="Let in every client of this machine, and listen nowhere else.",
+)
+@click.option(
     "--tokens",
     "tokens_file",
     metavar="F",
@@ -59,14 +66,17 @@ if TYPE_CHECKING:
 @options.settings
 @options.engine
 @options.trace_messages
-def server(user: str | None, engine: "EngineName | None", trace_messages: bool, **given: Any) -> None:
+def server(user: str | None, engine: "EngineName | None", trace_messages: bool, no_token: bool, **given: Any) -> None:
     """Accept requests of the public and pass them to clients.
+
+    Clients need a token. Without --token-file, FASTTUNNEL_TOKEN or --tokens one is made at the first start, shown this
+    once, and used again by every later start.
 
     \b
     On this machine only:
         fasttunnel server
-    For the network; whoever dials in needs the token:
-        FASTTUNNEL_TOKEN=... fasttunnel server --listen 0.0.0.0:80 --tunnel 0.0.0.0:7000
+    For the network:
+        fasttunnel server --listen 0.0.0.0:80 --tunnel 0.0.0.0:7000
     With a token for each client, and what it permits (`fasttunnel token --help`):
         fasttunnel server --tokens tokens.toml --listen 0.0.0.0:80 --tunnel 0.0.0.0:7000
     With the token in a file, IPv6, a free port (the first lines say which):
@@ -88,10 +98,12 @@ def server(user: str | None, engine: "EngineName | None", trace_messages: bool, 
     """
     running.hold_signals()
     try:
-        settings = configure(ServerConfig, options.gather(ServerConfig, given))
+        gathered = options.gather(ServerConfig, given)
+        own = _token(gathered, no_token)
+        settings = configure(ServerConfig, gathered, as_option(own) if own is not None else {})
         account = find_user(user) if user is not None else None
         from fasttunnel.api import Server
-        from fasttunnel.cli.screen import ServerScreen
+        from fasttunnel.cli.server_screen import ServerScreen
 
         screen = ServerScreen()
         screen.tap = options.tap(trace_messages)
@@ -105,6 +117,14 @@ def server(user: str | None, engine: "EngineName | None", trace_messages: bool, 
         screen.public = parse_address(end.public_url.rpartition("/")[2])
         screen.secure = settings.secures("public")
         screen.title("server")
-        screen.summary(end.public_url, end.tunnel, settings)
+        screen.summary(end.public_url, end.tunnel, settings, own)
 
     running.run(lambda: running.serve(end, started, screen.say, end.reload))
+
+
+def _token(gathered: Options, no_token: bool) -> OwnToken | None:
+    """The server's own token where it is given none. Raises ConfigError."""
+    wanted = is_wanted(gathered)
+    if no_token and not wanted:
+        raise ConfigError("--no-token together with a token", hint="leave one of them away")
+    return own_token() if wanted and not no_token else None
