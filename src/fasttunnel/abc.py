@@ -54,6 +54,9 @@ class ClientEngine(Protocol):
     async def start(self) -> None:
         """Returns once registered, waits while the server is away. Raises AuthError, RegisterError, ConnectError."""
 
+    async def check_login(self) -> None:
+        """Instead of `start`: dial, see whether the server lets us in, and leave. Raises AuthError, ConnectError."""
+
     async def stop(self, grace_s: float | None = None) -> None:
         """As for the server."""
 

@@ -266,10 +266,20 @@ class Client:
         if self._engine is not None:
             raise FasttunnelError("the client has been started already")
         _warn(self.config, self._events)
+        self._engine = await self._new_engine()
+        await self._engine.start()
+
+    async def check_login(self) -> None:
+        """Ask the server whether it lets this client in. Nothing is registered, and no other client notices.
+
+        Raises AuthError when it does not, ConnectError when it cannot be asked.
+        """
+        await (await self._new_engine()).check_login()
+
+    async def _new_engine(self) -> abc.ClientEngine:
         await self._check_host()
         engine_class: type[abc.ClientEngine] = _load("ClientEngine", self._engine_choice, self._events)
-        self._engine = engine_class(self.config, events=self._events)
-        await self._engine.start()
+        return engine_class(self.config, events=self._events)
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Take no new requests, let those under way finish, then close. `grace_s` is as for the server."""

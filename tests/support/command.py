@@ -46,6 +46,13 @@ class Command:
         return code
 
 
+def with_engine(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """The arguments of a command, with the engine of the matrix's cell where it runs one."""
+    engine = engines["server" if arguments[0] in ("server", "demo") else "client"]
+    runs = arguments[0] in ("server", "client", "demo", "login", "http", "grpc") and "--help" not in arguments
+    return (arguments[0], "--engine", engine, *arguments[1:]) if engine is not None and runs else arguments
+
+
 @asynccontextmanager
 async def command(*arguments: str, token: str = "", **environment: str | None) -> AsyncIterator[Command]:
     """Run `fasttunnel` with these arguments; it is killed at the end if it still runs.
@@ -53,13 +60,7 @@ async def command(*arguments: str, token: str = "", **environment: str | None) -
     The commands that run an engine are given that of the matrix's cell. `environment` None stands for a variable that
     is not there.
     """
-    engine = engines["server" if arguments[0] in ("server", "demo") else "client"]
-    if (
-        engine is not None
-        and arguments[0] in ("server", "client", "demo", "login", "http", "grpc")
-        and "--help" not in arguments
-    ):
-        arguments = (arguments[0], "--engine", engine, *arguments[1:])
+    arguments = with_engine(arguments)
     given = {**os.environ, "FASTTUNNEL_TOKEN": token, **environment}
     process = await start_child(
         [sys.executable, "-m", "fasttunnel", *arguments],

@@ -33,7 +33,7 @@ def test_version() -> None:
     assert __version__ in out
 
 
-@pytest.mark.parametrize("command", ["server", "client", "token", "cert", "demo"])
+@pytest.mark.parametrize("command", ["server", "client", "http", "grpc", "login", "logout", "token", "cert", "demo"])
 def test_help_teaches_by_example(command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -97,9 +97,17 @@ FORMS = {
         "--append": "F",
         "--hash": None,
     },
+    "login": {
+        **dict.fromkeys(("--ca", "--cert", "--key", "--token-file"), "F"),
+        **{"--tls": None, "--pin": "sha256//...", "--server-name": "NAME", "--engine": None},
+    },
+    "logout": {},
     "demo": {"--keep": None, "--engine": None},
     "version": {},
 }
+
+
+FORMS["http"] = FORMS["grpc"] = FORMS["client"]
 
 
 @pytest.mark.parametrize("command", FORMS)
@@ -141,6 +149,13 @@ def test_forms(command: str) -> None:
         (["cert", "--pin", "/dev/null", "."], "--pin only reads"),
         (["client", "http://127.0.0.1:3000"], "--server HOST:PORT"),
         (["client", "--server", "127.0.0.1:7000"], "nothing to serve"),
+        (["http", "3000"], "once with `fasttunnel login`"),
+        (["http", "3000", "a b", "--server", "a:1"], "host 'a b' cannot be used"),
+        (["http", "localhost", "--server", "a:1"], "backend 'http://localhost' is not http://HOST:PORT"),
+        (["http", "localhost:3000/x", "--server", "a:1"], "it has no path"),
+        (["http", "grpc://a:1", "--server", "a:1"], "'grpc://a:1' is not for `fasttunnel http`"),
+        (["grpc", "x:y", "--server", "a:1"], "backend 'grpc://x:y' is not grpc://HOST:PORT"),
+        (["login", "nowhere"], "'nowhere' is not an address"),
         (["client", "--server", "127.0.0.1:7000", "3000"], "write http://127.0.0.1:3000"),
     ],
 )

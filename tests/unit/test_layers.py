@@ -21,7 +21,7 @@ LAYERS = """
     control.permission
     control.config control.outage control.tokens control.kinds control.descriptions
     control.sources control.schema
-    control.auth control.log control.trace control.certificates control.own_token
+    control.auth control.log control.trace control.certificates control.own_token control.login
     control.registration
     abc
     _core
@@ -56,7 +56,8 @@ LAYERS = """
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.cert cli.config cli.demo cli.token cli.version
+    cli.server cli.client cli.cert cli.config cli.demo cli.login cli.token cli.version
+    cli.short
     cli
     __main__
 """

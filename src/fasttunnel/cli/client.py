@@ -1,6 +1,6 @@
 """`fasttunnel client`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -13,40 +13,32 @@ if TYPE_CHECKING:
     from fasttunnel.api import EngineName
 
 
+# Of every command that runs a client.
+of_client = options.together(
+    click.option(
+        "--server",
+        metavar="HOST:PORT",
+        help="The tunnel port of the server. Default: the one of `fasttunnel login`.",
+    ),
+    options.tls_of_client,
+    click.option(
+        "--connections",
+        metavar="N",
+        help="Tunnel connections side by side: requests spread over them, and one lost costs only its own. Default: 1",
+    ),
+    options.token_file,
+    options.config_file,
+    options.settings,
+    options.engine,
+    options.trace_messages,
+)
+
+
 @options.every(ClientConfig)
 @click.command()
-@click.option("--server", metavar="HOST:PORT", help="The tunnel port of the server.")
-@click.option(
-    "--tls",
-    is_flag=True,
-    default=None,
-    help="Dial the server by TLS, and check its certificate. The options from here to --key imply it.",
-)
-@click.option(
-    "--ca", metavar="F", help="Who signs the server's certificate (PEM). Default: the authorities of the system."
-)
-@click.option(
-    "--pin",
-    "pins",
-    multiple=True,
-    metavar="sha256//...",
-    help="The key that the server has; without --ca that is enough. `fasttunnel cert --pin FILE` says it.",
-)
-@click.option("--server-name", metavar="NAME", help="Name in the server's certificate. Default: the host of --server.")
-@click.option("--cert", metavar="F", help="Certificate (PEM) for a server that asks for one.")
-@click.option("--key", metavar="F", help="Its key. Default: it is in the same file.")
-@click.option(
-    "--connections",
-    metavar="N",
-    help="Tunnel connections side by side: requests spread over them, and one lost costs only its own. Default: 1",
-)
-@options.token_file
-@options.config_file
-@options.settings
-@options.engine
-@options.trace_messages
+@of_client
 @click.argument("routes", nargs=-1, metavar="[ROUTE=]BACKEND ...")
-def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> None:
+def client(**given: Any) -> None:
     """Dial a server and pass its requests to backends.
 
     \b
@@ -57,6 +49,8 @@ def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> N
     \b
     A web app on port 3000, and a gRPC service beside it:
         fasttunnel client --server 127.0.0.1:7000 http://127.0.0.1:3000 grpc://127.0.0.1:50051
+    The same at the server of `fasttunnel login`:
+        fasttunnel client http://127.0.0.1:3000 grpc://127.0.0.1:50051
     By host name and path:
         fasttunnel client --server t.example.com:7000 --token-file token \\
             shop.example.com=http://127.0.0.1:3000 shop.example.com/api=http://127.0.0.1:4000
@@ -75,6 +69,12 @@ def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> N
     While the server is away the client keeps trying. A first Ctrl-C (SIGINT, SIGTERM) lets requests
     under way finish, a second one stops at once.
     """
+    run(given)
+
+
+def run(given: dict[str, Any]) -> NoReturn:
+    """Run a client with these parameters of its command."""
+    engine: EngineName | None = given["engine"]
     running.hold_signals()
     try:
         settings = configure(ClientConfig, options.gather(ClientConfig, given))
@@ -85,7 +85,7 @@ def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> N
     from fasttunnel.cli.client_screen import ClientScreen
 
     screen = ClientScreen(settings)
-    screen.tap = options.tap(trace_messages)
+    screen.tap = options.tap(given["trace_messages"])
     screen.title("client")
     end = Client.from_config(settings, events=screen, engine=engine)
 

@@ -10,6 +10,7 @@ import msgspec
 from fasttunnel.cli import options, running
 from fasttunnel.control import tls
 from fasttunnel.control.config import ClientConfig, ServerConfig
+from fasttunnel.control.login import completed
 from fasttunnel.control.own_token import is_wanted, to_be_made
 from fasttunnel.control.schema import json_schema, toml
 from fasttunnel.control.sources import PREFIX, Options, configure, from_environment, from_file, from_settings, merged
@@ -85,7 +86,9 @@ def _gather(file: Path | None, of: str | None, assignments: tuple[str, ...]) -> 
     named = from_file(file) if file is not None else {}
     kind = KINDS[of or ("client" if {"server", "routes"} & set(named) else "server")]
     given = merged(named, from_environment(os.environ, kind), from_settings(assignments))
-    if kind is ServerConfig and is_wanted(given) and not os.environ.get(f"{PREFIX}NO_TOKEN"):
+    if kind is ClientConfig:
+        return kind, completed(given)
+    if is_wanted(given) and not os.environ.get(f"{PREFIX}NO_TOKEN"):
         given |= to_be_made()
     return kind, given
 

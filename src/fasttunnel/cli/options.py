@@ -10,6 +10,7 @@ import click
 from fasttunnel.control import descriptions
 from fasttunnel.control.config import ClientConfig, ServerConfig
 from fasttunnel.control.kinds import is_list, of_fields
+from fasttunnel.control.login import completed
 from fasttunnel.control.sources import (
     COMMAND_LINE,
     PREFIX,
@@ -24,6 +25,8 @@ from fasttunnel.control.sources import (
 )
 
 Kind = type[ServerConfig] | type[ClientConfig]
+Function = Callable[..., None]
+Decorator = Callable[[Any], Any]
 
 # Of a command, and not of its configuration.
 OF_COMMANDS = ("config", "assignments", "engine", "trace_messages", "user", "no_token", "help")
@@ -32,6 +35,42 @@ token_file = click.option(
     "--token-file",
     metavar="F",
     help=f"{descriptions.TOKEN_FILE[:-1]}. Default: the variable FASTTUNNEL_TOKEN.",
+)
+
+
+def together(*decorators: Decorator) -> Decorator:
+    """Several options as one, in this order."""
+
+    def decorate(command: Function) -> Function:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+tls_of_client = together(
+    click.option(
+        "--tls",
+        is_flag=True,
+        default=None,
+        help="Dial the server by TLS, and check its certificate. The options from here to --key imply it.",
+    ),
+    click.option(
+        "--ca", metavar="F", help="Who signs the server's certificate (PEM). Default: the authorities of the system."
+    ),
+    click.option(
+        "--pin",
+        "pins",
+        multiple=True,
+        metavar="sha256//...",
+        help="The key that the server has; without --ca that is enough. `fasttunnel cert --pin FILE` says it.",
+    ),
+    click.option(
+        "--server-name", metavar="NAME", help="Name in the server's certificate. Default: the host that is dialled."
+    ),
+    click.option("--cert", metavar="F", help="Certificate (PEM) for a server that asks for one."),
+    click.option("--key", metavar="F", help="Its key. Default: it is in the same file."),
 )
 config_file = click.option(
     "--config",
@@ -74,7 +113,7 @@ def every(kind: Kind) -> Callable[[click.Command], click.Command]:
     def add(command: click.Command) -> click.Command:
         there = {option.name for option in command.params}
         for name, wanted in of_fields(kind).items():
-            if name not in there and name != "token":
+            if name not in there and name not in ("token", "routes"):
                 flag = "--" + name.replace("_", "-")
                 command.params.append(click.Option([flag, name], hidden=True, multiple=is_list(wanted)))
         return command
@@ -100,11 +139,15 @@ def gather(kind: Kind, given: dict[str, Any]) -> Options:
         for option in click.get_current_context().command.params
     }
     used = {name: value for name, value in given.items() if name not in OF_COMMANDS and value not in (None, ())}
-    return merged(
+    found = merged(
         from_file(Path(given["config"])) if given["config"] is not None else {},
         from_environment(os.environ, kind),
         from_settings(given["assignments"]),
         from_flags(
-            {name: (flags[name], Text(value) if isinstance(value, str) else value) for name, value in used.items()}
+            {
+                name: (flags.get(name, COMMAND_LINE), Text(value) if isinstance(value, str) else value)
+                for name, value in used.items()
+            }
         ),
     )
+    return completed(found) if kind is ClientConfig else found

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from fasttunnel import limits
 from fasttunnel.control.auth import Login, Refused
 from fasttunnel.control.routes import Route
-from fasttunnel.errors import ConfigError, GrpcStatus
+from fasttunnel.control.tls import advise
+from fasttunnel.errors import ConfigError, ConnectError, FasttunnelError, GrpcStatus, RegisterError
 
 if TYPE_CHECKING:
     from fasttunnel.wire import tunnel_pb2
@@ -27,6 +28,20 @@ def heartbeat_of(registered: tunnel_pb2.Registered) -> float:
 def fragment_for(own: int, wanted: int) -> int:
     """Payload bytes of one message to a peer that wants so many; 0: it does not say."""
     return min(own, max(wanted or limits.FRAGMENT_BYTES, limits.MIN_FRAGMENT_BYTES))
+
+
+def knock() -> tunnel_pb2.TunnelMessage:
+    """What a client says that only wants to know whether it would be let in: no Register, so nothing is registered."""
+    from fasttunnel.wire.tunnel_pb2 import CONTROL, Heartbeat, TunnelMessage  # protobuf takes its time to import
+
+    return TunnelMessage(protocol_type=CONTROL, heartbeat=Heartbeat(nonce=1))
+
+
+def check_knock(server: str, reason: str, refusal: FasttunnelError | None) -> None:
+    """What became of it. A server that misses the Register (INVALID_ARGUMENT) has taken the token before."""
+    if isinstance(refusal, RegisterError):
+        return
+    raise refusal or ConnectError(f"cannot reach {server}", detail=advise(reason))
 
 
 def check_register(login: Login, client_id: str, register: tunnel_pb2.Register) -> list[Route]:

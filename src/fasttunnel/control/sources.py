@@ -157,7 +157,10 @@ def merged(*layers: Options) -> Options:
 
 def _build(kind: type[C], options: Options) -> C:
     if kind is ClientConfig and "server" not in options:
-        raise ConfigError("there is no server to dial", hint="name its tunnel port with --server HOST:PORT")
+        raise ConfigError(
+            "there is no server to dial",
+            hint="name its tunnel port with --server HOST:PORT, or once with `fasttunnel login`",
+        )
     types = of_fields(kind)
     values: dict[str, Any] = {}
     for name, given in options.items():

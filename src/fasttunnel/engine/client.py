@@ -12,7 +12,7 @@ from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import ClientConfig, parse_address
 from fasttunnel.control.log import Events, Sparing, one_line
-from fasttunnel.control.registration import fragment_for, heartbeat_of, is_name
+from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock
 from fasttunnel.control.routes import RouteTable, at_host
 from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
 from fasttunnel.engine._backends import Backends
@@ -70,6 +70,7 @@ class ClientEngine:
         self._closed = asyncio.Event()
         self._failure: FasttunnelError | None = None
         self._draining = False
+        self._knocks = False  # see check_login
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._dials: set[asyncio.Task[None]] = set()
@@ -81,8 +82,7 @@ class ClientEngine:
     # -- starting and stopping
 
     async def start(self) -> None:
-        self._reactor = Reactor(asyncio.get_running_loop())
-        self._reactor.on_error = self.warning
+        self._open_reactor()
         targets: dict[object, Target] = {}
         for spec in self._config.routes:
             backend = spec.backend
@@ -101,8 +101,6 @@ class ClientEngine:
                 )
                 targets[backend] = target
             self._routes.add(target, [spec.route])
-        self._tls_context = self._server_context()
-        self._acceptor = Backends(self._routes)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._runner = asyncio.ensure_future(self._run_all())
         waiter = asyncio.ensure_future(self._registered.wait())
@@ -112,6 +110,24 @@ class ClientEngine:
             waiter.cancel()
         if self._failure is not None:
             raise self._failure
+
+    def _open_reactor(self) -> None:
+        """And what the connections to the server need. Raises ConfigError."""
+        self._reactor = Reactor(asyncio.get_running_loop())
+        self._reactor.on_error = self.warning
+        self._tls_context = self._server_context()
+        self._acceptor = Backends(self._routes)
+
+    async def check_login(self) -> None:
+        self._knocks = True
+        self._open_reactor()
+        tunnel = Tunnel(asyncio.get_running_loop(), 0)
+        task = self._tunnels[tunnel] = asyncio.ensure_future(self._carry(tunnel))
+        try:
+            reason, refusal = await task
+        finally:
+            await self._close()
+        check_knock(self._config.server, reason, refusal)
 
     def _server_context(self) -> TlsContext | None:
         """Raises ConfigError."""
@@ -320,6 +336,8 @@ class ClientEngine:
         tunnel = link.info = next(tunnel for tunnel in self._tunnels if tunnel.conn is link.conn)
         tunnel.link = link
         link.attach_tap(self._events.tap, self._config.server)
+        if self._knocks:
+            return link.send_control(knock().SerializeToString())
         register = Register(
             version=limits.WIRE_VERSION,
             routes=[spec.route.to_message() for spec in self._config.routes],

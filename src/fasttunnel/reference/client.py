@@ -14,7 +14,7 @@ from fasttunnel import limits
 from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.log import Events, Sparing, one_line
-from fasttunnel.control.registration import fragment_for, heartbeat_of, is_name
+from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock
 from fasttunnel.control.routes import Route, RouteTable, at_host, format_address
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
@@ -89,6 +89,7 @@ class ClientEngine:
         self._registered = asyncio.Event()
         self._closed = asyncio.Event()
         self._failure: FasttunnelError | None = None
+        self._knocks = False  # see check_login
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._reconnects = self._requests = 0
@@ -110,6 +111,15 @@ class ClientEngine:
             waiter.cancel()
         if self._failure is not None:
             raise self._failure
+
+    async def check_login(self) -> None:
+        self._knocks = True
+        await channel_to(self.config).close()
+        tunnel = ClientTunnel(self, 0)
+        task = self._tunnels[tunnel] = asyncio.create_task(self._carry(tunnel))
+        status, reason = await task
+        await self._close()
+        check_knock(self.config.server, reason, self._refusal(status, reason))
 
     def _backend_context(self, protocol: str) -> ssl.SSLContext:
         """One for all backends of a kind: to read the authorities of a system takes a while. Raises ConfigError."""
@@ -242,12 +252,18 @@ class ClientEngine:
 
     async def _give_up(self, status: int, reason: str) -> None:
         """The server does not want us; what is under way on a tunnel of before may finish."""
-        hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
-        self._failure = REFUSALS[status](f"{self.config.server} refused the tunnel", detail=reason, hint=hint)
+        self._failure = self._refusal(status, reason)
         self._registered.set()
         self.events.disconnected(self.config.server, reason, None)
         if self._tunnels:
             await asyncio.wait(list(self._tunnels.values()))
+
+    def _refusal(self, status: int, reason: str) -> FasttunnelError | None:
+        """The error where coming back would not help."""
+        if status not in REFUSALS:
+            return None
+        hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
+        return REFUSALS[status](f"{self.config.server} refused the tunnel", detail=reason, hint=hint)
 
     async def _carry(self, tunnel: ClientTunnel) -> tuple[int, str]:
         """One life of a tunnel: the status that it ended with."""
@@ -260,7 +276,8 @@ class ClientEngine:
             instance_id=self._instance_id,
             connection=tunnel.number,
         )
-        tunnel.send(TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register))
+        message = TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register)
+        tunnel.send(knock() if self._knocks else message)
         waiting_s = max(REGISTERED_TIMEOUT_S, self.config.connect_timeout_s)
         timeout = asyncio.get_running_loop().call_later(waiting_s, self._give_up_silent, tunnel)
         dialling = asyncio.create_task(dial(self.config, tunnel))
