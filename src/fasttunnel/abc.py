@@ -48,6 +48,10 @@ class ClientEngine(Protocol):
     def __init__(self, config: ClientConfig, *, events: Events) -> None: ...
 
     @property
+    def name(self) -> str:
+        """The client's name under the server's domain, as far as it is known."""
+
+    @property
     def urls(self) -> Sequence[str]:
         """How the public reaches the routes, as the server said."""
 

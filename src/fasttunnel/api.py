@@ -54,6 +54,7 @@ class ServerLimits(TypedDict, total=False):
     window_budget: int
     header_list_bytes: int
     target_bytes: int
+    domain: str
     reuse_port: bool
     ws_message_bytes: int
     grpc_message_bytes: int
@@ -77,6 +78,8 @@ class ServerLimits(TypedDict, total=False):
 class ClientLimits(TypedDict, total=False):
     """Further options of a Client: see `fasttunnel.control.config.ClientConfig` and `fasttunnel.limits`."""
 
+    name: str
+    any_name: bool
     tls: bool
     ca: str
     pins: Sequence[str] | str
@@ -307,6 +310,11 @@ class Client:
     def urls(self) -> list[str]:
         """How the public reaches the routes, as the server said when they were registered."""
         return list(self._running.urls)
+
+    @property
+    def name(self) -> str:
+        """What the server has put in front of its domain for routes without a host; empty: it has no domain."""
+        return self._running.name
 
     def status(self) -> dict[str, Any]:
         """Counts and connections."""

@@ -54,6 +54,7 @@ FORMS = {
     "server": {
         "--listen": "HOST:PORT",
         "--tunnel": "HOST:PORT",
+        "--domain": "NAME",
         "--cert": "F",
         "--key": "F",
         "--client-ca": "F",
@@ -76,6 +77,7 @@ FORMS = {
         "--server-name": "NAME",
         "--cert": "F",
         "--key": "F",
+        "--name": "NAME",
         "--connections": "N",
         "--token-file": "F",
         "--config": "F",

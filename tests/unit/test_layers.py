@@ -18,10 +18,11 @@ LAYERS = """
     wire.tunnel_pb2_grpc
     control.forwarding control.routes control.backoff control.listening control.rates control.addresses
     control.tls control.watch control.privileges control.exposure control.home
-    control.permission
+    control.permission control.words
+    control.names
     control.config control.outage control.tokens control.kinds control.descriptions
     control.sources control.schema
-    control.auth control.log control.trace control.certificates control.own_token control.login
+    control.auth control.log control.trace control.certificates control.own_token control.login control.last_time
     control.registration
     abc
     _core

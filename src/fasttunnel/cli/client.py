@@ -6,6 +6,7 @@ import click
 
 from fasttunnel.cli import options, running
 from fasttunnel.control.config import ClientConfig
+from fasttunnel.control.last_time import LastTime
 from fasttunnel.control.sources import configure
 from fasttunnel.errors import FasttunnelError
 
@@ -21,6 +22,12 @@ of_client = options.together(
         help="The tunnel port of the server. Default: the one of `fasttunnel login`.",
     ),
     options.tls_of_client,
+    click.option(
+        "--name",
+        metavar="NAME",
+        help="Under the server's domain, NAME.example.com, for routes that name no host. Default: the server gives "
+        "one, which stays the same for the same backends.",
+    ),
     click.option(
         "--connections",
         metavar="N",
@@ -84,7 +91,9 @@ def run(given: dict[str, Any]) -> NoReturn:
     from fasttunnel.api import Client
     from fasttunnel.cli.client_screen import ClientScreen
 
-    screen = ClientScreen(settings)
+    last_time = LastTime(settings)
+    settings = last_time.restored()
+    screen = ClientScreen(settings, connected=lambda: last_time.keep(end.status()["client_id"], end.name))
     screen.tap = options.tap(given["trace_messages"])
     screen.title("client")
     end = Client.from_config(settings, events=screen, engine=engine)

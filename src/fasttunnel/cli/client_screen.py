@@ -1,6 +1,6 @@
 """What a person sees of a running client."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
@@ -11,14 +11,18 @@ from fasttunnel.control.config import ClientConfig, RouteSpec
 class ClientScreen(Screen):
     """The client's."""
 
-    def __init__(self, config: ClientConfig, console: Console | None = None) -> None:
+    def __init__(
+        self, config: ClientConfig, console: Console | None = None, *, connected: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(console)
+        self._is_connected = connected
         self._config = config
         self._reason = ""
         self._was_connected = False
         self._away = False
 
     def connected(self, server: str, urls: Sequence[str]) -> None:
+        self._is_connected()
         self._reason = ""
         if self._was_connected:
             what = "again" if self._away else f"another time, of {self._config.connections}"

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 )
 @click.option("--tunnel", metavar="HOST:PORT", help=f"Where clients dial in. Default: {DEFAULT_TUNNEL}")
 @click.option(
+    "--domain",
+    metavar="NAME",
+    help="Clients that name no host get NAME.DOMAIN, and *.DOMAIN has to lead here. NAME is what they ask for, or a "
+    "readable one at random.",
+)
+@click.option(
     "--cert",
     multiple=True,
     metavar="F",
@@ -77,6 +83,8 @@ def server(user: str | None, engine: "EngineName | None", trace_messages: bool, 
         fasttunnel server
     For the network:
         fasttunnel server --listen 0.0.0.0:80 --tunnel 0.0.0.0:7000
+    With a name for each client, such as brisk-otter.t.example.com:
+        fasttunnel server --domain t.example.com --listen 0.0.0.0:80 --tunnel 0.0.0.0:7000
     With a token for each client, and what it permits (`fasttunnel token --help`):
         fasttunnel server --tokens tokens.toml --listen 0.0.0.0:80 --tunnel 0.0.0.0:7000
     With the token in a file, IPv6, a free port (the first lines say which):

@@ -23,7 +23,12 @@ class ServerScreen(Screen):
         """Told by the summary."""
 
     def summary(self, public_url: str, tunnel: str, config: ServerConfig, own: OwnToken | None = None) -> None:
-        self.line("public", (public_url, "bold green"), "  HTTP, WebSocket and gRPC")
+        if config.domain:
+            scheme, _, address = public_url.partition("://")
+            where = Route(host=f"*.{config.domain}").url("", parse_address(address)[1], secure=scheme == "https")
+            self.line("public", (where, "bold green"), f"  HTTP, WebSocket and gRPC; here {public_url}")
+        else:
+            self.line("public", (public_url, "bold green"), "  HTTP, WebSocket and gRPC")
         needed = ["a token"] * bool(config.token or config.tokens_file) + ["a certificate"] * bool(config.client_ca)
         needs = f"  clients need {' and '.join(needed)}" if needed else "  no token: for this machine only"
         self.line("tunnel", tunnel, needs + ", and use TLS" * config.secures("tunnel"))

@@ -12,7 +12,7 @@ from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import ClientConfig, parse_address
 from fasttunnel.control.log import Events, Sparing, one_line
-from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock
+from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import RouteTable, at_host
 from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
 from fasttunnel.engine._backends import Backends
@@ -62,6 +62,7 @@ class ClientEngine:
         self._events = events
         self._instance_id = secrets.token_hex(8)
         self._client_id = config.client_id
+        self.name = config.name
         self.urls: list[str] = []
         self._routes: RouteTable[Target] = RouteTable()
         self._tunnels: dict[Tunnel, asyncio.Task[tuple[str, FasttunnelError | None]]] = {}  # the newest last
@@ -215,6 +216,7 @@ class ClientEngine:
             "connected": bool(links),
             "server": self._config.server,
             "client_id": self._client_id,
+            "name": self.name,
             "urls": list(self.urls),
             "tunnels": len(links),
             "reconnects": self._reconnects,
@@ -346,6 +348,8 @@ class ClientEngine:
             weight=1,
             instance_id=self._instance_id,
             connection=tunnel.number,
+            name=self.name,
+            any_name=self._config.any_name or not self._config.name,
         )
         message = TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register)
         link.send_control(message.SerializeToString())
@@ -373,6 +377,9 @@ class ClientEngine:
         # The name that the server gave is kept: it makes us the same client when we come back.
         if is_name(registered.client_id):
             self._client_id = registered.client_id or self._client_id
+        if not self.urls and (warning := unnamed(self._config, registered)):
+            self._events.warning(warning)
+        self.name = name_given(registered) or self.name
         host, _ = parse_address(self._config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         tunnel.was_up, tunnel.up_since_s = True, asyncio.get_running_loop().time()

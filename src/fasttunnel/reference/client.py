@@ -14,7 +14,7 @@ from fasttunnel import limits
 from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.log import Events, Sparing, one_line
-from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock
+from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import Route, RouteTable, at_host, format_address
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
@@ -80,6 +80,7 @@ class ClientEngine:
         self.idle = asyncio.Event()
         self._instance_id = secrets.token_hex(8)
         self._client_id = config.client_id
+        self.name = config.name
         self._routes: RouteTable[Backend[Any]] = RouteTable()
         self._backends: dict[settings.Backend, Backend[Any]] = {}
         self._tunnels: dict[ClientTunnel, asyncio.Task[tuple[int, str]]] = {}  # the newest last
@@ -201,6 +202,7 @@ class ClientEngine:
             "connected": any(tunnel.up for tunnel in tunnels),
             "server": self.config.server,
             "client_id": self._client_id,
+            "name": self.name,
             "urls": list(self.urls),
             "tunnels": sum(tunnel.up for tunnel in tunnels),
             "reconnects": self._reconnects,
@@ -275,6 +277,8 @@ class ClientEngine:
             weight=1,
             instance_id=self._instance_id,
             connection=tunnel.number,
+            name=self.name,
+            any_name=self.config.any_name or not self.config.name,
         )
         message = TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register)
         tunnel.send(knock() if self._knocks else message)
@@ -304,6 +308,9 @@ class ClientEngine:
         # The name that the server gave is kept: it makes us the same client when we come back.
         if is_name(registered.client_id):
             self._client_id = registered.client_id or self._client_id
+        if not self.urls and (warning := unnamed(self.config, registered)):
+            self.events.warning(warning)
+        self.name = name_given(registered) or self.name
         host, _ = settings.parse_address(self.config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         for older in self._tunnels:
