@@ -109,7 +109,7 @@ class Fasttunnel(System):
         dial = ["--server", f"127.0.0.1:{self.dialled(tunnel)}", "--connections", str(self._connections)]
         return [
             [*program, "server", "--no-token", *self._options, *listen],
-            [*program, "client", *self._options, *dial, f"{scheme}://127.0.0.1:{backend}"],
+            [*program, "client", "--no-check", *self._options, *dial, f"{scheme}://127.0.0.1:{backend}"],
         ]
 
 

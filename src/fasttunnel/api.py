@@ -32,6 +32,7 @@ from fasttunnel.control.log import Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.control.sources import client_config, server_config
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
+from fasttunnel.reach import urls
 
 if TYPE_CHECKING:
     from fasttunnel import abc
@@ -310,6 +311,13 @@ class Client:
     def urls(self) -> list[str]:
         """How the public reaches the routes, as the server said when they were registered."""
         return list(self._running.urls)
+
+    async def problem_of(self, index: int) -> str | None:
+        """Whether the public reaches `urls[index]`: None, or why not, as far as can be seen from here.
+
+        One request goes through the public URL, and has to come back to this client. No backend sees it.
+        """
+        return await urls.problem_of(self.urls[index], self.config.routes[index], self._running.add_route, self.config)
 
     @property
     def name(self) -> str:

@@ -121,7 +121,7 @@ class Chaos:
         path = self._folder / f"{name}.toml"
         path.write_text("".join(f"{key} = {value!r}\n" for key, value in options.items()))
         program = name.partition(" ")[0]
-        alone = ["--no-token"] if program == "server" else []
+        alone = ["--no-token" if program == "server" else "--no-check"]
         return End(name, [program, *alone, "--engine", engine, "--config", str(path), *routes], up)
 
     # -- the storm

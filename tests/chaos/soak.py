@@ -40,7 +40,7 @@ class Soak:
             stack.push_async_callback(server.kill)
             host, port = (await server.start()).groups()
             tunnel = (await server.until(r"tunnel +([^ ]+:\d+)"))[1]
-            client = self._end("client", "--server", tunnel, backends.http, backends.grpc)
+            client = self._end("client", "--no-check", "--server", tunnel, backends.http, backends.grpc)
             stack.push_async_callback(client.kill)
             await client.start()
             public = Public(random, host, int(port))

@@ -323,7 +323,9 @@ async def test_trace_messages(stack: AsyncExitStack, backend: Backend, http: Cli
     server = await stack.enter_async_context(command("server", "--no-token", *free, *options["server"]))
     url = (await server.line(r"public +(http://[^ ]+)"))[1]
     tunnel = (await server.line(r"tunnel +([^ ]+:\d+)"))[1]
-    client = await stack.enter_async_context(command("client", "--server", tunnel, *options["client"], backend.address))
+    client = await stack.enter_async_context(
+        command("client", "--no-check", "--server", tunnel, *options["client"], backend.address)
+    )
     await client.line("connected")
     async with http.get(url + "/hi?secret=1", headers={"Authorization": "secret"}) as answer:
         assert await answer.text() == "hello /hi"
@@ -378,7 +380,7 @@ async def test_a_server_that_listens_everywhere_names_urls_that_can_be_opened(
     server = await stack.enter_async_context(command("server", *everywhere, token="t"))
     tunnel = (await server.line(r"tunnel +127\.0\.0\.1:(\d+)"))[1]
     client = await start_client(stack, f"localhost:{tunnel}", backend.address, token="t")
-    await client.line(r"routes +http://localhost:\d+ ")  # where the server was found
+    await client.line(r"online +http://localhost:\d+ ")  # where the server was found
     await server.line(r"client ")
     await server.line(r"^ +http://127\.0\.0\.1:\d+ ")
 

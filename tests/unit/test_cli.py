@@ -79,6 +79,7 @@ FORMS = {
         "--key": "F",
         "--name": "NAME",
         "--connections": "N",
+        "--no-check": None,
         "--token-file": "F",
         "--config": "F",
         "--set": "NAME=VALUE",

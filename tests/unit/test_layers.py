@@ -25,6 +25,9 @@ LAYERS = """
     control.auth control.log control.trace control.certificates control.own_token control.login control.last_time
     control.registration
     abc
+    reach.http2 reach.backends
+    reach.marker
+    reach.urls
     _core
     engine._nghttp2 engine._system engine._grpc engine._openssl engine._out
     engine._exchange engine._tls
@@ -51,6 +54,7 @@ LAYERS = """
     fasttunnel
     cli.options cli.running cli.screen
     cli.server_screen cli.client_screen
+    cli.client_checks
     demo.demo_pb2
     demo.demo_pb2_grpc
     demo.backends
@@ -64,7 +68,7 @@ LAYERS = """
 """
 RANK = {name: rank for rank, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()}
 # Packages that are only a docstring.
-EMPTY = {"wire", "control", "engine", "reference"}
+EMPTY = {"wire", "control", "engine", "reference", "reach"}
 
 CYTHON_IMPORT = re.compile(r"^[ \t]*from[ \t]+(fasttunnel[\w.]*)[ \t]+c?import[ \t]+(\([^)]*\)|[^\n]+)", re.MULTILINE)
 

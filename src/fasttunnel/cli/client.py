@@ -1,5 +1,6 @@
 """`fasttunnel client`."""
 
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -7,7 +8,7 @@ import click
 from fasttunnel.cli import options, running
 from fasttunnel.control.config import ClientConfig
 from fasttunnel.control.last_time import LastTime
-from fasttunnel.control.sources import configure
+from fasttunnel.control.sources import PREFIX, configure
 from fasttunnel.errors import FasttunnelError
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ of_client = options.together(
     options.config_file,
     options.settings,
     options.engine,
+    click.option(
+        "--no-check",
+        is_flag=True,
+        envvar=f"{PREFIX}NO_CHECK",
+        help="Send no request through the public URLs to see whether they lead here, and do not look whether backends "
+        "listen.",
+    ),
     options.trace_messages,
 )
 
@@ -89,6 +97,7 @@ def run(given: dict[str, Any]) -> NoReturn:
         running.fail(error)
 
     from fasttunnel.api import Client
+    from fasttunnel.cli.client_checks import with_checks
     from fasttunnel.cli.client_screen import ClientScreen
 
     last_time = LastTime(settings)
@@ -101,4 +110,8 @@ def run(given: dict[str, Any]) -> NoReturn:
     def reload() -> None:
         screen.say("reload  a client reads nothing again; start it anew for other options")
 
-    running.run(lambda: running.serve(end, lambda: None, screen.say, reload))
+    def work() -> Coroutine[Any, Any, None]:
+        serving = running.serve(end, lambda: None, screen.say, reload)
+        return serving if given["no_check"] else with_checks(serving, end, screen)
+
+    running.run(work)

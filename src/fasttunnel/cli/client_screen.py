@@ -1,11 +1,13 @@
 """What a person sees of a running client."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
 from fasttunnel.cli.screen import Screen
-from fasttunnel.control.config import ClientConfig, RouteSpec
+from fasttunnel.control.config import Backend, ClientConfig
+from fasttunnel.reach.backends import BackendWatch
 
 
 class ClientScreen(Screen):
@@ -20,25 +22,49 @@ class ClientScreen(Screen):
         self._reason = ""
         self._was_connected = False
         self._away = False
+        self.urls: list[str] = []
+        self.has_urls = asyncio.Event()
+        self.watch: BackendWatch | None = None
 
     def connected(self, server: str, urls: Sequence[str]) -> None:
         self._is_connected()
         self._reason = ""
         if self._was_connected:
             what = "again" if self._away else f"another time, of {self._config.connections}"
-            self._away = False
             self.line("server", f"{server}  connected {what}", style="bold green")
-            return
+        else:
+            self.line("server", f"{server}  connected", style="bold green")
         self._was_connected, self._away = True, False
-        self.line("server", f"{server}  connected", style="bold green")
+        # The server names a URL for each route; a server of another make may not.
         routes = self._config.routes
-        for index, spec in enumerate(routes):
-            # The server names a URL for each route; a server of another make may not.
-            url = urls[index] if len(urls) == len(routes) else str(spec.route)
-            self._route("routes" if index == 0 else "", url, spec)
+        known = len(urls) == len(routes)
+        named = list(urls) if known else [str(spec.route) for spec in routes]
+        if named == self.urls:
+            return
+        self.urls = named
+        if known and self.watch is not None:
+            self.has_urls.set()  # told when it has been looked at
+            return
+        for index in range(len(routes)):
+            self.route(index, "" if known else "the server does not say where it is")
 
-    def _route(self, label: str, url: str, spec: RouteSpec) -> None:
-        self.line(label, (url, "bold green"), f"  ->  {spec.backend}  ({spec.route.kinds})")
+    def route(self, index: int, problem: str | None) -> None:
+        """Where it is: None, the URL leads here; "": nobody has tried; or why it is not known to."""
+        spec, url = self._config.routes[index], self.urls[index]
+        label, style = ("online", "bold green") if problem is None else ("unverified", "bold yellow")
+        label = "route" if problem == "" else label
+        self.line(label, (url, style), f"  ->  {spec.backend}  ({spec.route.kinds})", style=style)
+        if problem:
+            self.line("", f"not reached from here: {problem}")
+
+    def backend(self, backend: Backend, reason: str | None) -> None:
+        """Whether it listens."""
+        if reason is None:
+            self.line("backend", f"{backend} listens now", style="bold green")
+            return
+        answer = "UNAVAILABLE" if backend.grpc else "502"
+        text = f"{backend} does not listen: {reason}; answers {answer} until it does"
+        self.line("backend", text, style="bold yellow")
 
     def disconnected(self, server: str, reason: str, retry_in_s: float | None) -> None:
         self._away = True
@@ -47,4 +73,5 @@ class ClientScreen(Screen):
             self.line("away", f"{server}: {reason}; trying again until it answers", style="bold yellow")
 
     def backend_failed(self, backend: str, reason: str) -> None:
-        self.line("backend", f"{backend} cannot be reached: {reason}", style="bold yellow")
+        if self.watch is None or not self.watch.suspect(backend):
+            self.line("backend", f"{backend} cannot be reached: {reason}", style="bold yellow")

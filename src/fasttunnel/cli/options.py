@@ -29,7 +29,7 @@ Function = Callable[..., None]
 Decorator = Callable[[Any], Any]
 
 # Of a command, and not of its configuration.
-OF_COMMANDS = ("config", "assignments", "engine", "trace_messages", "user", "no_token", "help")
+OF_COMMANDS = ("config", "assignments", "engine", "trace_messages", "user", "no_token", "no_check", "help")
 
 token_file = click.option(
     "--token-file",

@@ -24,7 +24,8 @@ PREFIX: Final = "FASTTUNNEL_"  # of variables of the environment
 COMMAND_LINE: Final = "the command line"  # of an argument, which has no name
 
 # Those that are no options of a configuration: of commands, and of the build.
-OTHER_VARIABLES: Final = ("CONFIG", "ENGINE", "USER", "NO_TOKEN", "DEBUG", "SANITIZE", "COVERAGE", "ANNOTATE")
+_OF_COMMANDS: Final = ("CONFIG", "ENGINE", "USER", "NO_TOKEN", "NO_CHECK")
+OTHER_VARIABLES: Final = (*_OF_COMMANDS, "DEBUG", "SANITIZE", "COVERAGE", "ANNOTATE")
 
 # Options that name files: beside the file that says so.
 _FILES = ("token_file", "tokens_file", "cert", "key", "ca", "client_ca", "backend_ca")

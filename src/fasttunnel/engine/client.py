@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import functools
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
-from fasttunnel.control.config import ClientConfig, parse_address
+from fasttunnel.control.config import Backend, ClientConfig, RouteSpec, parse_address
 from fasttunnel.control.log import Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import RouteTable, at_host
@@ -86,21 +87,9 @@ class ClientEngine:
         self._open_reactor()
         targets: dict[object, Target] = {}
         for spec in self._config.routes:
-            backend = spec.backend
-            target = targets.get(backend)
+            target = targets.get(spec.backend)
             if target is None:
-                context = self._backend_context(backend.grpc) if backend.secure else None
-                target = Target(
-                    self._reactor,
-                    backend.host,
-                    backend.port,
-                    backend.grpc,
-                    context,
-                    self._dial_backend,
-                    self._backend_failed,
-                    self._config,
-                )
-                targets[backend] = target
+                target = targets[spec.backend] = self._new_target(spec.backend)
             self._routes.add(target, [spec.route])
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._runner = asyncio.ensure_future(self._run_all())
@@ -111,6 +100,24 @@ class ClientEngine:
             waiter.cancel()
         if self._failure is not None:
             raise self._failure
+
+    def _new_target(self, backend: Backend) -> Target:
+        context = self._backend_context(backend.grpc) if backend.secure else None
+        return Target(
+            self._reactor,
+            backend.host,
+            backend.port,
+            backend.grpc,
+            context,
+            self._dial_backend,
+            self._backend_failed,
+            self._config,
+        )
+
+    def add_route(self, spec: RouteSpec) -> Callable[[], None]:
+        target = self._new_target(spec.backend)
+        self._routes.add(target, [spec.route])
+        return functools.partial(self._routes.remove, target)
 
     def _open_reactor(self) -> None:
         """And what the connections to the server need. Raises ConfigError."""

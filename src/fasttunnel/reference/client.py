@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -148,6 +148,16 @@ class ClientEngine:
 
         kind = GrpcBackend if backend.grpc else Http1Backend
         return kind(format_address(backend.host, backend.port).encode(), connect, on_failure, self.config)
+
+    def add_route(self, spec: settings.RouteSpec) -> Callable[[], None]:
+        backend = self._new_backend(spec.backend)
+        self._routes.add(backend, [spec.route])
+
+        def end() -> None:
+            self._routes.remove(backend)
+            backend.close()
+
+        return end
 
     async def stop(self, grace_s: float | None = None) -> None:
         """A second call with a shorter grace overtakes the first."""
