@@ -33,6 +33,11 @@ class Terminal:
         """Without what moves the cursor or colours."""
         return _CONTROL.sub("", self.raw).replace("\r", "")
 
+    @property
+    def lines(self) -> list[str]:
+        """As they were drawn, one after another."""
+        return re.split(r"[\r\n]+", _CONTROL.sub("", self.raw))
+
     async def __aenter__(self) -> Self:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *self._size, 0, 0))

@@ -67,6 +67,7 @@ FORMS = {
         "--config": "F",
         "--set": "NAME=VALUE",
         "--engine": None,
+        "--plain": None,
         "--trace-messages": None,
     },
     "client": {
@@ -80,6 +81,9 @@ FORMS = {
         "--name": "NAME",
         "--connections": "N",
         "--no-check": None,
+        "--qr": None,
+        "--open": None,
+        "--plain": None,
         "--token-file": "F",
         "--config": "F",
         "--set": "NAME=VALUE",

@@ -52,7 +52,8 @@ LAYERS = """
     reference.client
     api
     fasttunnel
-    cli.options cli.running cli.screen
+    cli.traffic cli.first_url
+    cli.options cli.running cli.screen cli.live
     cli.server_screen cli.client_screen
     cli.client_checks
     demo.demo_pb2

@@ -1,6 +1,6 @@
 """`fasttunnel client`."""
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -45,6 +45,9 @@ of_client = options.together(
         help="Send no request through the public URLs to see whether they lead here, and do not look whether backends "
         "listen.",
     ),
+    click.option("--qr", is_flag=True, help="Show the first URL as a QR code. Needs: pip install 'fasttunnel[qr]'"),
+    click.option("--open", "open_browser", is_flag=True, help="Open the first URL in a browser."),
+    options.plain,
     options.trace_messages,
 )
 
@@ -97,12 +100,27 @@ def run(given: dict[str, Any]) -> NoReturn:
         running.fail(error)
 
     from fasttunnel.api import Client
-    from fasttunnel.cli.client_checks import with_checks
-    from fasttunnel.cli.client_screen import ClientScreen
+    from fasttunnel.cli.client_checks import check_urls
+    from fasttunnel.cli.client_screen import ClientScreen, live_status
+    from fasttunnel.cli.first_url import first_url
+    from fasttunnel.cli.screen import LastingConsole, is_live
+    from fasttunnel.reach.backends import BackendWatch
 
+    console = LastingConsole(highlight=False)
+    try:
+        told = first_url(console, given["qr"], given["open_browser"])
+    except FasttunnelError as error:
+        running.fail(error)
     last_time = LastTime(settings)
     settings = last_time.restored()
-    screen = ClientScreen(settings, connected=lambda: last_time.keep(end.status()["client_id"], end.name))
+    live = is_live(given["plain"] or given["trace_messages"])
+    screen = ClientScreen(
+        settings,
+        console,
+        live=live,
+        connected=lambda: last_time.keep(end.status()["client_id"], end.name),
+        first_url=told,
+    )
     screen.tap = options.tap(given["trace_messages"])
     screen.title("client")
     end = Client.from_config(settings, events=screen, engine=engine)
@@ -111,7 +129,12 @@ def run(given: dict[str, Any]) -> NoReturn:
         screen.say("reload  a client reads nothing again; start it anew for other options")
 
     def work() -> Coroutine[Any, Any, None]:
-        serving = running.serve(end, lambda: None, screen.say, reload)
-        return serving if given["no_check"] else with_checks(serving, end, screen)
+        beside: list[Awaitable[None]] = [live_status(screen, end).run()] if live else []
+        if not given["no_check"]:
+            screen.watch = BackendWatch(
+                (spec.backend for spec in settings.routes), settings.connect_timeout_s, screen.backend
+            )
+            beside += [screen.watch.run(), check_urls(end, screen)]
+        return running.with_beside(running.serve(end, lambda: None, screen.say, reload), *beside)
 
     running.run(work)

@@ -1,31 +1,17 @@
 """What a client finds out about itself while it runs: whether its URLs lead to it, and whether its backends listen."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
 from fasttunnel.api import Client
 from fasttunnel.cli.client_screen import ClientScreen
-from fasttunnel.reach.backends import BackendWatch
 
 FIRST_PAUSE_S = 5.0  # before a URL that does not lead here is tried again; each pause is twice the one before
 LONGEST_PAUSE_S = 60.0
 AT_ONCE = 8
 
 
-async def with_checks(work: Awaitable[None], end: Client, screen: ClientScreen) -> None:
-    """Beside `work`, until it is over."""
-    config = end.config
-    screen.watch = BackendWatch((spec.backend for spec in config.routes), config.connect_timeout_s, screen.backend)
-    beside = [asyncio.ensure_future(screen.watch.run()), asyncio.ensure_future(_check_urls(end, screen))]
-    try:
-        await work
-    finally:
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-
-
-async def _check_urls(end: Client, screen: ClientScreen) -> None:
+async def check_urls(end: Client, screen: ClientScreen) -> None:
     """Each time that the server has named others than before."""
     known: Sequence[str] = []
     checking: asyncio.Task[None] | None = None

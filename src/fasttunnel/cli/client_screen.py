@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.console import Console
 
+from fasttunnel.api import Client
+from fasttunnel.cli.live import LiveStatus, Row, round_trip
 from fasttunnel.cli.screen import Screen
 from fasttunnel.control.config import Backend, ClientConfig
 from fasttunnel.reach.backends import BackendWatch
@@ -14,10 +17,17 @@ class ClientScreen(Screen):
     """The client's."""
 
     def __init__(
-        self, config: ClientConfig, console: Console | None = None, *, connected: Callable[[], None] = lambda: None
+        self,
+        config: ClientConfig,
+        console: Console | None = None,
+        *,
+        live: bool = False,
+        connected: Callable[[], None] = lambda: None,
+        first_url: Callable[[str], None] = lambda url: None,
     ) -> None:
-        super().__init__(console)
+        super().__init__(console, timed=not live, live=live)
         self._is_connected = connected
+        self._first_url: Callable[[str], None] | None = first_url
         self._config = config
         self._reason = ""
         self._was_connected = False
@@ -25,6 +35,7 @@ class ClientScreen(Screen):
         self.urls: list[str] = []
         self.has_urls = asyncio.Event()
         self.watch: BackendWatch | None = None
+        self._problems: dict[int, str | None] = {}
 
     def connected(self, server: str, urls: Sequence[str]) -> None:
         self._is_connected()
@@ -42,6 +53,7 @@ class ClientScreen(Screen):
         if named == self.urls:
             return
         self.urls = named
+        self._problems.clear()
         if known and self.watch is not None:
             self.has_urls.set()  # told when it has been looked at
             return
@@ -50,10 +62,14 @@ class ClientScreen(Screen):
 
     def route(self, index: int, problem: str | None) -> None:
         """Where it is: None, the URL leads here; "": nobody has tried; or why it is not known to."""
+        self._problems[index] = problem
         spec, url = self._config.routes[index], self.urls[index]
         label, style = ("online", "bold green") if problem is None else ("unverified", "bold yellow")
         label = "route" if problem == "" else label
         self.line(label, (url, style), f"  ->  {spec.backend}  ({spec.route.kinds})", style=style)
+        if not problem and self._first_url is not None:
+            told, self._first_url = self._first_url, None
+            told(url)
         if problem:
             self.line("", f"not reached from here: {problem}")
 
@@ -75,3 +91,29 @@ class ClientScreen(Screen):
     def backend_failed(self, backend: str, reason: str) -> None:
         if self.watch is None or not self.watch.suspect(backend):
             self.line("backend", f"{backend} cannot be reached: {reason}", style="bold yellow")
+
+    # -- what is so now
+
+    def tunnel_row(self, status: dict[str, Any]) -> Row:
+        server = self._config.server
+        if status.get("connected"):
+            several = f", {status['tunnels']} connections" if self._config.connections > 1 else ""
+            return Row("tunnel", (("up", "bold green"), f"  {server}{several}{round_trip(status['round_trip_s'])}"))
+        return Row("tunnel", (("away", "bold yellow"), f"  {server}: {self._reason or 'connecting'}"))
+
+    def route_rows(self, first: int) -> tuple[list[Row], int]:
+        rows = []
+        for index, url in enumerate(self.urls[:first]):
+            spec = self._config.routes[index]
+            problem = self._problems.get(index, "")
+            label, style = ("online", "bold green") if problem is None else ("unverified", "yellow")
+            if problem == "":
+                label = "checking" if self.watch is not None else "route"
+            down = self.watch is not None and str(spec.backend) in self.watch.down
+            backend = (f"  ->  {spec.backend}", "yellow" if down else "")
+            rows.append(Row(label, ((url, style), backend, "  does not listen" * down)))
+        return rows, len(self.urls)
+
+
+def live_status(screen: ClientScreen, end: Client) -> LiveStatus:
+    return LiveStatus(screen.console, screen.traffic, end.status, screen.tunnel_row, screen.route_rows)

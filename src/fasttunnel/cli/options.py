@@ -29,7 +29,8 @@ Function = Callable[..., None]
 Decorator = Callable[[Any], Any]
 
 # Of a command, and not of its configuration.
-OF_COMMANDS = ("config", "assignments", "engine", "trace_messages", "user", "no_token", "no_check", "help")
+_SHOWN = ("trace_messages", "plain", "qr", "open_browser", "help")
+OF_COMMANDS = ("config", "assignments", "engine", "user", "no_token", "no_check", *_SHOWN)
 
 token_file = click.option(
     "--token-file",
@@ -97,6 +98,12 @@ trace_messages = click.option(
     "--trace-messages",
     is_flag=True,
     help="Write a line to standard error for every message of the tunnel. Costs speed; payloads are not shown.",
+)
+plain = click.option(
+    "--plain",
+    is_flag=True,
+    envvar=f"{PREFIX}PLAIN",
+    help="Lines with the time, as where standard output is no terminal, instead of a status that is drawn anew.",
 )
 user = click.option(
     "--user",

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -78,6 +79,19 @@ async def serve(
         await _first(asked, live())
     finally:
         await end.stop()
+
+
+async def with_beside(work: Awaitable[None], *others: Awaitable[None]) -> None:
+    """Others run while `work` does, and not longer; what goes wrong in them is no reason to end it."""
+    beside = [asyncio.ensure_future(other) for other in others]
+    try:
+        await work
+    finally:
+        for task in beside:
+            task.cancel()
+        for result in await asyncio.gather(*beside, return_exceptions=True):
+            if isinstance(result, Exception):
+                logging.getLogger("fasttunnel").error("it went on without a part of its screen", exc_info=result)
 
 
 def stop_signal(say: Callable[[str], None]) -> asyncio.Event:

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import time
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from fasttunnel.cli.traffic import Traffic
 from fasttunnel.control.log import Events
 from fasttunnel.version import __version__
 
@@ -30,20 +32,33 @@ class LastingConsole(Console):
 class Screen(Events):
     """Events as lines of two columns, coloured on a terminal. Texts from peers are shown as text, never as markup."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, timed: bool = False, live: bool = False) -> None:
         super().__init__()
+        self.traffic = Traffic()
+        if live:
+            self.request_done = self.traffic.take
         self.console = console or LastingConsole(highlight=False)
+        self._timed = timed  # each line begins with the time
 
     def line(self, label: str, *parts: str | tuple[str, str], style: str = "bold") -> None:
         """`parts` are texts, or (text, style)."""
-        text = Text("  ").append(f"{label:<9} ", style)
+        text = self._start().append(f"{label:<9} ", style)
         for part in parts:
             text.append(*((part,) if isinstance(part, str) else part))
         # A line is a line, also in a narrow window or a pipe: addresses can be copied and searched for.
         self.console.print(text, soft_wrap=True)
 
+    def _start(self) -> Text:
+        if not self._timed:
+            return Text("  ")
+        now = time.time()
+        return Text(f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03}Z ")
+
     def title(self, program: str) -> None:
-        self.console.print(f"[bold]fasttunnel {program}[/]  [dim]{__version__}[/]", soft_wrap=True)
+        start = self._start() if self._timed else Text()
+        self.console.print(
+            start.append(f"fasttunnel {program}", "bold").append(f"  {__version__}", "dim"), soft_wrap=True
+        )
 
     def say(self, text: str) -> None:
         """A line whose first word is its label."""
@@ -52,3 +67,9 @@ class Screen(Events):
 
     def warning(self, text: str) -> None:
         self.line("warning", text, style="bold yellow")
+
+
+def is_live(plain: bool) -> bool:
+    """Whether standard output is a terminal on which lines can be drawn anew."""
+    console = Console()
+    return not plain and console.is_terminal and not console.is_dumb_terminal

@@ -1,5 +1,7 @@
 """`fasttunnel server`."""
 
+import asyncio
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -71,8 +73,11 @@ if TYPE_CHECKING:
 @options.config_file
 @options.settings
 @options.engine
+@options.plain
 @options.trace_messages
-def server(user: str | None, engine: "EngineName | None", trace_messages: bool, no_token: bool, **given: Any) -> None:
+def server(
+    user: str | None, engine: "EngineName | None", trace_messages: bool, no_token: bool, plain: bool, **given: Any
+) -> None:
     """Accept requests of the public and pass them to clients.
 
     Clients need a token. Without --token-file, FASTTUNNEL_TOKEN or --tokens one is made at the first start, shown this
@@ -111,13 +116,21 @@ def server(user: str | None, engine: "EngineName | None", trace_messages: bool, 
         settings = configure(ServerConfig, gathered, as_option(own) if own is not None else {})
         account = find_user(user) if user is not None else None
         from fasttunnel.api import Server
-        from fasttunnel.cli.server_screen import ServerScreen
+        from fasttunnel.cli.screen import is_live
+        from fasttunnel.cli.server_screen import ServerScreen, live_status
 
-        screen = ServerScreen()
+        live = is_live(plain or trace_messages)
+        screen = ServerScreen(live=live)
         screen.tap = options.tap(trace_messages)
         end = Server.from_config(settings, events=screen, engine=engine)
     except FasttunnelError as error:
         running.fail(error)
+
+    up = asyncio.Event()
+
+    async def status() -> None:
+        await up.wait()
+        await live_status(screen, end).run()
 
     def started() -> None:
         if account is not None:
@@ -126,8 +139,13 @@ def server(user: str | None, engine: "EngineName | None", trace_messages: bool, 
         screen.secure = settings.secures("public")
         screen.title("server")
         screen.summary(end.public_url, end.tunnel, settings, own)
+        up.set()
 
-    running.run(lambda: running.serve(end, started, screen.say, end.reload))
+    def work() -> Coroutine[Any, Any, None]:
+        serving = running.serve(end, started, screen.say, end.reload)
+        return running.with_beside(serving, *([status()] if live else []))
+
+    running.run(work)
 
 
 def _token(gathered: Options, no_token: bool) -> OwnToken | None:

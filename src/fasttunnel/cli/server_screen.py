@@ -3,7 +3,12 @@
 import contextlib
 import socket
 from collections.abc import Sequence
+from typing import Any
 
+from rich.console import Console
+
+from fasttunnel.api import Server
+from fasttunnel.cli.live import LiveStatus, Row, round_trip
 from fasttunnel.cli.screen import Screen
 from fasttunnel.control.config import ServerConfig, is_loopback, parse_address
 from fasttunnel.control.home import shown
@@ -18,6 +23,9 @@ class ServerScreen(Screen):
 
     public: tuple[str, int] = ("", 0)
     secure = False  # TLS there
+
+    def __init__(self, console: Console | None = None, *, live: bool = False) -> None:
+        super().__init__(console, timed=not live, live=live)
 
     def listening(self, kind: str, address: str) -> None:
         """Told by the summary."""
@@ -89,3 +97,20 @@ def _own_address(loopback: str) -> str:
         one.connect(("2001:db8::1" if six else "192.0.2.1", 9))  # RFC 3849, RFC 5737: nobody's
         return str(one.getsockname()[0])
     return loopback
+
+
+def live_status(screen: ServerScreen, end: Server) -> LiveStatus:
+    def tunnel(status: dict[str, Any]) -> Row:
+        links = status.get("links", [])
+        if not links:
+            return Row("clients", (("none", "bold yellow"),))
+        slowest = max((link["round_trip_s"] or 0.0 for link in links), default=0.0)
+        most = "the longest" * (len(links) > 1)
+        return Row("clients", ((f"{len(links):,}", "bold green"), round_trip(slowest), f" {most}" * bool(slowest)))
+
+    def routes(first: int) -> tuple[list[Row], int]:
+        found = end.routes
+        urls = [(route.url(*screen.public, secure=screen.secure), route.kinds) for route in found[:first]]
+        return [Row("route", ((url, "green"), f"  {kinds}")) for url, kinds in urls], len(found)
+
+    return LiveStatus(screen.console, screen.traffic, end.status, tunnel, routes)

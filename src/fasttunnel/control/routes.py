@@ -140,6 +140,12 @@ def normal_host(host: str) -> str:
     return host.lower().removesuffix(".")
 
 
+def by_protocol(counts: Iterable[tuple[int, int, int]]) -> dict[str, int]:
+    """The sums of counts of HTTP, gRPC and WebSocket, by name."""
+    sums = [sum(column) for column in zip((0, 0, 0), *counts, strict=True)]
+    return dict(zip(("http", "grpc", "websocket"), sums, strict=True))
+
+
 def format_address(host: str, port: int) -> str:
     """HOST:PORT, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

@@ -24,7 +24,7 @@ PREFIX: Final = "FASTTUNNEL_"  # of variables of the environment
 COMMAND_LINE: Final = "the command line"  # of an argument, which has no name
 
 # Those that are no options of a configuration: of commands, and of the build.
-_OF_COMMANDS: Final = ("CONFIG", "ENGINE", "USER", "NO_TOKEN", "NO_CHECK")
+_OF_COMMANDS: Final = ("CONFIG", "ENGINE", "USER", "NO_TOKEN", "NO_CHECK", "PLAIN")
 OTHER_VARIABLES: Final = (*_OF_COMMANDS, "DEBUG", "SANITIZE", "COVERAGE", "ANNOTATE")
 
 # Options that name files: beside the file that says so.

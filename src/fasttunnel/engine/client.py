@@ -14,7 +14,7 @@ from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import Backend, ClientConfig, RouteSpec, parse_address
 from fasttunnel.control.log import Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
-from fasttunnel.control.routes import RouteTable, at_host
+from fasttunnel.control.routes import RouteTable, at_host, by_protocol
 from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
 from fasttunnel.engine._backends import Backends
 from fasttunnel.engine._exchange import WindowBudget
@@ -233,6 +233,7 @@ class ClientEngine:
             "writes": self._reactor.writes,
             "buffered_bytes": self._reactor.buffered,
             "active_requests": sum(link.active for link in links),
+            "active": by_protocol(link.active_by_protocol for link in links),
             "requests": self._requests + sum(link.requests for link in links),
             "round_trip_s": beat.round_trip_s if beat else None,
         }

@@ -16,7 +16,7 @@ from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import Registrar, fragment_for
-from fasttunnel.control.routes import Route, RouteTable, format_address
+from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, TUNNEL_PROTOCOLS
 from fasttunnel.control.watch import FileWatch
 from fasttunnel.engine._exchange import WindowBudget
@@ -272,6 +272,7 @@ class ServerEngine:
             "buffered_bytes": self._reactor.buffered,
             "queued_requests": self._gate.queued,
             "active_requests": sum(link.active for link in self._links),
+            "active": by_protocol(link.active_by_protocol for link in self._links),
             "requests": self._requests + sum(link.requests for link in self._links),
             "links": [
                 {

@@ -12,6 +12,7 @@ from fasttunnel.control.config import Backend, RouteSpec
 from fasttunnel.control.routes import Route
 from fasttunnel.reach import http2
 
+MARKERS = "/.well-known/fasttunnel/"  # what their paths are below
 _HEAD_BYTES = 65_536
 
 
@@ -31,7 +32,7 @@ class Marker:
         route = self._spec.route
         if self._spec.backend.grpc:
             return f"/{route.grpc_service or 'fasttunnel.Reach'}/{self.secret}"
-        return f"{route.path_prefix}/.well-known/fasttunnel/{self.secret}"
+        return f"{route.path_prefix}{MARKERS}{self.secret}"
 
     def spec(self) -> RouteSpec:
         """From the path to here."""

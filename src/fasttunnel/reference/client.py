@@ -15,7 +15,7 @@ from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.log import Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
-from fasttunnel.control.routes import Route, RouteTable, at_host, format_address
+from fasttunnel.control.routes import Route, RouteTable, at_host, by_protocol, format_address
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
 from fasttunnel.reference.backend import Backend, Streams
@@ -221,6 +221,7 @@ class ClientEngine:
             "buffered_bytes": sum(tunnel.buffered for tunnel in tunnels)
             + sum(writer.transport.get_write_buffer_size() for writer in self._connections if not writer.is_closing()),
             "active_requests": sum(len(tunnel.requests) for tunnel in tunnels),
+            "active": by_protocol(tunnel.active_by_protocol for tunnel in tunnels),
             "requests": self._requests + sum(tunnel.opened for tunnel in tunnels),
             "round_trip_s": next((tunnel.round_trip_s or None for tunnel in reversed(tunnels) if tunnel.up), None),
         }

@@ -19,7 +19,7 @@ from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, RequestRecord, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import Registrar, fragment_for
-from fasttunnel.control.routes import Route, RouteTable, format_address
+from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, ServerContext, check, read_pem
 from fasttunnel.control.watch import FileWatch
 from fasttunnel.errors import GrpcStatus, ListenError, ResetCode, RouteTaken, describe
@@ -333,6 +333,7 @@ class ServerEngine:
             + sum(connection.buffered for connection in self._connections.values()),
             "queued_requests": self._gate.queued,
             "active_requests": self._active(),
+            "active": by_protocol(session.active_by_protocol for session in self._sessions),
             "requests": self._requests + sum(session.opened for session in self._sessions),
             "links": [session.status() for session in self._sessions if session.up],
         }
