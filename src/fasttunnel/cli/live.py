@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
@@ -55,8 +55,10 @@ class LiveStatus:
                 seen = (rows, self._traffic.count, self._console.size)
                 if seen != self._drawn:
                     self._drawn = seen
-                    lines = [_line(row) for row in rows]
-                    live.update(Group(Text(), *lines, self._traffic.table()), refresh=True)
+                    lines = [*map(_line, rows), *self._traffic.lines(self._console.width)]
+                    live.update(
+                        Text("\n", no_wrap=True, overflow="ellipsis").append(Text("\n").join(lines)), refresh=True
+                    )
                 await asyncio.sleep(PAUSE_S)
 
     def _rows(self) -> list[Row]:

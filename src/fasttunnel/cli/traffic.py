@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from rich.table import Table
 from rich.text import Text
 
 from fasttunnel.control.log import RequestRecord, one_line
@@ -14,6 +13,7 @@ from fasttunnel.reach.marker import MARKERS
 
 SHOWN: Final = 10
 RATE_S: Final = 2.0  # what "a second" is taken over
+_GRPC: Final = {int(status): status.name.replace("_", " ") for status in GrpcStatus}
 
 
 class Traffic:
@@ -40,35 +40,33 @@ class Traffic:
         since, count = self._seen[0]
         return (begun - count) / (now - since) if now > since else 0.0
 
-    def table(self) -> Table:
-        """The last requests, the newest below."""
-        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        table.add_column(no_wrap=True, style="dim")
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, justify="right")
-        for finished_s, record in self.last:
-            table.add_row(
-                time.strftime("  %H:%M:%S", time.localtime(finished_s)),
-                Text(_kind(record)),
-                Text(one_line(record.path), overflow="ellipsis", no_wrap=True),
-                _end(record),
-                f"{record.duration_s * 1000:,.1f} ms" if record.duration_s < 10 else f"{record.duration_s:,.0f} s",
-            )
-        return table
+    def lines(self, width: int) -> list[Text]:
+        """The last requests, the newest below. Laid out by hand: a table of rich costs ten times as much."""
+        return [_line(finished_s, record, width) for finished_s, record in self.last]
+
+
+def _line(finished_s: float, record: RequestRecord, width: int) -> Text:
+    end, style = _end(record)
+    seconds = record.duration_s
+    took = f"{seconds * 1000:,.1f} ms" if seconds < 10 else f"{seconds:,.0f} s"
+    tail = f"  {end:<10} {took:>10}"
+    clock = time.strftime("  %H:%M:%S  ", time.localtime(finished_s))
+    kind = f"{_kind(record):<6} "
+    room = max(width - len(clock) - len(kind) - len(tail), 8)
+    path = one_line(record.path)
+    path = path if len(path) <= room else path[: room - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return Text.assemble((clock, "dim"), kind, f"{path:<{room}}", (tail, style))
 
 
 def _kind(record: RequestRecord) -> str:
     return {"grpc": "gRPC", "websocket": "WS"}.get(record.protocol) or one_line(record.method[:10])
 
 
-def _end(record: RequestRecord) -> Text:
-    """How it ended, in the words of its protocol."""
+def _end(record: RequestRecord) -> tuple[str, str]:
+    """How it ended, in the words of its protocol, and the style of that."""
     if record.reset:
-        return Text(ResetCode(record.reset).name.replace("_", " "), "red")
+        return ResetCode(record.reset).name.replace("_", " "), "red"
     if record.protocol == "grpc":
-        names = {int(status): status.name for status in GrpcStatus}
-        return Text(names.get(record.status, str(record.status)), "green" if record.status == 0 else "yellow")
+        return _GRPC.get(record.status, str(record.status)), "green" if record.status == 0 else "yellow"
     failed = record.status >= 400 if record.protocol == "http" else record.status not in (1000, 1001, 1005)
-    return Text(str(record.status), "yellow" if failed else "green")
+    return str(record.status), "yellow" if failed else "green"

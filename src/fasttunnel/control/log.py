@@ -110,6 +110,8 @@ class Sparing:
 class _Guard:
     def __init__(self, events: Events) -> None:
         self._events = events
+        done = events.request_done
+        self.request_done = functools.partial(self._call, "request_done", done) if done is not None else None
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._events, name)
