@@ -8,9 +8,9 @@ FASTTUNNEL_COVERAGE  every basic block tells tests/fuzz/coverage.c, which has to
 FASTTUNNEL_ANNOTATE  annotated HTML of every .pyx under build/
 FASTTUNNEL_STATIC    libnghttp2 and OpenSSL become part of the modules, with their symbols hidden (wheels)
 
-FASTTUNNEL_ENGINE=cython insists on the compiled engine, FASTTUNNEL_ENGINE=asyncio leaves it away. Without it what can be
-compiled is: a machine that has no compiler, or lacks a library, gets the asyncio engine and what that needs. So what
-fasttunnel depends on is known only here, in pyproject.toml it is dynamic.
+FASTTUNNEL_ENGINE=cython insists on the compiled engine, FASTTUNNEL_ENGINE=asyncio leaves it away. Without either it is
+compiled where it can be: a machine without a compiler, or without a library, gets the asyncio engine and what that needs. So what
+fasttunnel depends on is known only here; in pyproject.toml it is dynamic.
 """
 
 import functools

@@ -16,11 +16,11 @@ LAYERS = """
     errors limits version
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
-    control.forwarding control.routes control.backoff control.listening control.rates control.addresses
+    control.forwarding control.routes control.backoff control.listening control.rates control.addresses control.notify
     control.tls control.watch control.privileges control.exposure
     control.permission
     control.config control.outage control.tokens control.kinds control.descriptions
-    control.sources control.schema
+    control.sources control.schema control.files
     control.auth control.log control.trace control.certificates
     control.registration
     abc
@@ -48,6 +48,11 @@ LAYERS = """
     reference.client
     api
     fasttunnel
+    installation
+    doctor.findings
+    doctor.machine doctor.certificates doctor.peer
+    doctor.client doctor.server
+    doctor
     cli.options cli.running cli.screen
     demo.demo_pb2
     demo.demo_pb2_grpc
@@ -55,7 +60,7 @@ LAYERS = """
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.cert cli.config cli.demo cli.token cli.version
+    cli.server cli.client cli.cert cli.config cli.demo cli.token cli.version cli.completion cli.doctor
     cli
     __main__
 """

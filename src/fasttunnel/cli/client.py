@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     help="Dial the server by TLS, and check its certificate. The options from here to --key imply it.",
 )
 @click.option(
-    "--ca", metavar="F", help="Who signs the server's certificate (PEM). Default: the authorities of the system."
+    "--ca",
+    type=click.Path(),
+    metavar="F",
+    help="Who signs the server's certificate (PEM). Default: the authorities of the system.",
 )
 @click.option(
     "--pin",
@@ -33,8 +36,8 @@ if TYPE_CHECKING:
     help="The key that the server has; without --ca that is enough. `fasttunnel cert --pin FILE` says it.",
 )
 @click.option("--server-name", metavar="NAME", help="Name in the server's certificate. Default: the host of --server.")
-@click.option("--cert", metavar="F", help="Certificate (PEM) for a server that asks for one.")
-@click.option("--key", metavar="F", help="Its key. Default: it is in the same file.")
+@click.option("--cert", type=click.Path(), metavar="F", help="Certificate (PEM) for a server that asks for one.")
+@click.option("--key", type=click.Path(), metavar="F", help="Its key. Default: it is in the same file.")
 @click.option(
     "--connections",
     metavar="N",

@@ -1,7 +1,7 @@
 """Options that commands share, and how flags, environment and file go together (`control.sources`)."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from fasttunnel.control.sources import (
 )
 
 Kind = type[ServerConfig] | type[ClientConfig]
+KINDS: dict[str, Kind] = {"server": ServerConfig, "client": ClientConfig}
 
 # Of a command, and not of its configuration.
 OF_COMMANDS = ("config", "assignments", "engine", "trace_messages", "user", "help")
 
 token_file = click.option(
     "--token-file",
+    type=click.Path(),
     metavar="F",
     help=f"{descriptions.TOKEN_FILE[:-1]}. Default: the variable FASTTUNNEL_TOKEN.",
 )
@@ -108,3 +110,14 @@ def gather(kind: Kind, given: dict[str, Any]) -> Options:
             {name: (flags[name], Text(value) if isinstance(value, str) else value) for name, value in used.items()}
         ),
     )
+
+
+def of_file(file: Path | None, of: str | None, assignments: Iterable[str]) -> tuple[Kind, Options]:
+    """Of a file that is looked at, with the environment: whose it is, and what it says."""
+    named = from_file(file) if file is not None else {}
+    kind = KINDS[of or ("client" if {"server", "routes"} & set(named) else "server")]
+    return kind, merged(named, from_environment(os.environ, kind), from_settings(assignments))
+
+
+def name_of(kind: Kind) -> str:
+    return next(name for name, each in KINDS.items() if each is kind)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
+import time
 from typing import Any
 
 from fasttunnel import limits
@@ -63,6 +64,8 @@ class ClientEngine:
         self._instance_id = secrets.token_hex(8)
         self._client_id = config.client_id
         self.urls: list[str] = []
+        self._server_version = ""
+        self._clock_ahead_s: float | None = None
         self._routes: RouteTable[Target] = RouteTable()
         self._tunnels: dict[Tunnel, asyncio.Task[tuple[str, FasttunnelError | None]]] = {}  # the newest last
         self._registered = asyncio.Event()
@@ -198,6 +201,8 @@ class ClientEngine:
         return {
             "connected": bool(links),
             "server": self._config.server,
+            "server_version": self._server_version,
+            "clock_ahead_s": self._clock_ahead_s,
             "client_id": self._client_id,
             "urls": list(self.urls),
             "tunnels": len(links),
@@ -355,6 +360,8 @@ class ClientEngine:
         # The name that the server gave is kept: it makes us the same client when we come back.
         if is_name(registered.client_id):
             self._client_id = registered.client_id or self._client_id
+        self._server_version = registered.server_version
+        self._clock_ahead_s = registered.time_ms / 1000 - time.time() if registered.time_ms else None
         host, _ = parse_address(self._config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         tunnel.was_up, tunnel.up_since_s = True, asyncio.get_running_loop().time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -397,6 +398,7 @@ class ServerEngine:
                 initial_window=self._config.initial_window,
                 max_fragment=self._config.max_fragment,
                 server_version=__version__,
+                time_ms=time.time_ns() // 1_000_000,
             ),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -77,6 +78,8 @@ class ClientEngine:
         self.budget = WindowBudget(config.max_window, config.window_budget)
         self.events = events
         self.urls: Sequence[str] = []
+        self._server_version = ""
+        self._clock_ahead_s: float | None = None
         self.idle = asyncio.Event()
         self._instance_id = secrets.token_hex(8)
         self._client_id = config.client_id
@@ -190,6 +193,8 @@ class ClientEngine:
         return {
             "connected": any(tunnel.up for tunnel in tunnels),
             "server": self.config.server,
+            "server_version": self._server_version,
+            "clock_ahead_s": self._clock_ahead_s,
             "client_id": self._client_id,
             "urls": list(self.urls),
             "tunnels": sum(tunnel.up for tunnel in tunnels),
@@ -287,6 +292,8 @@ class ClientEngine:
         # The name that the server gave is kept: it makes us the same client when we come back.
         if is_name(registered.client_id):
             self._client_id = registered.client_id or self._client_id
+        self._server_version = registered.server_version
+        self._clock_ahead_s = registered.time_ms / 1000 - time.time() if registered.time_ms else None
         host, _ = settings.parse_address(self.config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         for older in self._tunnels:

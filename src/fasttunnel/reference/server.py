@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -464,6 +465,7 @@ class ServerEngine:
             initial_window=self.config.initial_window,
             max_fragment=self.config.max_fragment,
             server_version=__version__,
+            time_ms=time.time_ns() // 1_000_000,
         )
         return TunnelMessage(client_id=session.client_id, protocol_type=CONTROL, registered=registered)
 
