@@ -9,8 +9,8 @@ FASTTUNNEL_ANNOTATE  annotated HTML of every .pyx under build/
 FASTTUNNEL_STATIC    libnghttp2 and OpenSSL become part of the modules, with their symbols hidden (wheels)
 
 FASTTUNNEL_ENGINE=cython insists on the compiled engine, FASTTUNNEL_ENGINE=asyncio leaves it away. Without either it is
-compiled where it can be: a machine without a compiler, or without a library, gets the asyncio engine and what that needs. So what
-fasttunnel depends on is known only here; in pyproject.toml it is dynamic.
+compiled where it can be: a machine without a compiler, or without a library, gets the asyncio engine and what that
+needs. So what fasttunnel depends on is known only here; in pyproject.toml it is dynamic.
 """
 
 import functools
@@ -24,7 +24,6 @@ from pathlib import Path
 
 from setuptools import Distribution, Extension, setup
 from setuptools.command.build_py import build_py
-from setuptools.errors import BaseError
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = Path("src/fasttunnel")
@@ -94,7 +93,7 @@ def missing() -> str | None:
             with quiet():
                 command.ensure_finalized()
                 command.run()
-        except (BaseError, OSError, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # each version of setuptools has its own
             compiler = os.environ.get("CC") or "the C compiler"
             return f"{compiler} cannot compile with the headers of Python, libnghttp2 and OpenSSL: {error}"
     return None

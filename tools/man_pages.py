@@ -1,6 +1,8 @@
-"""Writes packaging/man/*.1 from the commands' own help."""
+"""Writes packaging/man/*.1 from the commands' own help; with --check it says which are not up to date."""
 
+import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def page(name: str, context: click.Context, others: list[str]) -> str:
         ".SH SYNOPSIS",
         f"\\fB{roff(name)}\\fR {roff(usage)}",
         ".SH DESCRIPTION",
-        *prose(command.help or ""),
+        *prose(inspect.cleandoc(command.help or "")),
         ".SH OPTIONS",
         *options(context),
     ]
@@ -85,8 +87,13 @@ def pages() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for old in MAN.glob("*.1"):
-        old.unlink()
+    wanted = pages()
+    there = {path.name: path.read_text() for path in MAN.glob("*.1")}
+    if "--check" in sys.argv:
+        stale = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+        sys.exit(f"run python tools/man_pages.py for {', '.join(stale)}" if stale else 0)
     MAN.mkdir(exist_ok=True)
-    for name, text in pages().items():
+    for name in there.keys() - wanted.keys():
+        (MAN / name).unlink()
+    for name, text in wanted.items():
         (MAN / name).write_text(text)

@@ -97,7 +97,9 @@ FORMS = {
         "--hash": None,
     },
     "demo": {"--keep": None, "--engine": None},
-    "version": {},
+    "version": {"--json": None},
+    "doctor": {"--set": "NAME=VALUE", "--engine": None, "--json": None},
+    "completion": {},
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 import ssl
+import time
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakSet

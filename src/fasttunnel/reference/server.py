@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
