@@ -380,9 +380,9 @@ class ClientEngine:
         self._idle.set()
 
     def refused(self, conn: LinkConn, reason: str) -> None:
-        tunnel = next(tunnel for tunnel in self._tunnels if tunnel.conn is conn)
-        if not tunnel.lost.done():
-            tunnel.lost.set_result((GrpcStatus.UNAVAILABLE, reason))
+        for tunnel in self._tunnels:  # none, if we have given it up ourselves
+            if tunnel.conn is conn and not tunnel.lost.done():
+                tunnel.lost.set_result((GrpcStatus.UNAVAILABLE, reason))
 
     def idle(self, link: Link) -> None:
         self._idle.set()
