@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -83,6 +84,15 @@ async def test_all_is_well_and_nobody_notices(stack: AsyncExitStack) -> None:
     await events.until_line("link down")
     assert [str(route) for route in server.routes] == ["shop.example.com/api"]
     assert working.status()["reconnects"] == 0
+
+
+async def test_clocks_that_differ(stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await start(stack, Recorder())
+    backend = await start_raw(stack)
+    right = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: right() - 120 * 10**9)  # the server's, as it tells it
+    (line,) = (await of_client(server.tunnel, backend.url))["problem"]
+    assert line.startswith("clocks: the server's clock is 120 s behind the one here")
 
 
 async def test_a_token_that_is_wrong(stack: AsyncExitStack) -> None:
