@@ -112,8 +112,10 @@ SECONDS := 30
 fuzz: sanitized ## mutated input for kernels and connections, under the sanitizers (SECONDS: of each target; ARGS: --target T)
 	@$(UNDER_SANITIZERS) $(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
-asan-test: sanitized ## unit and differential tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	@$(UNDER_SANITIZERS) $(BIN)/python -m pytest $(wildcard tests/unit tests/differential tests/fuzz) $(ARGS)
+# An alarm that rings within a callback of the loop would look like a fault of the connection: it rings late.
+asan-test: sanitized ## unit, differential and fuzz tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(UNDER_SANITIZERS) $(BIN)/python -m pytest --timeout 900 -o faulthandler_timeout=890 \
+		$(wildcard tests/unit tests/differential tests/fuzz) $(ARGS)
 
 asan: asan-test ## the same
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
@@ -40,6 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if "libasan" in os.environ.get("LD_PRELOAD", ""):
+        # Everything takes several times as long.
+        hypothesis.settings.register_profile(
+            "sanitized", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+        )
+        hypothesis.settings.load_profile("sanitized")
     if config.getoption("--tls"):
         pair = certificates.here()
         support.of_tunnels["server"] = {"cert": pair.cert, "key": pair.key, "tls": ["tunnel"]}

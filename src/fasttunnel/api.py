@@ -13,6 +13,7 @@ import asyncio
 import importlib
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypedDict, Unpack
 
@@ -365,14 +366,24 @@ def choose_engine(engine: str | None = None) -> EngineChoice:
     try:
         importlib.import_module("fasttunnel.engine.server")
     except ImportError as error:
+        why = _not_compiled() or str(error)
         if engine == "cython":
             raise BuildError(
                 "the compiled engine cannot be loaded",
-                detail=str(error),
+                detail=why,
                 hint="build it with `make build` or pip install, or use the engine asyncio",
             ) from error
-        return EngineChoice("asyncio", f"the compiled engine cannot be loaded: {error}", missing=True)
+        return EngineChoice("asyncio", f"the compiled engine cannot be loaded: {why}", missing=True)
     return EngineChoice("cython", "it was asked for" if engine else "the compiled engine can be loaded")
+
+
+def _not_compiled() -> str | None:
+    """What setup.py wrote down when it could not compile the engine."""
+    try:
+        why = Path(__file__).with_name("not-compiled.txt").read_text().strip()
+    except OSError:
+        return None
+    return f"it was not compiled when fasttunnel was installed: {why}"
 
 
 def _check_name(engine: object) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -107,9 +108,9 @@ async def test_curl(tunnel: Tunnel, alpn: list[str]) -> None:
     more = [] if alpn else ["--no-alpn"]
     body = content(100_000)
     command = ["curl", "-sS", kind, *more, "--cacert", authority().ca, "--data-binary", "@-", "-w", "\n%{http_version}"]
-    done = await asyncio.to_thread(
-        subprocess.run, [*command, f"{tunnel.server.public_url}/echo"], input=body, capture_output=True, timeout=WAIT_S
-    )
+    command.append(f"{tunnel.server.public_url}/echo")
+    env = {**os.environ, "LD_PRELOAD": ""}  # it does not start with the library of the sanitizers
+    done = await asyncio.to_thread(subprocess.run, command, input=body, capture_output=True, timeout=WAIT_S, env=env)
     assert done.returncode == 0, done.stderr
     got, _, version = done.stdout.rpartition(b"\n")
     assert (got, version) == (body, b"2" if "h2" in alpn else b"1.1")
@@ -572,3 +573,61 @@ async def lives(tunnel: Tunnel) -> None:
     url = f"{tunnel.server.public_url}/bytes/100"
     async with aiohttp.ClientSession() as session, session.get(url, ssl=authority().context()) as got:
         assert await got.read() == content(100)
+
+
+async def test_a_handshake_that_fails_is_nobody_elses(stack: AsyncExitStack, tunnel: Tunnel) -> None:
+    """OpenSSL's queue of errors is that of the thread, which may have other TLS by Python's ssl."""
+    accepting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    accepting.load_cert_chain(here().cert, here().key)
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    one = authority().context().wrap_bio(down, up, server_hostname="localhost")
+    other = accepting.wrap_bio(up, down, server_side=True)
+    for end in (one, other, one, other):
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    for data in (b"\x16\x03\x01\x00\x05hello" * 9, request("GET", "/"), b"\x15\x03\x03\x00\x02\x02\x28"):
+        public = await connect(stack, tunnel.host, tunnel.port)
+        await public.send(data)
+        with suppress(ConnectionError):
+            await public.to_end()
+        with pytest.raises(ssl.SSLWantReadError):
+            one.read()
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\x17\x03\x03\x00\x20" + bytes(32), b"\x16\x03\x03\x00\x04" + bytes(4), b"GET / HTTP/1.1\r\n\r\n"]
+)
+async def test_a_record_that_is_none_in_one_read_with_a_request(
+    stack: AsyncExitStack, tunnel: Tunnel, bad: bytes
+) -> None:
+    """In one read: the answer cannot be sent any more, which is nothing to complain of."""
+    public = await connect(stack, tunnel.host, tunnel.port)
+    came, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secure = authority().context().wrap_bio(came, going, server_hostname="localhost")
+    while True:
+        with suppress(ssl.SSLWantReadError):
+            secure.do_handshake()
+            break
+        await public.send(going.read())
+        came.write(await public.reader.read(65_536))
+    secure.write(request("GET", "/bytes/3"))
+    await public.send(going.read() + bad)
+    with suppress(ConnectionError):
+        await public.to_end()
+    await lives(tunnel)
+
+
+async def test_a_server_that_never_ends_the_handshake(stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fasttunnel.engine.client.REGISTERED_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("fasttunnel.reference.client.REGISTERED_TIMEOUT_S", 0.1)
+    server = await start_raw(stack)
+    events = Recorder()
+    options = {"engine": engines["client"], "connect_timeout_s": 0.5, "ca": authority().ca}
+    client = fasttunnel.Client(server.url.removeprefix("http://"), ["http://127.0.0.1:1"], events=events, **options)
+    starting = asyncio.ensure_future(client.start())
+    for _ in range(2):  # the first one was given up, and told so
+        await server.accept()
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await client.stop(0)
+    assert events.warnings == []

@@ -40,7 +40,8 @@ class Mutator:
                 body = self._change_records(body, other)
             else:
                 body = self._change_bytes(body, other)
-        return dice + body[:LARGEST]
+            body = body[:LARGEST]  # each time: a record of that size is put there twenty times, and those again
+        return dice + body
 
     def _change_bytes(self, data: bytes, other: bytes) -> bytes:
         chance = self._chance
@@ -176,3 +177,16 @@ def mend_http2_frame(frame: bytes) -> bytes:
     if frame.startswith(b"PRI "):
         return frame
     return max(0, len(frame) - 9).to_bytes(3, "big") + frame[3:]
+
+
+def tls_records(data: bytes) -> list[bytes]:
+    found = []
+    while len(data) >= 5:
+        end = 5 + int.from_bytes(data[3:5], "big")
+        found.append(data[:end])
+        data = data[end:]
+    return [*found, data] if data else found
+
+
+def mend_tls_record(record: bytes) -> bytes:
+    return record[:3] + min(max(0, len(record) - 5), 2**16 - 1).to_bytes(2, "big") + record[5:]

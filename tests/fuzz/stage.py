@@ -12,6 +12,7 @@ import logging
 import random
 import re
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -43,6 +44,8 @@ UNLAWFUL = (-3, -4, -7, -8, -11)  # WsResult: opcode, RSV, continuation, interru
 CANARY = request("GET", "/canary", host=CANARY_HOST)
 MARK_START = "MARK / HTTP/1.1"
 MARK = MARK_START.encode() + b"\r\n\r\n"
+# Which nobody notices: a tunnel that is lost is there again for the next input.
+PAUSES = {"backoff_min_s": 0.001, "backoff_max_s": 0.002}
 BUFFERED_BYTES = 8 << 20  # that an end may hold when nothing is under way
 
 
@@ -247,7 +250,7 @@ class Stage(Target):
 
     orders = False
     engine: ClassVar[str] = "cython"
-    warns: ClassVar[bool] = False  # whether what is sent may be worth a warning, but for a traceback
+    warns = False  # whether what is sent may be worth a warning, but for a traceback
 
     server: fasttunnel.Server
     client: fasttunnel.Client
@@ -276,10 +279,9 @@ class Stage(Target):
         routes = [*await self.routes(), f"{CANARY_HOST}=http://{self.canary_address}"]
         self.client = await self.dial(self.server.tunnel, routes)
 
-    async def dial(self, address: str, routes: list[str]) -> fasttunnel.Client:
-        # Pauses that nobody notices: a tunnel that is lost is there again for the next input.
-        pauses = {"backoff_min_s": 0.001, "backoff_max_s": 0.002}
-        return await start_client(self._stack, address, routes, self.client_events, engine=self.engine, **pauses)
+    async def dial(self, address: str, routes: list[str], **options: Any) -> fasttunnel.Client:
+        options = {"engine": self.engine, **PAUSES, **options}
+        return await start_client(self._stack, address, routes, self.client_events, **options)
 
     async def routes(self) -> list[str]:
         """Of the client, beside that of the canary."""
@@ -293,8 +295,8 @@ class Stage(Target):
     async def public(self) -> Line:
         return await self.connect(*self.server.address)
 
-    async def connect(self, host: str, port: int) -> Line:
-        _, line = await asyncio.get_running_loop().create_connection(lambda: Line(self), host, port)
+    async def connect(self, host: str, port: int, secure: ssl.SSLContext | None = None) -> Line:
+        _, line = await asyncio.get_running_loop().create_connection(lambda: Line(self), host, port, ssl=secure)
         return line
 
     def close(self) -> None:

@@ -8,8 +8,17 @@ from typing import Any
 import pytest
 
 from tests.fuzz import driver
-from tests.fuzz.kernels import KERNELS
-from tests.fuzz.mutate import DICE_BYTES, Mutator, cut, grpc_messages, http2_frames, lines, websocket_frames
+from tests.fuzz.mutate import (
+    DICE_BYTES,
+    Mutator,
+    cut,
+    grpc_messages,
+    http2_frames,
+    lines,
+    tls_records,
+    websocket_frames,
+)
+from tests.fuzz.stage import Stage
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS
 
@@ -26,7 +35,7 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
 
 def test_nothing_is_found(target: Target) -> None:
     """The corpus, findings of before among it, as it is; then mutations of it."""
-    mutations = OF_A_KERNEL if type(target) in KERNELS else OF_A_CONNECTION
+    mutations = OF_A_CONNECTION if isinstance(target, Stage) else OF_A_KERNEL
     inputs = driver.corpus(target)
     chance = random.Random(target.name)
     mutator = target.mutator(chance)
@@ -68,7 +77,7 @@ def test_what_is_in_memory_outlives_the_process(tmp_path: Path) -> None:
     assert driver.Current.read(tmp_path / "current") == b"the last input"
 
 
-@pytest.mark.parametrize("split", [None, lines, websocket_frames, grpc_messages, http2_frames])
+@pytest.mark.parametrize("split", [None, lines, websocket_frames, grpc_messages, http2_frames, tls_records])
 def test_mutations_are_always_the_same(split: Any) -> None:
     """And records lose nothing when they are put together."""
     inputs = [bytes(DICE_BYTES) + random.Random(seed).randbytes(seed) for seed in range(0, 500, 50)]

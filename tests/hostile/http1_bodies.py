@@ -206,7 +206,7 @@ async def unread_bodies(attacker: Attacker) -> None:
 
 
 @attack(
-    "60,000 requests behind one that is not answered",
+    "200,000 requests behind one that is not answered",
     "wait in the kernel: one read of them is taken, the backend hears of one request",
     attackers=ATTACKERS,
     cpu_ms=10,
@@ -214,7 +214,7 @@ async def unread_bodies(attacker: Attacker) -> None:
 async def pipelined(attacker: Attacker) -> None:
     target = f"{attacker.target}/{id(attacker.victim)}"  # one of the rehearsal may still come
     public = await attacker.connect(receive_buffer=SMALL)
-    public.writer.write(request("GET", target, host=VICTIM) * 60_000)
+    public.writer.write(request("GET", target, host=VICTIM) * 200_000)
     backend, _ = await attacker.victim.asked(target)
     await stands_still(attacker, public)
     await attacker.all_here()
@@ -226,7 +226,7 @@ async def pipelined(attacker: Attacker) -> None:
 
 
 @attack(
-    "60,000 requests without a route, whose answers are not read",
+    "200,000 requests without a route, whose answers are not read",
     "no more are answered than 64 KiB and the kernel take; the next ones as they are read",
     attackers=2,
     cpu_ms=40,
@@ -234,7 +234,7 @@ async def pipelined(attacker: Attacker) -> None:
 async def refused_and_unread(attacker: Attacker) -> None:
     public = await attacker.connect(receive_buffer=SMALL, max_segment=SEGMENT)
     public.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    public.writer.write(request("GET", "/", host=NOBODY) * 60_000)
+    public.writer.write(request("GET", "/", host=NOBODY) * 200_000)
     await stands_still(attacker, public)
     await attacker.all_here()
     public.writer.transport.resume_reading()  # type: ignore[attr-defined]

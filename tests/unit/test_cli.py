@@ -110,7 +110,9 @@ FORMS = {
     },
     "logout": {},
     "demo": {"--keep": None, "--engine": None},
-    "version": {},
+    "version": {"--json": None},
+    "doctor": {"--set": "NAME=VALUE", "--engine": None, "--json": None},
+    "completion": {},
 }
 
 

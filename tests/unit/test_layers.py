@@ -16,12 +16,12 @@ LAYERS = """
     errors limits version
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
-    control.forwarding control.routes control.backoff control.listening control.rates control.addresses
+    control.forwarding control.routes control.backoff control.listening control.rates control.addresses control.notify
     control.tls control.watch control.privileges control.exposure control.home
     control.permission control.words
     control.names
     control.config control.outage control.tokens control.kinds control.descriptions
-    control.sources control.schema
+    control.sources control.schema control.files
     control.auth control.log control.trace control.certificates control.own_token control.login control.last_time
     control.registration
     abc
@@ -52,6 +52,11 @@ LAYERS = """
     reference.client
     api
     fasttunnel
+    installation
+    doctor.findings
+    doctor.machine doctor.certificates doctor.peer
+    doctor.client doctor.server
+    doctor
     cli.traffic cli.first_url
     cli.options cli.running cli.screen cli.live
     cli.server_screen cli.client_screen
@@ -62,7 +67,7 @@ LAYERS = """
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.cert cli.config cli.demo cli.login cli.token cli.version
+    cli.server cli.client cli.cert cli.config cli.demo cli.login cli.token cli.version cli.completion cli.doctor
     cli.short
     cli
     __main__

@@ -142,7 +142,7 @@ def test_the_lines_that_are_made_say_what_was_asked_for(name: str, digest: bytes
     (token,) = parse_tokens(token_lines(name, digest, **fields)).values()
     assert (token.name, token.digest) == (name, digest)
     assert token.permission.hosts == fields.get("hosts")
-    assert (token.permission.client_ids or ()) == fields.get("client_ids", ())
+    assert token.permission.client_ids == fields.get("client_ids"), "an empty list permits nothing"
     assert token.permission.exclusive == fields.get("exclusive", True)
     assert token.permission.shared == fields.get("shared", False)
     assert token.requests_per_second == fields.get("requests_per_second", 0)

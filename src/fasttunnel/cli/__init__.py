@@ -4,8 +4,10 @@ import click
 
 from fasttunnel.cli.cert import cert
 from fasttunnel.cli.client import client
+from fasttunnel.cli.completion import completion
 from fasttunnel.cli.config import config
 from fasttunnel.cli.demo import demo
+from fasttunnel.cli.doctor import doctor
 from fasttunnel.cli.login import login, logout
 from fasttunnel.cli.server import server
 from fasttunnel.cli.short import grpc, http
@@ -40,6 +42,10 @@ def main() -> None:
         fasttunnel cert certs
 
     \b
+    Something does not work:
+        fasttunnel doctor client client.toml
+
+    \b
     Exit codes: 0 stopped as asked, 2 wrong option or file, 3 cannot listen, 4 no such server,
     5 token refused, 6 route refused, 7 not built, 1 anything else.
     """
@@ -55,4 +61,6 @@ main.add_command(config)
 main.add_command(token)
 main.add_command(cert)
 main.add_command(demo)
+main.add_command(doctor)
 main.add_command(version)
+main.add_command(completion)

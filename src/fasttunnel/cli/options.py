@@ -1,7 +1,7 @@
 """Options that commands share, and how flags, environment and file go together (`control.sources`)."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from fasttunnel.control import descriptions
 from fasttunnel.control.config import ClientConfig, ServerConfig
 from fasttunnel.control.kinds import is_list, of_fields
 from fasttunnel.control.login import completed
+from fasttunnel.control.own_token import is_wanted, to_be_made
 from fasttunnel.control.sources import (
     COMMAND_LINE,
     PREFIX,
@@ -25,6 +26,7 @@ from fasttunnel.control.sources import (
 )
 
 Kind = type[ServerConfig] | type[ClientConfig]
+KINDS: dict[str, Kind] = {"server": ServerConfig, "client": ClientConfig}
 Function = Callable[..., None]
 Decorator = Callable[[Any], Any]
 
@@ -34,6 +36,7 @@ OF_COMMANDS = ("config", "assignments", "engine", "user", "no_token", "no_check"
 
 token_file = click.option(
     "--token-file",
+    type=click.Path(),
     metavar="F",
     help=f"{descriptions.TOKEN_FILE[:-1]}. Default: the variable FASTTUNNEL_TOKEN.",
 )
@@ -58,7 +61,10 @@ tls_of_client = together(
         help="Dial the server by TLS, and check its certificate. The options from here to --key imply it.",
     ),
     click.option(
-        "--ca", metavar="F", help="Who signs the server's certificate (PEM). Default: the authorities of the system."
+        "--ca",
+        type=click.Path(),
+        metavar="F",
+        help="Who signs the server's certificate (PEM). Default: the authorities of the system.",
     ),
     click.option(
         "--pin",
@@ -70,8 +76,8 @@ tls_of_client = together(
     click.option(
         "--server-name", metavar="NAME", help="Name in the server's certificate. Default: the host that is dialled."
     ),
-    click.option("--cert", metavar="F", help="Certificate (PEM) for a server that asks for one."),
-    click.option("--key", metavar="F", help="Its key. Default: it is in the same file."),
+    click.option("--cert", type=click.Path(), metavar="F", help="Certificate (PEM) for a server that asks for one."),
+    click.option("--key", type=click.Path(), metavar="F", help="Its key. Default: it is in the same file."),
 )
 config_file = click.option(
     "--config",
@@ -158,3 +164,19 @@ def gather(kind: Kind, given: dict[str, Any]) -> Options:
         ),
     )
     return completed(found) if kind is ClientConfig else found
+
+
+def of_file(file: Path | None, of: str | None, assignments: Iterable[str]) -> tuple[Kind, Options]:
+    """Of a file that is looked at, with the environment: whose it is, and what it says."""
+    named = from_file(file) if file is not None else {}
+    kind = KINDS[of or ("client" if {"server", "routes"} & set(named) else "server")]
+    given = merged(named, from_environment(os.environ, kind), from_settings(assignments))
+    if kind is ClientConfig:
+        return kind, completed(given)
+    if is_wanted(given) and not os.environ.get(f"{PREFIX}NO_TOKEN"):
+        given |= to_be_made()
+    return kind, given
+
+
+def name_of(kind: Kind) -> str:
+    return next(name for name, each in KINDS.items() if each is kind)

@@ -11,9 +11,10 @@ from typing import Any, NoReturn, Protocol
 
 import click
 
+from fasttunnel.control.notify import READY, STOPPING, notify
 from fasttunnel.errors import FasttunnelError
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stoppable(Protocol):
@@ -39,7 +40,7 @@ def keep_heap() -> None:
 def hold_signals() -> None:
     """Have signals wait for `stop_signal`: in the midst of an import, or of the loop's own start, they are
     lost, or end the process in ways of their own."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, signal.SIGHUP))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, signal.SIGHUP))
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
@@ -71,6 +72,7 @@ async def serve(
     async def live() -> None:
         await end.start()
         started()
+        notify(READY)
         await end.wait_closed()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
@@ -78,6 +80,7 @@ async def serve(
     try:
         await _first(asked, live())
     finally:
+        notify(STOPPING)
         await end.stop()
 
 
@@ -104,9 +107,9 @@ def stop_signal(say: Callable[[str], None]) -> asyncio.Event:
         say("stopping  requests under way may finish; once more to stop at once")
         asked.set()
 
-    for number in STOPPING:
+    for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, signal.SIGHUP))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, signal.SIGHUP))
     return asked
 
 

@@ -34,13 +34,21 @@ if TYPE_CHECKING:
 @click.option(
     "--cert",
     multiple=True,
+    type=click.Path(),
     metavar="F",
     help="Certificate chain (PEM): both ports speak TLS. Several: which one goes by the name that is asked for (SNI). "
     "They are read again when they change.",
 )
-@click.option("--key", multiple=True, metavar="F", help="Key of each certificate. Default: it is in the same file.")
+@click.option(
+    "--key",
+    multiple=True,
+    type=click.Path(),
+    metavar="F",
+    help="Key of each certificate. Default: it is in the same file.",
+)
 @click.option(
     "--client-ca",
+    type=click.Path(),
     metavar="F",
     help="Clients have to show a certificate that was signed by one of these (mutual TLS on the tunnel port).",
 )
@@ -67,6 +75,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tokens",
     "tokens_file",
+    type=click.Path(),
     metavar="F",
     help="TOML file of token hashes with their permissions, made by `fasttunnel token`; read again when it changes.",
 )

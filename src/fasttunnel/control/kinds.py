@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 from msgspec import inspect
@@ -14,7 +14,8 @@ def of_fields(struct: type[Any]) -> dict[str, Any]:
 
 
 def is_list(wanted: Any) -> bool:
-    return isinstance(_plain(wanted), inspect.VarTupleType)
+    """Asked for every option at each start, so without msgspec's long look at a type."""
+    return any(get_origin(kind) is tuple for kind in (wanted, *get_args(wanted)))
 
 
 def is_text(wanted: Any) -> bool:

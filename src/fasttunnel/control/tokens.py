@@ -205,7 +205,7 @@ def _moment(value: object) -> float | None:
 def token_lines(name: str, digest: bytes, **fields: object) -> str:
     """`[[tokens]]` for a file; `fields` are those of TokenEntry that are set. Raises ConfigError for what cannot be."""
     values = {"name": name, "hash": f"sha256:{digest.hex()}", **fields}
-    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None and value != ()]
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
     text = "\n".join(["[[tokens]]", *lines]) + "\n"
     parse_tokens(text)
     return text

@@ -278,7 +278,12 @@ cdef class Socket(Endpoint):
 
     cdef int _shake_hands(self) except -1:
         cdef int result = tls_shake(self.tls)
+        cdef object error = None
+        cdef bint met_http = False
         cdef str refusal
+        if result == TLS_FAILED:
+            met_http = self.tls_context.server and tls_met_http(self.tls)
+            error = tls_error(self.tls)
         self.poller.reads += self.tls.calls
         self.tls.calls = 0
         self._queue_records()
@@ -286,9 +291,11 @@ cdef class Socket(Endpoint):
             return self.write()
         if result == TLS_FAILED:
             self.write()                    # what tells the peer why it is not wanted
-            if self.fd >= 0 and self.tls_context.unsecured and tls_met_http(self.tls):
+            if self.fd < 0:
+                return 0
+            if self.tls_context.unsecured and met_http:
                 c_send(self.fd, <const char *>self.tls_context.unsecured, len(self.tls_context.unsecured), MSG_NOSIGNAL)
-            return self.disconnect(tls_error(self.tls)) if self.fd >= 0 else 0
+            return self.disconnect(error)
         if not self.tls_context.server:
             refusal = tls_refusal(self.tls)
             if refusal is not None:
@@ -449,13 +456,16 @@ cdef class Socket(Endpoint):
     cdef ssize_t _receive(self, uint8_t *place, size_t room) except -3:
         """Bytes that were read; 0: the end; TLS_AGAIN: none for now; TLS_FAILED: lost, by `error`. Sets `readable`."""
         cdef ssize_t n
+        cdef object error
         if self.tls != NULL:
             n = tls_read(self.tls, place, room)
             self.poller.reads += self.tls.calls
             self.tls.calls = 0
             self.readable = n > 0 and (<size_t>n == room or self.tls.over)
-            if n == TLS_FAILED and not self.broken:
-                self.error = tls_error(self.tls)
+            if n == TLS_FAILED:
+                error = tls_error(self.tls)     # even if one is known already: it must not stay in OpenSSL's queue
+                if not self.broken:
+                    self.error = error
             if self.tls.sealed.len:         # it has answered something by itself
                 self._queue_records()
                 self.write()

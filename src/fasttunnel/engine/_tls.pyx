@@ -18,7 +18,7 @@ from fasttunnel.engine._openssl cimport *
 from fasttunnel.engine._out cimport out_append, out_clear, out_grow, out_used
 from fasttunnel.engine._system cimport c_recv
 
-from fasttunnel.control.tls import CIPHERS, Certificate, check_pem, read_pem
+from fasttunnel.control.tls import CIPHERS, Certificate, check_pem, read_pem, system_authorities
 from fasttunnel.errors import ConfigError
 
 cdef enum:
@@ -122,12 +122,32 @@ cdef int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *out
     return SSL_TLSEXT_ERR_OK
 
 
+cdef inline void forget_errors() noexcept:
+    """The queue of errors is the thread's. What somebody else has left there would be taken for ours, so this comes before
+    each call whose error is looked at; and Python's ssl takes what we leave for its own, so it comes behind each that fails.
+    There is hardly ever one, and clearing goes through places for sixteen.
+    """
+    if ERR_peek_error():
+        ERR_clear_error()
+
+
 cdef str last_reason():
     cdef unsigned long code = ERR_peek_last_error()
     cdef const char *text = ERR_reason_error_string(code)
+    forget_errors()
     if ERR_GET_LIB(code) == ERR_LIB_SYS:
         return os.strerror(ERR_GET_REASON(code)).lower()
     return text.decode("ascii", "replace") if text != NULL else "unknown error"
+
+
+cdef bint knows_authorities():
+    """Whether this OpenSSL finds those of the system: one that came with a wheel has no directory of its own."""
+    return "SSL_CERT_FILE" in os.environ or "SSL_CERT_DIR" in os.environ or os.path.exists(
+        X509_get_default_cert_file()) or os.path.exists(X509_get_default_cert_dir())
+
+
+def openssl_version():
+    return OpenSSL_version(OPENSSL_VERSION).decode()
 
 
 cdef class TlsContext:
@@ -164,7 +184,7 @@ cdef class TlsContext:
             raise MemoryError
         self.contexts[self.count] = context
         self.count += 1
-        ERR_clear_error()
+        forget_errors()
         SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION)
         SSL_CTX_set_cipher_list(context, CIPHERS.encode())
         SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE
@@ -212,6 +232,9 @@ cdef class TlsContext:
                     SSL_CTX_set_client_CA_list(context, names)
         elif not self.server and not self.pins:
             SSL_CTX_set_default_verify_paths(context)
+            if not knows_authorities():
+                path = os.fsencode(system_authorities())
+                SSL_CTX_load_verify_locations(context, path, NULL)
         else:
             return 0                    # nobody is asked, or the key itself is known
         self.verified = True
@@ -237,12 +260,6 @@ cdef class TlsContext:
 
 
 # -- connections ---------------------------------------------------------------------------------------------------------------
-
-cdef inline void forget_errors() noexcept:
-    """Before each call whose error is looked at. There is hardly ever one, and clearing goes through places for sixteen."""
-    if ERR_peek_error():
-        ERR_clear_error()
-
 
 cdef Tls *tls_new(TlsContext context, int fd, str name) except NULL:
     cdef Tls *tls = <Tls *>calloc(1, sizeof(Tls))
@@ -299,11 +316,14 @@ cdef int tls_shake(Tls *tls) noexcept:
     cdef int result
     forget_errors()
     result = SSL_do_handshake(tls.ssl)
-    if result == 1:
-        SSL_set_msg_callback_arg(tls.ssl, tls)
-        SSL_set_msg_callback(tls.ssl, note_record)
-        return 1
-    return TLS_AGAIN if SSL_get_error(tls.ssl, result) == SSL_ERROR_WANT_READ else TLS_FAILED
+    if result != 1 and SSL_get_error(tls.ssl, result) != SSL_ERROR_WANT_READ:
+        return TLS_FAILED
+    forget_errors()                     # of what was tried and made no difference
+    if result != 1:
+        return TLS_AGAIN
+    SSL_set_msg_callback_arg(tls.ssl, tls)
+    SSL_set_msg_callback(tls.ssl, note_record)
+    return 1
 
 
 cdef ssize_t tls_read(Tls *tls, uint8_t *data, size_t room) noexcept:
@@ -322,6 +342,7 @@ cdef ssize_t tls_read(Tls *tls, uint8_t *data, size_t room) noexcept:
             return <ssize_t>total if total else TLS_AGAIN
         if total:
             tls.over = True
+            forget_errors()             # the next call finds one again
             break
         return 0 if kind == SSL_ERROR_ZERO_RETURN and tls.fuss <= FUSS else TLS_FAILED
     return <ssize_t>total
@@ -353,6 +374,7 @@ cdef int _seal(Tls *tls, const uint8_t *data, size_t n) except -1:
 cdef void tls_goodbye(Tls *tls) noexcept:
     forget_errors()
     SSL_shutdown(tls.ssl)
+    forget_errors()
 
 
 cdef bint tls_met_http(Tls *tls) noexcept:
@@ -361,6 +383,12 @@ cdef bint tls_met_http(Tls *tls) noexcept:
 
 
 cdef object tls_error(Tls *tls):
+    cdef object error = why(tls)
+    forget_errors()
+    return error
+
+
+cdef object why(Tls *tls):
     cdef long verdict = SSL_get_verify_result(tls.ssl)
     if tls.code:
         return OSError(tls.code, os.strerror(tls.code))

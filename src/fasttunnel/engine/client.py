@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,8 @@ class ClientEngine:
         self._client_id = config.client_id
         self.name = config.name
         self.urls: list[str] = []
+        self._server_version = ""
+        self._clock_ahead_s: float | None = None
         self._routes: RouteTable[Target] = RouteTable()
         self._tunnels: dict[Tunnel, asyncio.Task[tuple[str, FasttunnelError | None]]] = {}  # the newest last
         self._registered = asyncio.Event()
@@ -222,6 +225,8 @@ class ClientEngine:
         return {
             "connected": bool(links),
             "server": self._config.server,
+            "server_version": self._server_version,
+            "clock_ahead_s": self._clock_ahead_s,
             "client_id": self._client_id,
             "name": self.name,
             "urls": list(self.urls),
@@ -388,6 +393,8 @@ class ClientEngine:
         if not self.urls and (warning := unnamed(self._config, registered)):
             self._events.warning(warning)
         self.name = name_given(registered) or self.name
+        self._server_version = registered.server_version
+        self._clock_ahead_s = registered.time_ms / 1000 - time.time() if registered.time_ms else None
         host, _ = parse_address(self._config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         tunnel.was_up, tunnel.up_since_s = True, asyncio.get_running_loop().time()
@@ -406,9 +413,9 @@ class ClientEngine:
         self._idle.set()
 
     def refused(self, conn: LinkConn, reason: str) -> None:
-        tunnel = next(tunnel for tunnel in self._tunnels if tunnel.conn is conn)
-        if not tunnel.lost.done():
-            tunnel.lost.set_result((GrpcStatus.UNAVAILABLE, reason))
+        for tunnel in self._tunnels:  # none, if we have given it up ourselves
+            if tunnel.conn is conn and not tunnel.lost.done():
+                tunnel.lost.set_result((GrpcStatus.UNAVAILABLE, reason))
 
     def idle(self, link: Link) -> None:
         self._idle.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -404,6 +405,7 @@ class ServerEngine:
                 max_fragment=self._config.max_fragment,
                 server_version=__version__,
                 name=session.name,
+                time_ms=time.time_ns() // 1_000_000,
             ),
         )
 

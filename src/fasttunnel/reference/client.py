@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakSet
@@ -77,6 +78,8 @@ class ClientEngine:
         self.budget = WindowBudget(config.max_window, config.window_budget)
         self.events = events
         self.urls: Sequence[str] = []
+        self._server_version = ""
+        self._clock_ahead_s: float | None = None
         self.idle = asyncio.Event()
         self._instance_id = secrets.token_hex(8)
         self._client_id = config.client_id
@@ -211,6 +214,8 @@ class ClientEngine:
         return {
             "connected": any(tunnel.up for tunnel in tunnels),
             "server": self.config.server,
+            "server_version": self._server_version,
+            "clock_ahead_s": self._clock_ahead_s,
             "client_id": self._client_id,
             "name": self.name,
             "urls": list(self.urls),
@@ -322,6 +327,8 @@ class ClientEngine:
         if not self.urls and (warning := unnamed(self.config, registered)):
             self.events.warning(warning)
         self.name = name_given(registered) or self.name
+        self._server_version = registered.server_version
+        self._clock_ahead_s = registered.time_ms / 1000 - time.time() if registered.time_ms else None
         host, _ = settings.parse_address(self.config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         for older in self._tunnels:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -472,6 +473,7 @@ class ServerEngine:
             max_fragment=self.config.max_fragment,
             server_version=__version__,
             name=session.name,
+            time_ms=time.time_ns() // 1_000_000,
         )
         return TunnelMessage(client_id=session.client_id, protocol_type=CONTROL, registered=registered)
 

@@ -299,7 +299,7 @@ class Register(_message.Message):
     def __init__(self, version: _Optional[int] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., group: _Optional[str] = ..., initial_window: _Optional[int] = ..., max_fragment: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., weight: _Optional[int] = ..., instance_id: _Optional[str] = ..., connection: _Optional[int] = ..., name: _Optional[str] = ..., any_name: bool = ...) -> None: ...
 
 class Registered(_message.Message):
-    __slots__ = ("session_id", "client_id", "routes", "urls", "heartbeat_interval_ms", "initial_window", "max_fragment", "features", "server_version", "name")
+    __slots__ = ("session_id", "client_id", "routes", "urls", "heartbeat_interval_ms", "initial_window", "max_fragment", "features", "server_version", "time_ms", "name")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
@@ -309,6 +309,7 @@ class Registered(_message.Message):
     MAX_FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     client_id: str
@@ -319,8 +320,9 @@ class Registered(_message.Message):
     max_fragment: int
     features: _containers.RepeatedScalarFieldContainer[str]
     server_version: str
+    time_ms: int
     name: str
-    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., urls: _Optional[_Iterable[str]] = ..., heartbeat_interval_ms: _Optional[int] = ..., initial_window: _Optional[int] = ..., max_fragment: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., server_version: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., urls: _Optional[_Iterable[str]] = ..., heartbeat_interval_ms: _Optional[int] = ..., initial_window: _Optional[int] = ..., max_fragment: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., server_version: _Optional[str] = ..., time_ms: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("nonce", "reply")
