@@ -108,8 +108,8 @@ class Fasttunnel(System):
         listen = ["--listen", f"127.0.0.1:{port}", "--tunnel", f"127.0.0.1:{tunnel}"]
         dial = ["--server", f"127.0.0.1:{self.dialled(tunnel)}", "--connections", str(self._connections)]
         return [
-            [*program, "server", *self._options, *listen],
-            [*program, "client", *self._options, *dial, f"{scheme}://127.0.0.1:{backend}"],
+            [*program, "server", "--no-token", *self._options, *listen],
+            [*program, "client", "--no-check", *self._options, *dial, f"{scheme}://127.0.0.1:{backend}"],
         ]
 
 

@@ -1,6 +1,6 @@
 """A client of the tunnel in plain grpc.aio: it registers with a fasttunnel server and answers requests by itself.
 
-    .venv/bin/fasttunnel server
+    .venv/bin/fasttunnel server --no-token
     .venv/bin/python examples/stock_grpc_client.py 127.0.0.1:7000
     curl --data-binary @README.md http://127.0.0.1:8080/any/path
 

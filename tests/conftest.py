@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -22,6 +23,11 @@ from tests.support.tunnel import eventually  # noqa: E402
 for _name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
     os.environ.pop(_name, None)
     os.environ.pop(_name.upper(), None)
+
+# What commands keep for their user belongs to the user, not to tests.
+_home = tempfile.TemporaryDirectory(prefix="fasttunnel-home-")
+for _name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+    os.environ[_name] = os.path.join(_home.name, _name)
 
 # A shell has the programs it starts in the background ignore Ctrl-C, which those that tests start would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -2,7 +2,7 @@
 
     .venv/bin/pip install fastapi uvicorn websockets
     .venv/bin/uvicorn --app-dir examples/chat chat:app --port 3000
-    .venv/bin/fasttunnel server
+    .venv/bin/fasttunnel server --no-token
     .venv/bin/fasttunnel client --server 127.0.0.1:7000 http://127.0.0.1:3000
 
 Then open http://127.0.0.1:8080/ in two windows.

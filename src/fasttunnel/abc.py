@@ -1,10 +1,10 @@
 """What an engine has to offer. The Cython data plane satisfies this; so can anything that speaks the wire contract."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fasttunnel.control.auth import Authenticator
-from fasttunnel.control.config import ClientConfig, ServerConfig
+from fasttunnel.control.config import ClientConfig, RouteSpec, ServerConfig
 from fasttunnel.control.counts import Counts
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import RouteTable
@@ -52,11 +52,21 @@ class ClientEngine(Protocol):
     def __init__(self, config: ClientConfig, *, events: Events) -> None: ...
 
     @property
+    def name(self) -> str:
+        """The client's name under the server's domain, as far as it is known."""
+
+    @property
     def urls(self) -> Sequence[str]:
         """How the public reaches the routes, as the server said."""
 
     async def start(self) -> None:
         """Returns once registered, waits while the server is away. Raises AuthError, RegisterError, ConnectError."""
+
+    async def check_login(self) -> None:
+        """Instead of `start`: dial, see whether the server lets us in, and leave. Raises AuthError, ConnectError."""
+
+    def add_route(self, spec: RouteSpec) -> Callable[[], None]:
+        """Serve one more route, which is not registered, until what is returned is called."""
 
     async def stop(self, grace_s: float | None = None) -> None:
         """As for the server."""

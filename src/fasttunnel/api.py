@@ -13,6 +13,7 @@ import asyncio
 import importlib
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypedDict, Unpack
 
@@ -33,6 +34,7 @@ from fasttunnel.control.log import Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.control.sources import client_config, server_config
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
+from fasttunnel.reach import urls
 
 if TYPE_CHECKING:
     from fasttunnel import abc
@@ -56,6 +58,7 @@ class ServerLimits(TypedDict, total=False):
     window_budget: int
     header_list_bytes: int
     target_bytes: int
+    domain: str
     reuse_port: bool
     ws_message_bytes: int
     grpc_message_bytes: int
@@ -84,6 +87,8 @@ class ServerLimits(TypedDict, total=False):
 class ClientLimits(TypedDict, total=False):
     """Further options of a Client: see `fasttunnel.control.config.ClientConfig` and `fasttunnel.limits`."""
 
+    name: str
+    any_name: bool
     tls: bool
     ca: str
     pins: Sequence[str] | str
@@ -320,7 +325,7 @@ class Client:
         _warn(self.config, self._events)
         await self._check_host()
         engine_class: type[abc.ClientEngine] = _load("ClientEngine", self._engine_choice, self._events)
-        self._admin = await _open_admin(self, "client", engine_class)
+        self._admin = await _open_admin(self, "client", engine_class)  # first: whoever watches sees it start
         if self._admin is not None:
             self._events.listening("admin", self._admin.address)
         self._engine = engine_class(self.config, events=self._events)
@@ -329,6 +334,15 @@ class Client:
         except BaseException:
             await self._close()
             raise
+
+    async def check_login(self) -> None:
+        """Ask the server whether it lets this client in. Nothing is registered, and no other client notices.
+
+        Raises AuthError when it does not, ConnectError when it cannot be asked.
+        """
+        await self._check_host()
+        engine_class: type[abc.ClientEngine] = _load("ClientEngine", self._engine_choice, self._events)
+        await engine_class(self.config, events=self._events).check_login()
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Take no new requests, let those under way finish, then close. `grace_s` is as for the server."""
@@ -388,6 +402,18 @@ class Client:
         """How the public reaches the routes, as the server said when they were registered."""
         return list(self._running.urls)
 
+    async def problem_of(self, index: int) -> str | None:
+        """Whether the public reaches `urls[index]`: None, or why not, as far as can be seen from here.
+
+        One request goes through the public URL, and has to come back to this client. No backend sees it.
+        """
+        return await urls.problem_of(self.urls[index], self.config.routes[index], self._running.add_route, self.config)
+
+    @property
+    def name(self) -> str:
+        """What the server has put in front of its domain for routes without a host; empty: it has no domain."""
+        return self._running.name
+
     def status(self) -> dict[str, Any]:
         """Counts and connections."""
         return self._running.status()
@@ -429,14 +455,24 @@ def choose_engine(engine: str | None = None) -> EngineChoice:
     try:
         importlib.import_module("fasttunnel.engine.server")
     except ImportError as error:
+        why = _not_compiled() or str(error)
         if engine == "cython":
             raise BuildError(
                 "the compiled engine cannot be loaded",
-                detail=str(error),
+                detail=why,
                 hint="build it with `make build` or pip install, or use the engine asyncio",
             ) from error
-        return EngineChoice("asyncio", f"the compiled engine cannot be loaded: {error}", missing=True)
+        return EngineChoice("asyncio", f"the compiled engine cannot be loaded: {why}", missing=True)
     return EngineChoice("cython", "it was asked for" if engine else "the compiled engine can be loaded")
+
+
+def _not_compiled() -> str | None:
+    """What setup.py wrote down when it could not compile the engine."""
+    try:
+        why = Path(__file__).with_name("not-compiled.txt").read_text().strip()
+    except OSError:
+        return None
+    return f"it was not compiled when fasttunnel was installed: {why}"
 
 
 def _check_name(engine: object) -> None:

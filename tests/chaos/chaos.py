@@ -120,7 +120,9 @@ class Chaos:
         routes = options.pop("routes", [])
         path = self._folder / f"{name}.toml"
         path.write_text("".join(f"{key} = {value!r}\n" for key, value in options.items()))
-        return End(name, [name.partition(" ")[0], "--engine", engine, "--config", str(path), *routes], up)
+        program = name.partition(" ")[0]
+        alone = ["--no-token" if program == "server" else "--no-check"]
+        return End(name, [program, *alone, "--engine", engine, "--config", str(path), *routes], up)
 
     # -- the storm
 

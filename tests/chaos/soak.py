@@ -36,11 +36,11 @@ class Soak:
             random = Random(0)
             backends = Backends(random)
             await backends.start(stack)
-            server = self._end("server", "--listen", "127.0.0.1:0", "--tunnel", "127.0.0.1:0")
+            server = self._end("server", "--no-token", "--listen", "127.0.0.1:0", "--tunnel", "127.0.0.1:0")
             stack.push_async_callback(server.kill)
             host, port = (await server.start()).groups()
             tunnel = (await server.until(r"tunnel +([^ ]+:\d+)"))[1]
-            client = self._end("client", "--server", tunnel, backends.http, backends.grpc)
+            client = self._end("client", "--no-check", "--server", tunnel, backends.http, backends.grpc)
             stack.push_async_callback(client.kill)
             await client.start()
             public = Public(random, host, int(port))

@@ -193,6 +193,6 @@ async def start_server_process(
 ) -> tuple[Command, str, str]:
     """A server, its public address and its tunnel address."""
     arguments = ["--listen", public, "--tunnel", tunnel, *(["--config", str(config)] if config else [])]
-    server = await stack.enter_async_context(command("server", *arguments))
+    server = await stack.enter_async_context(command("server", "--no-token", *arguments))
     public = (await server.line(r"public +http://([^ ]+)"))[1]
     return server, public, (await server.line(r"tunnel +([^ ]+:\d+)"))[1]

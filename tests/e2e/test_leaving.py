@@ -317,7 +317,7 @@ async def test_a_server_process_takes_over_from_another(stack: AsyncExitStack) -
 
     async def start(listen: str, tunnel: str) -> tuple[Command, str, str]:
         arguments = ("--listen", listen, "--tunnel", tunnel, "--reuse-port")
-        server = await stack.enter_async_context(command("server", *arguments))
+        server = await stack.enter_async_context(command("server", "--no-token", *arguments))
         public = (await server.line(r"public +http://([^ ]+)"))[1]
         return server, public, (await server.line(r"tunnel +([^ ]+:\d+)"))[1]
 

@@ -265,7 +265,17 @@ class ClientSite(Site):
         self.web, self.calls, self.dialled = Port(), Port(), Port()
         routes = self._routes(*backends.line(r"(http://\S+) (grpc://\S+)").groups())
         quick = ["--set", "backoff_min_s=0.01", "--set", "backoff_max_s=0.05", "--connections", "2"]
-        client = ["client", "--engine", engine, "--server", self.dialled.address, *quick, *options["client"], *routes]
+        client = [
+            "client",
+            "--no-check",
+            "--engine",
+            engine,
+            "--server",
+            self.dialled.address,
+            *quick,
+            *options["client"],
+            *routes,
+        ]
         self.client = Process("fasttunnel", *client, token=TOKEN)
         self.ends = (self.client,)
 

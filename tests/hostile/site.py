@@ -58,7 +58,15 @@ class Site:
         host, port = self.server.line(r"public +https?://([^ :]+):(\d+)").groups()
         self.host, self.port = host, int(port)
         self.tunnel = self.server.line(r"tunnel +([^ ]+:\d+)")[1]
-        client = ["client", *common, "--server", self.tunnel, *options.get("client", ()), *self._routes(http, grpc)]
+        client = [
+            "client",
+            *common,
+            "--no-check",
+            "--server",
+            self.tunnel,
+            *options.get("client", ()),
+            *self._routes(http, grpc),
+        ]
         self.client = Process("fasttunnel", *client, token=TOKEN)
         self.client.line("connected")
         self.ends: tuple[Process, ...] = (self.server, self.client)

@@ -94,7 +94,7 @@ async def full_disk(attacker: Attacker) -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         options = ("--engine", attacker.site.engine, "--listen", f"127.0.0.1:{port}", "--tunnel", "127.0.0.1:0")
-        command = (sys.executable, "-m", "fasttunnel", "server", *options)
+        command = (sys.executable, "-m", "fasttunnel", "server", "--no-token", *options)
         process = await asyncio.create_subprocess_exec(*command, stdout=stdout, stderr=stdout)
         os.close(stdout)
         peer = None

@@ -46,20 +46,27 @@ class Command:
         return code
 
 
+def with_engine(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """The arguments of a command, with the engine of the matrix's cell where it runs one."""
+    engine = engines["server" if arguments[0] in ("server", "demo") else "client"]
+    runs = arguments[0] in ("server", "client", "demo", "login", "http", "grpc") and "--help" not in arguments
+    return (arguments[0], "--engine", engine, *arguments[1:]) if engine is not None and runs else arguments
+
+
 @asynccontextmanager
-async def command(*arguments: str, token: str = "") -> AsyncIterator[Command]:
+async def command(*arguments: str, token: str = "", **environment: str | None) -> AsyncIterator[Command]:
     """Run `fasttunnel` with these arguments; it is killed at the end if it still runs.
 
-    The commands that run an engine are given that of the matrix's cell.
+    The commands that run an engine are given that of the matrix's cell. `environment` None stands for a variable that
+    is not there.
     """
-    engine = engines["client" if arguments[0] == "client" else "server"]
-    if engine is not None and arguments[0] in ("server", "client", "demo") and "--help" not in arguments:
-        arguments = (arguments[0], "--engine", engine, *arguments[1:])
+    arguments = with_engine(arguments)
+    given = {**os.environ, "FASTTUNNEL_TOKEN": token, **environment}
     process = await start_child(
         [sys.executable, "-m", "fasttunnel", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "FASTTUNNEL_TOKEN": token},
+        env={name: value for name, value in given.items() if value is not None},
     )
     try:
         yield Command(process)

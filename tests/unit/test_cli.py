@@ -33,7 +33,7 @@ def test_version() -> None:
     assert __version__ in out
 
 
-@pytest.mark.parametrize("command", ["server", "client", "token", "cert", "demo"])
+@pytest.mark.parametrize("command", ["server", "client", "http", "grpc", "login", "logout", "token", "cert", "demo"])
 def test_help_teaches_by_example(command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -54,6 +54,7 @@ FORMS = {
     "server": {
         "--listen": "HOST:PORT",
         "--tunnel": "HOST:PORT",
+        "--domain": "NAME",
         "--cert": "F",
         "--key": "F",
         "--client-ca": "F",
@@ -65,10 +66,12 @@ FORMS = {
         "--log-level": None,
         "--user": "NAME",
         "--token-file": "F",
+        "--no-token": None,
         "--tokens": "F",
         "--config": "F",
         "--set": "NAME=VALUE",
         "--engine": None,
+        "--plain": None,
         "--trace-messages": None,
     },
     "client": {
@@ -79,11 +82,16 @@ FORMS = {
         "--server-name": "NAME",
         "--cert": "F",
         "--key": "F",
+        "--name": "NAME",
         "--connections": "N",
         "--admin": "HOST:PORT",
         "--access-log": "F",
         "--log-format": None,
         "--log-level": None,
+        "--no-check": None,
+        "--qr": None,
+        "--open": None,
+        "--plain": None,
         "--token-file": "F",
         "--config": "F",
         "--set": "NAME=VALUE",
@@ -104,9 +112,19 @@ FORMS = {
         "--append": "F",
         "--hash": None,
     },
+    "login": {
+        **dict.fromkeys(("--ca", "--cert", "--key", "--token-file"), "F"),
+        **{"--tls": None, "--pin": "sha256//...", "--server-name": "NAME", "--engine": None},
+    },
+    "logout": {},
     "demo": {"--keep": None, "--engine": None},
-    "version": {},
+    "version": {"--json": None},
+    "doctor": {"--set": "NAME=VALUE", "--engine": None, "--json": None},
+    "completion": {},
 }
+
+
+FORMS["http"] = FORMS["grpc"] = FORMS["client"]
 
 
 @pytest.mark.parametrize("command", FORMS)
@@ -122,8 +140,14 @@ def test_forms(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["server", "--listen", "0.0.0.0:8080"], "--listen 0.0.0.0:8080 is open to the network, so a token is needed"),
-        (["server", "--tunnel", "[::]:7000"], "--tunnel [::]:7000 is open to the network, so a token is needed"),
+        (
+            ["server", "--no-token", "--listen", "0.0.0.0:8080"],
+            "--listen 0.0.0.0:8080 is open to the network, so a token is needed",
+        ),
+        (
+            ["server", "--no-token", "--tunnel", "[::]:7000"],
+            "--tunnel [::]:7000 is open to the network, so a token is needed",
+        ),
         (["server", "--listen", "8080"], "write HOST:PORT"),
         (["server", "--config", "/does/not/exist"], "cannot read /does/not/exist"),
         (["server", "--token-file", "/does/not/exist"], "cannot read the token file"),
@@ -142,6 +166,13 @@ def test_forms(command: str) -> None:
         (["cert", "--pin", "/dev/null", "."], "--pin only reads"),
         (["client", "http://127.0.0.1:3000"], "--server HOST:PORT"),
         (["client", "--server", "127.0.0.1:7000"], "nothing to serve"),
+        (["http", "3000"], "once with `fasttunnel login`"),
+        (["http", "3000", "a b", "--server", "a:1"], "host 'a b' cannot be used"),
+        (["http", "localhost", "--server", "a:1"], "backend 'http://localhost' is not http://HOST:PORT"),
+        (["http", "localhost:3000/x", "--server", "a:1"], "it has no path"),
+        (["http", "grpc://a:1", "--server", "a:1"], "'grpc://a:1' is not for `fasttunnel http`"),
+        (["grpc", "x:y", "--server", "a:1"], "backend 'grpc://x:y' is not grpc://HOST:PORT"),
+        (["login", "nowhere"], "'nowhere' is not an address"),
         (["client", "--server", "127.0.0.1:7000", "3000"], "write http://127.0.0.1:3000"),
     ],
 )

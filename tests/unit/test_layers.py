@@ -17,14 +17,18 @@ LAYERS = """
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
     control.counts control.terms
-    control.forwarding control.routes control.backoff control.listening control.rates control.addresses
-    control.tls control.watch control.privileges control.exposure
-    control.permission
+    control.forwarding control.routes control.backoff control.listening control.rates control.addresses control.notify
+    control.tls control.watch control.privileges control.exposure control.home
+    control.permission control.words
+    control.names
     control.config control.outage control.tokens control.kinds control.descriptions
-    control.sources control.schema
-    control.auth control.log control.trace control.certificates
+    control.sources control.schema control.files
+    control.auth control.log control.trace control.certificates control.own_token control.login control.last_time
     control.registration control.access
     abc
+    reach.http2 reach.backends
+    reach.marker
+    reach.urls
     _core
     engine._nghttp2 engine._system engine._grpc engine._openssl engine._out
     engine._exchange engine._tls
@@ -57,20 +61,29 @@ LAYERS = """
     admin.port
     api
     fasttunnel
-    cli.options cli.running cli.screen cli.lines
+    installation
+    doctor.findings
+    doctor.machine doctor.certificates doctor.peer
+    doctor.client doctor.server
+    doctor
+    cli.traffic cli.first_url
+    cli.options cli.running cli.screen cli.live cli.lines
+    cli.server_screen cli.client_screen
+    cli.client_checks
     demo.demo_pb2
     demo.demo_pb2_grpc
     demo.backends
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.cert cli.config cli.demo cli.token cli.version
+    cli.server cli.client cli.cert cli.config cli.demo cli.login cli.token cli.version cli.completion cli.doctor
+    cli.short
     cli
     __main__
 """
 RANK = {name: rank for rank, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()}
 # Packages that are only a docstring.
-EMPTY = {"wire", "control", "engine", "reference"}
+EMPTY = {"wire", "control", "engine", "reference", "reach"}
 
 CYTHON_IMPORT = re.compile(r"^[ \t]*from[ \t]+(fasttunnel[\w.]*)[ \t]+c?import[ \t]+(\([^)]*\)|[^\n]+)", re.MULTILINE)
 

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, NameOID
 from rich.console import Console
 
-from fasttunnel.cli.screen import ServerScreen
+from fasttunnel.cli.server_screen import ServerScreen
+from fasttunnel.control import tls
 from fasttunnel.control.sources import client_config, from_file, server_config
 from fasttunnel.control.tls import (
     Certificate,
@@ -281,3 +282,13 @@ def test_errors_of_tls_are_words() -> None:
     broken = ssl.SSLError(1, "y")
     broken.reason = "WRONG_VERSION_NUMBER"
     assert describe(broken) == "TLS failed: wrong version number"
+
+
+def test_authorities_that_openssl_does_not_know_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ssl.get_default_verify_paths()._replace(cafile=None)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    monkeypatch.setattr(tls, "AUTHORITIES", (str(tmp_path / "none.pem"), str(tmp_path / "some.pem")))
+    with pytest.raises(ConfigError, match="this system has no authorities.*install ca-certificates"):
+        tls.system_authorities()
+    (tmp_path / "some.pem").touch()
+    assert tls.system_authorities() == str(tmp_path / "some.pem")

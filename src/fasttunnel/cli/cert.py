@@ -98,7 +98,7 @@ def _show(made: "Made") -> None:
     dial += [option for files in own for option in _options(files)]
     commands = [[*dial, "http://127.0.0.1:3000"]]
     if made.server is not None:
-        listen = ["fasttunnel", "server", *_options(made.server), *(["--client-ca", ca] if own else [])]
+        listen = ["fasttunnel", "server", *_options(made.server), *(["--client-ca", ca] if own else ["--no-token"])]
         commands = [listen, *commands, ["curl", "--cacert", ca, f"https://{format_address(host, 8080)}/"]]
     for index, command in enumerate(commands):
         screen.line("" if index else "use", shlex.join(command))

@@ -1,56 +1,66 @@
 """`fasttunnel client`."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from fasttunnel.cli import options, running
 from fasttunnel.control.config import ClientConfig
-from fasttunnel.control.sources import configure
+from fasttunnel.control.last_time import LastTime
+from fasttunnel.control.sources import PREFIX, configure
 from fasttunnel.errors import FasttunnelError
 
 if TYPE_CHECKING:
     from fasttunnel.api import EngineName
 
 
+# Of every command that runs a client.
+of_client = options.together(
+    click.option(
+        "--server",
+        metavar="HOST:PORT",
+        help="The tunnel port of the server. Default: the one of `fasttunnel login`.",
+    ),
+    options.tls_of_client,
+    click.option(
+        "--name",
+        metavar="NAME",
+        help="Under the server's domain, NAME.example.com, for routes that name no host. Default: the server gives "
+        "one, which stays the same for the same backends.",
+    ),
+    click.option(
+        "--connections",
+        metavar="N",
+        help="Tunnel connections side by side: requests spread over them, and one lost costs only its own. Default: 1",
+    ),
+    options.admin,
+    options.access_log,
+    options.log_format,
+    options.log_level,
+    options.token_file,
+    options.config_file,
+    options.settings,
+    options.engine,
+    click.option(
+        "--no-check",
+        is_flag=True,
+        envvar=f"{PREFIX}NO_CHECK",
+        help="Send no request through the public URLs to see whether they lead here, and do not look whether backends "
+        "listen.",
+    ),
+    click.option("--qr", is_flag=True, help="Show the first URL as a QR code. Needs: pip install 'fasttunnel[qr]'"),
+    click.option("--open", "open_browser", is_flag=True, help="Open the first URL in a browser."),
+    options.plain,
+    options.trace_messages,
+)
+
+
 @options.every(ClientConfig)
 @click.command()
-@click.option("--server", metavar="HOST:PORT", help="The tunnel port of the server.")
-@click.option(
-    "--tls",
-    is_flag=True,
-    default=None,
-    help="Dial the server by TLS, and check its certificate. The options from here to --key imply it.",
-)
-@click.option(
-    "--ca", metavar="F", help="Who signs the server's certificate (PEM). Default: the authorities of the system."
-)
-@click.option(
-    "--pin",
-    "pins",
-    multiple=True,
-    metavar="sha256//...",
-    help="The key that the server has; without --ca that is enough. `fasttunnel cert --pin FILE` says it.",
-)
-@click.option("--server-name", metavar="NAME", help="Name in the server's certificate. Default: the host of --server.")
-@click.option("--cert", metavar="F", help="Certificate (PEM) for a server that asks for one.")
-@click.option("--key", metavar="F", help="Its key. Default: it is in the same file.")
-@click.option(
-    "--connections",
-    metavar="N",
-    help="Tunnel connections side by side: requests spread over them, and one lost costs only its own. Default: 1",
-)
-@options.admin
-@options.access_log
-@options.log_format
-@options.log_level
-@options.token_file
-@options.config_file
-@options.settings
-@options.engine
-@options.trace_messages
+@of_client
 @click.argument("routes", nargs=-1, metavar="[ROUTE=]BACKEND ...")
-def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> None:
+def client(**given: Any) -> None:
     """Dial a server and pass its requests to backends.
 
     \b
@@ -61,6 +71,8 @@ def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> N
     \b
     A web app on port 3000, and a gRPC service beside it:
         fasttunnel client --server 127.0.0.1:7000 http://127.0.0.1:3000 grpc://127.0.0.1:50051
+    The same at the server of `fasttunnel login`:
+        fasttunnel client http://127.0.0.1:3000 grpc://127.0.0.1:50051
     By host name and path:
         fasttunnel client --server t.example.com:7000 --token-file token \\
             shop.example.com=http://127.0.0.1:3000 shop.example.com/api=http://127.0.0.1:4000
@@ -79,6 +91,12 @@ def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> N
     While the server is away the client keeps trying. A first Ctrl-C (SIGINT, SIGTERM) lets requests
     under way finish, a second one stops at once.
     """
+    run(given)
+
+
+def run(given: dict[str, Any]) -> NoReturn:
+    """Run a client with these parameters of its command."""
+    engine: EngineName | None = given["engine"]
     running.hold_signals()
     try:
         settings = configure(ClientConfig, options.gather(ClientConfig, given))
@@ -86,11 +104,31 @@ def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> N
         running.fail(error)
 
     from fasttunnel.api import Client
-    from fasttunnel.cli.lines import log_lines
-    from fasttunnel.cli.screen import ClientScreen
+    from fasttunnel.cli.client_checks import check_urls
+    from fasttunnel.cli.client_screen import ClientScreen, live_status
+    from fasttunnel.cli.first_url import first_url
+    from fasttunnel.cli.lines import ClientLog
+    from fasttunnel.cli.screen import LastingConsole, is_live
+    from fasttunnel.reach.backends import BackendWatch
 
-    screen = log_lines(settings) or ClientScreen(settings)
-    screen.tap = options.tap(trace_messages)
+    console = LastingConsole(highlight=False)
+    try:
+        told = first_url(console, given["qr"], given["open_browser"])
+    except FasttunnelError as error:
+        running.fail(error)
+    last_time = LastTime(settings)
+    settings = last_time.restored()
+    live = is_live(given["plain"] or given["trace_messages"]) and settings.log_format is None
+
+    def connected() -> None:
+        last_time.keep(end.status()["client_id"], end.name)
+
+    screen: ClientScreen | ClientLog
+    if settings.log_format is not None:
+        screen = ClientLog(settings, connected=connected, first_url=told)
+    else:
+        screen = ClientScreen(settings, console, live=live, connected=connected, first_url=told)
+    screen.tap = options.tap(given["trace_messages"])
     screen.title("client")
     end = Client.from_config(settings, events=screen, engine=engine)
 
@@ -99,4 +137,15 @@ def client(engine: "EngineName | None", trace_messages: bool, **given: Any) -> N
         if not settings.access_log:
             screen.say("reload  a client reads nothing again; start it anew for other options")
 
-    running.run(lambda: running.serve(end, lambda: None, screen.say, reload))
+    def work() -> Coroutine[Any, Any, None]:
+        beside: list[Awaitable[None]] = (
+            [live_status(screen, end).run()] if isinstance(screen, ClientScreen) and live else []
+        )
+        if not given["no_check"]:
+            screen.watch = BackendWatch(
+                (spec.backend for spec in settings.routes), settings.connect_timeout_s, screen.backend
+            )
+            beside += [screen.watch.run(), check_urls(end, screen)]
+        return running.with_beside(running.serve(end, lambda: None, screen.say, reload), *beside)
+
+    running.run(work)

@@ -1,25 +1,20 @@
 """`fasttunnel config`."""
 
 import json
-import os
 from pathlib import Path
 
 import click
 import msgspec
 
 from fasttunnel.cli import options, running
-from fasttunnel.control import tls
-from fasttunnel.control.config import ClientConfig, ServerConfig
+from fasttunnel.control.files import check_files
 from fasttunnel.control.schema import json_schema, toml
-from fasttunnel.control.sources import Options, configure, from_environment, from_file, from_settings, merged
-from fasttunnel.control.tokens import read_tokens
-from fasttunnel.errors import ConfigError, FasttunnelError
-
-KINDS: dict[str, options.Kind] = {"server": ServerConfig, "client": ClientConfig}
+from fasttunnel.control.sources import configure
+from fasttunnel.errors import FasttunnelError
 
 _file = click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 _of = click.option(
-    "--for", "of", type=click.Choice(list(KINDS)), help="Whose file it is. Default: what its options say."
+    "--for", "of", type=click.Choice(list(options.KINDS)), help="Whose file it is. Default: what its options say."
 )
 _settings = click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="As of the command itself.")
 
@@ -46,14 +41,14 @@ def config() -> None:
 def check(file: Path | None, of: str | None) -> None:
     """Check FILE with the environment, and the files that it names."""
     try:
-        kind, given = _gather(file, of, ())
+        kind, given = options.of_file(file, of, ())
         settings = configure(kind, given)
-        _check_files(settings)
+        check_files(settings)
     except FasttunnelError as error:
         running.fail(error)
     for text in settings.warnings():
         click.echo(f"warning: {text}", err=True)
-    click.echo(f"right, for a {_name(kind)}")
+    click.echo(f"right, for a {options.name_of(kind)}")
 
 
 @config.command()
@@ -63,7 +58,7 @@ def check(file: Path | None, of: str | None) -> None:
 def show(file: Path | None, of: str | None, assignments: tuple[str, ...]) -> None:
     """Print all options as TOML, and where each value comes from. Secrets are not shown."""
     try:
-        kind, given = _gather(file, of, assignments)
+        kind, given = options.of_file(file, of, assignments)
         settings = configure(kind, given)
     except FasttunnelError as error:
         running.fail(error)
@@ -74,31 +69,7 @@ def show(file: Path | None, of: str | None, assignments: tuple[str, ...]) -> Non
 
 
 @config.command()
-@click.argument("of", metavar="server|client", type=click.Choice(list(KINDS)))
+@click.argument("of", metavar="server|client", type=click.Choice(list(options.KINDS)))
 def schema(of: str) -> None:
     """Print the JSON Schema of a file for --config."""
-    click.echo(json.dumps(json_schema(KINDS[of]), indent=2))
-
-
-def _gather(file: Path | None, of: str | None, assignments: tuple[str, ...]) -> tuple[options.Kind, Options]:
-    named = from_file(file) if file is not None else {}
-    kind = KINDS[of or ("client" if {"server", "routes"} & set(named) else "server")]
-    return kind, merged(named, from_environment(os.environ, kind), from_settings(assignments))
-
-
-def _name(kind: options.Kind) -> str:
-    return next(name for name, each in KINDS.items() if each is kind)
-
-
-def _check_files(settings: ServerConfig | ClientConfig) -> None:
-    """What a start would read. Raises ConfigError."""
-    if isinstance(settings, ServerConfig):
-        tls.check(settings.certificates, settings.client_ca)
-        if settings.tokens_file:
-            read_tokens(Path(settings.tokens_file))
-        return
-    if settings.certificate is not None:
-        tls.check_pem(settings.certificate)
-    for authorities in (settings.ca, settings.backend_ca):
-        if authorities and b"-----BEGIN CERTIFICATE-----" not in tls.read_pem(authorities):
-            raise ConfigError(f"{authorities} holds no certificate")
+    click.echo(json.dumps(json_schema(options.KINDS[of]), indent=2))

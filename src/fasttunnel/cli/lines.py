@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any, Final
 
 import msgspec
 
-from fasttunnel.control.config import ClientConfig, ServerConfig
+from fasttunnel.control.config import Backend, ClientConfig, ServerConfig
+from fasttunnel.control.home import shown
 from fasttunnel.control.log import Events, one_line
+from fasttunnel.control.own_token import OwnToken
 from fasttunnel.control.routes import Route
+from fasttunnel.reach.backends import BackendWatch
 
 LEVELS: Final = {"info": 0, "warning": 1, "error": 2}
 
@@ -20,10 +24,10 @@ LEVELS: Final = {"info": 0, "warning": 1, "error": 2}
 class LogLines(Events):
     """To standard output, or another file. What it does not take is lost; the program goes on."""
 
-    def __init__(self, *, json: bool, level: str, to: IO[str] | None = None) -> None:
+    def __init__(self, config: ServerConfig | ClientConfig, to: IO[str] | None = None) -> None:
         super().__init__()
-        self._json = json
-        self._level = LEVELS[level]
+        self._json = config.log_format == "json"
+        self._level = LEVELS[config.log_level]
         self._to = to or sys.stdout
         self.public: tuple[str, int] = ("", 0)
         self.secure = False
@@ -48,8 +52,13 @@ class LogLines(Events):
 
         self._line("info", "start", f"fasttunnel {program} {__version__}", program=program, version=__version__)
 
-    def summary(self, public_url: str, tunnel: str, config: ServerConfig, admin: str = "") -> None:
-        """Told by listening()."""
+    def summary(
+        self, public_url: str, tunnel: str, config: ServerConfig, own: OwnToken | None = None, admin: str = ""
+    ) -> None:
+        """The rest is told by listening()."""
+        if own is not None:
+            text = f"clients need the one that is kept in {shown(own.path)}"
+            self._line("info", "token", text, path=str(own.path))  # not the token: logs are read by others
 
     def say(self, text: str) -> None:
         event, _, rest = text.partition(" ")
@@ -89,8 +98,48 @@ class LogLines(Events):
         self._line("warning", "warning", text)
 
 
-def log_lines(config: ServerConfig | ClientConfig) -> LogLines | None:
-    """None where a screen is wanted."""
-    if config.log_format is None:
-        return None
-    return LogLines(json=config.log_format == "json", level=config.log_level)
+class ClientLog(LogLines):
+    """A client's, with what it finds out about its URLs and backends."""
+
+    def __init__(
+        self, config: ClientConfig, *, connected: Callable[[], None], first_url: Callable[[str], None]
+    ) -> None:
+        super().__init__(config)
+        self._config = config
+        self._is_connected = connected
+        self._first_url: Callable[[str], None] | None = first_url
+        self.urls: list[str] = []
+        self.has_urls = asyncio.Event()
+        self.watch: BackendWatch | None = None
+
+    def connected(self, server: str, urls: Sequence[str]) -> None:
+        self._is_connected()
+        super().connected(server, urls)
+        if len(urls) == len(self._config.routes) and list(urls) != self.urls:
+            self.urls = list(urls)
+            if self.watch is not None:
+                self.has_urls.set()
+
+    def route(self, index: int, problem: str | None) -> None:
+        """Whether a URL leads here: None, or why it is not known to."""
+        spec, url = self._config.routes[index], self.urls[index]
+        fields = {"url": url, "backend": str(spec.backend), "problem": problem}
+        if problem:
+            self._line("warning", "unverified", f"{url} -> {spec.backend}: {problem}", **fields)
+            return
+        self._line("info", "online", f"{url} -> {spec.backend}", **fields)
+        if self._first_url is not None:
+            told, self._first_url = self._first_url, None
+            told(url)
+
+    def backend(self, backend: Backend, reason: str | None) -> None:
+        """Whether it listens."""
+        fields = {"backend": str(backend), "reason": reason}
+        if reason is None:
+            self._line("info", "backend", f"{backend} listens now", **fields)
+        else:
+            self._line("warning", "backend", f"{backend} does not listen: {reason}", **fields)
+
+    def backend_failed(self, backend: str, reason: str) -> None:
+        if self.watch is None or not self.watch.suspect(backend):
+            super().backend_failed(backend, reason)

@@ -1,7 +1,7 @@
 """Options that commands share, and how flags, environment and file go together (`control.sources`)."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import click
 from fasttunnel.control import descriptions
 from fasttunnel.control.config import ClientConfig, ServerConfig
 from fasttunnel.control.kinds import is_list, of_fields
+from fasttunnel.control.login import completed
+from fasttunnel.control.own_token import is_wanted, to_be_made
 from fasttunnel.control.sources import (
     COMMAND_LINE,
     PREFIX,
@@ -24,14 +26,58 @@ from fasttunnel.control.sources import (
 )
 
 Kind = type[ServerConfig] | type[ClientConfig]
+KINDS: dict[str, Kind] = {"server": ServerConfig, "client": ClientConfig}
+Function = Callable[..., None]
+Decorator = Callable[[Any], Any]
 
 # Of a command, and not of its configuration.
-OF_COMMANDS = ("config", "assignments", "engine", "trace_messages", "user", "help")
+_SHOWN = ("trace_messages", "plain", "qr", "open_browser", "help")
+OF_COMMANDS = ("config", "assignments", "engine", "user", "no_token", "no_check", *_SHOWN)
 
 token_file = click.option(
     "--token-file",
+    type=click.Path(),
     metavar="F",
     help=f"{descriptions.TOKEN_FILE[:-1]}. Default: the variable FASTTUNNEL_TOKEN.",
+)
+
+
+def together(*decorators: Decorator) -> Decorator:
+    """Several options as one, in this order."""
+
+    def decorate(command: Function) -> Function:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+tls_of_client = together(
+    click.option(
+        "--tls",
+        is_flag=True,
+        default=None,
+        help="Dial the server by TLS, and check its certificate. The options from here to --key imply it.",
+    ),
+    click.option(
+        "--ca",
+        type=click.Path(),
+        metavar="F",
+        help="Who signs the server's certificate (PEM). Default: the authorities of the system.",
+    ),
+    click.option(
+        "--pin",
+        "pins",
+        multiple=True,
+        metavar="sha256//...",
+        help="The key that the server has; without --ca that is enough. `fasttunnel cert --pin FILE` says it.",
+    ),
+    click.option(
+        "--server-name", metavar="NAME", help="Name in the server's certificate. Default: the host that is dialled."
+    ),
+    click.option("--cert", type=click.Path(), metavar="F", help="Certificate (PEM) for a server that asks for one."),
+    click.option("--key", type=click.Path(), metavar="F", help="Its key. Default: it is in the same file."),
 )
 config_file = click.option(
     "--config",
@@ -61,6 +107,7 @@ admin = click.option(
 )
 access_log = click.option(
     "--access-log",
+    type=click.Path(),
     metavar="F",
     help="Write a line for each request to this file, - for standard output. SIGHUP opens it anew.",
 )
@@ -77,6 +124,12 @@ trace_messages = click.option(
     is_flag=True,
     help="Write a line to standard error for every message of the tunnel. Costs speed; payloads are not shown.",
 )
+plain = click.option(
+    "--plain",
+    is_flag=True,
+    envvar=f"{PREFIX}PLAIN",
+    help="Lines with the time, as where standard output is no terminal, instead of a status that is drawn anew.",
+)
 user = click.option(
     "--user",
     metavar="NAME",
@@ -92,7 +145,7 @@ def every(kind: Kind) -> Callable[[click.Command], click.Command]:
     def add(command: click.Command) -> click.Command:
         there = {option.name for option in command.params}
         for name, wanted in of_fields(kind).items():
-            if name not in there and name != "token":
+            if name not in there and name not in ("token", "routes"):
                 flag = "--" + name.replace("_", "-")
                 command.params.append(click.Option([flag, name], hidden=True, multiple=is_list(wanted)))
         return command
@@ -118,11 +171,31 @@ def gather(kind: Kind, given: dict[str, Any]) -> Options:
         for option in click.get_current_context().command.params
     }
     used = {name: value for name, value in given.items() if name not in OF_COMMANDS and value not in (None, ())}
-    return merged(
+    found = merged(
         from_file(Path(given["config"])) if given["config"] is not None else {},
         from_environment(os.environ, kind),
         from_settings(given["assignments"]),
         from_flags(
-            {name: (flags[name], Text(value) if isinstance(value, str) else value) for name, value in used.items()}
+            {
+                name: (flags.get(name, COMMAND_LINE), Text(value) if isinstance(value, str) else value)
+                for name, value in used.items()
+            }
         ),
     )
+    return completed(found) if kind is ClientConfig else found
+
+
+def of_file(file: Path | None, of: str | None, assignments: Iterable[str]) -> tuple[Kind, Options]:
+    """Of a file that is looked at, with the environment: whose it is, and what it says."""
+    named = from_file(file) if file is not None else {}
+    kind = KINDS[of or ("client" if {"server", "routes"} & set(named) else "server")]
+    given = merged(named, from_environment(os.environ, kind), from_settings(assignments))
+    if kind is ClientConfig:
+        return kind, completed(given)
+    if is_wanted(given) and not os.environ.get(f"{PREFIX}NO_TOKEN"):
+        given |= to_be_made()
+    return kind, given
+
+
+def name_of(kind: Kind) -> str:
+    return next(name for name, each in KINDS.items() if each is kind)

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -10,9 +11,10 @@ from typing import Any, NoReturn, Protocol
 
 import click
 
+from fasttunnel.control.notify import READY, STOPPING, notify
 from fasttunnel.errors import FasttunnelError
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stoppable(Protocol):
@@ -38,7 +40,7 @@ def keep_heap() -> None:
 def hold_signals() -> None:
     """Have signals wait for `stop_signal`: in the midst of an import, or of the loop's own start, they are
     lost, or end the process in ways of their own."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, signal.SIGHUP))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, signal.SIGHUP))
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
@@ -70,6 +72,7 @@ async def serve(
     async def live() -> None:
         await end.start()
         started()
+        notify(READY)
         await end.wait_closed()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
@@ -77,7 +80,21 @@ async def serve(
     try:
         await _first(asked, live())
     finally:
+        notify(STOPPING)
         await end.stop()
+
+
+async def with_beside(work: Awaitable[None], *others: Awaitable[None]) -> None:
+    """Others run while `work` does, and not longer; what goes wrong in them is no reason to end it."""
+    beside = [asyncio.ensure_future(other) for other in others]
+    try:
+        await work
+    finally:
+        for task in beside:
+            task.cancel()
+        for result in await asyncio.gather(*beside, return_exceptions=True):
+            if isinstance(result, Exception):
+                logging.getLogger("fasttunnel").error("it went on without a part of its screen", exc_info=result)
 
 
 def stop_signal(say: Callable[[str], None]) -> asyncio.Event:
@@ -90,9 +107,9 @@ def stop_signal(say: Callable[[str], None]) -> asyncio.Event:
         say("stopping  requests under way may finish; once more to stop at once")
         asked.set()
 
-    for number in STOPPING:
+    for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, signal.SIGHUP))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, signal.SIGHUP))
     return asked
 
 

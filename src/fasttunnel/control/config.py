@@ -18,6 +18,7 @@ import msgspec
 from fasttunnel import limits
 from fasttunnel.control.exposure import exposure
 from fasttunnel.control.forwarding import Networks
+from fasttunnel.control.names import check_name
 from fasttunnel.control.routes import GRPC, HTTP, WEBSOCKET, Route, check_host, format_address
 from fasttunnel.control.tls import Certificate, pair, read_pin
 from fasttunnel.errors import ConfigError
@@ -96,6 +97,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     listen: str = DEFAULT_LISTEN
     tunnel: str = DEFAULT_TUNNEL
+    domain: str = ""
     reuse_port: bool = False
     token: Secret | None = None
     cert: tuple[str, ...] = ()
@@ -159,6 +161,9 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         _ = self.certificates
         check_admin(self.admin)
         check_field_name("request_id_header", self.request_id_header)
+        msgspec.structs.force_setattr(self, "domain", check_host(self.domain))
+        if self.domain.startswith(("*", "[")):
+            raise ConfigError(f"{self.domain!r} is not a domain", hint="clients get names below it: example.com")
         if self.tls and not self.cert:
             raise ConfigError("TLS needs a certificate", hint="name it with --cert and --key")
         _ = Networks(self.trusted_proxies)
@@ -181,6 +186,8 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     server: str
     token: Secret | None = None
     client_id: Annotated[str, msgspec.Meta(max_length=limits.CLIENT_ID)] = ""
+    name: str = ""
+    any_name: bool = False
     tls: bool = False
     ca: str = ""
     pins: tuple[str, ...] = ()
@@ -231,6 +238,8 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def __post_init__(self) -> None:
         parse_address(self.server)
         check_admin(self.admin)
+        if self.name:
+            msgspec.structs.force_setattr(self, "name", check_name(self.name))
         _ = self.pinned
         try:
             self.server_name.encode("idna")

@@ -15,6 +15,7 @@ from fasttunnel.errors import ANSWERS, ResetCode
 PROTOCOLS: Final = {1: "http", 2: "grpc", 3: "websocket"}
 DIRECTIONS: Final = ("to_backend", "to_public")
 OTHER: Final = "other"
+OWN: Final = "own"  # requests that a client has sent to itself, to see whether its URLs lead to it
 NO_ROUTE: Final = "none"  # of requests that a client has no backend for
 CLOSED_WITHOUT_WORD: Final = 1006  # RFC 6455 7.1.5: no Close frame has passed
 

@@ -24,6 +24,8 @@ SERVER: Final = {
     **_BOTH,
     "listen": "Where the public sends HTTP/1.1, HTTP/2, WebSocket and gRPC requests: HOST:PORT.",
     "tunnel": "Where clients dial in: HOST:PORT.",
+    "domain": "Clients that name no host get NAME.DOMAIN, and *.DOMAIN has to lead here. NAME is what they ask for, or "
+    "a readable one at random.",
     "reuse_port": "Share both ports with another server that has this option, to take over from it (docs/failures.md).",
     "token": "One token for all clients, which permits everything; better in a file of its own (token_file).",
     "cert": "Certificate chains (PEM): both ports speak TLS. Of several, the name that is asked for (SNI) chooses. "
@@ -58,6 +60,8 @@ CLIENT: Final = {
     "server": "The tunnel port of the server: HOST:PORT.",
     "token": "The token that the server asks for; better in a file of its own (token_file).",
     "client_id": "A name of this client's own, which nobody else can have meanwhile.",
+    "name": "Wanted in front of the server's domain, for routes that name no host: NAME.example.com.",
+    "any_name": "Whether another name will do when that one is taken.",
     "tls": "Dial the server by TLS, and check its certificate. Implied by ca, pins, server_name and cert.",
     "ca": "Who signs the server's certificate (PEM). Default: the authorities of the system.",
     "pins": "Keys that the server may have, sha256//BASE64; without ca that is enough. `fasttunnel cert --pin FILE` "

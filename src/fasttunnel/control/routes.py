@@ -79,7 +79,9 @@ class Route(msgspec.Struct, frozen=True):
         """How the public reaches this route of a server at `host` and `port`, by TLS if it is `secure`."""
         scheme = ("grpc" if self.protocols == (GRPC,) else "http") + "s" * secure
         path = f"/{self.grpc_service}" if self.grpc_service else self.path_prefix
-        return f"{scheme}://{format_address(self.host or host, port)}{path}"
+        where = format_address(self.host or host, port)
+        usual = {"http": 80, "https": 443}.get(scheme) == port
+        return f"{scheme}://{where.rpartition(':')[0] if usual else where}{path}"
 
     def to_message(self) -> tunnel_pb2.Route:
         """This route in a Register or Registered."""
@@ -136,6 +138,12 @@ def normal_host(host: str) -> str:
     else:
         host = host.partition(":")[0]
     return host.lower().removesuffix(".")
+
+
+def by_protocol(counts: Iterable[tuple[int, int, int]]) -> dict[str, int]:
+    """The sums of counts of HTTP, gRPC and WebSocket, by name."""
+    sums = [sum(column) for column in zip((0, 0, 0), *counts, strict=True)]
+    return dict(zip(("http", "grpc", "websocket"), sums, strict=True))
 
 
 def format_address(host: str, port: int) -> str:
@@ -273,6 +281,12 @@ class RouteTable(Generic[T]):
                 row[at].members.append((route, target))
         self._routes.setdefault(id(target), _Held(target, owner, party, [])).routes.extend(wanted)
         self._routes_have_changed()
+
+    def serves(self, host: str, besides: str) -> bool:
+        """Whether an owner other than this one has a route of exactly this host."""
+        return any(
+            route.host == host for held in self._routes.values() if held.owner != besides for route in held.routes
+        )
 
     def remove(self, target: T) -> None:
         """Route nothing to `target` any more. No error when nothing was."""

@@ -24,7 +24,8 @@ PREFIX: Final = "FASTTUNNEL_"  # of variables of the environment
 COMMAND_LINE: Final = "the command line"  # of an argument, which has no name
 
 # Those that are no options of a configuration: of commands, and of the build.
-OTHER_VARIABLES: Final = ("CONFIG", "ENGINE", "USER", "DEBUG", "SANITIZE", "COVERAGE", "ANNOTATE")
+_OF_COMMANDS: Final = ("CONFIG", "ENGINE", "USER", "NO_TOKEN", "NO_CHECK", "PLAIN")
+OTHER_VARIABLES: Final = (*_OF_COMMANDS, "DEBUG", "SANITIZE", "COVERAGE", "ANNOTATE")
 
 # Options that name files: beside the file that says so.
 _FILES = ("token_file", "tokens_file", "cert", "key", "ca", "client_ca", "backend_ca")
@@ -157,7 +158,10 @@ def merged(*layers: Options) -> Options:
 
 def _build(kind: type[C], options: Options) -> C:
     if kind is ClientConfig and "server" not in options:
-        raise ConfigError("there is no server to dial", hint="name its tunnel port with --server HOST:PORT")
+        raise ConfigError(
+            "there is no server to dial",
+            hint="name its tunnel port with --server HOST:PORT, or once with `fasttunnel login`",
+        )
     types = of_fields(kind)
     values: dict[str, Any] = {}
     for name, given in options.items():

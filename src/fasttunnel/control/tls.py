@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import ssl
 from collections.abc import Iterable, Sequence
 
@@ -17,6 +18,15 @@ TUNNEL_PROTOCOLS = (H2,)
 
 # RFC 9325 4.2: forward secrecy and AEAD; those of TLS 1.3 are all like that.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+# Where systems keep the authorities that they trust: an OpenSSL that came with a wheel, or with Python, knows nothing
+# of the one that it runs on.
+AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",  # macOS
+)
 
 
 class Certificate(msgspec.Struct, frozen=True):
@@ -159,9 +169,13 @@ def client_context(
 def system_authorities() -> str:
     """The PEM file of those that the system trusts. Raises ConfigError."""
     paths = ssl.get_default_verify_paths()
-    if paths.cafile is None:
-        raise ConfigError(f"this system has no authorities in {paths.openssl_cafile}", hint="name a file with --ca")
-    return paths.cafile
+    found = next((path for path in (paths.cafile, *AUTHORITIES) if path is not None and os.path.exists(path)), None)
+    if found is None:
+        raise ConfigError(
+            f"this system has no authorities in {paths.openssl_cafile}",
+            hint="install ca-certificates, or name a file with --ca",
+        )
+    return found
 
 
 def _load_authorities(context: ssl.SSLContext, ca: str) -> None:

@@ -8,3 +8,5 @@ cdef class Backends(Acceptor):
     cdef Tallies tallies
     cdef bint recording                 # requests carry a label for the record
     cdef dict counted                   # id of a route -> what its requests are counted under
+
+    cdef object tally(self, object route)

@@ -1,4 +1,6 @@
-from fasttunnel.control.routes import RouteTable
+from collections.abc import Iterable
+
+from fasttunnel.control.routes import Route, RouteTable
 from fasttunnel.engine._link import Acceptor
 from fasttunnel.engine._tally import Tallies
 from fasttunnel.engine._target import Target
@@ -7,3 +9,4 @@ class Backends(Acceptor):
     """Opens the backend's end of each request that the server sends."""
 
     def __init__(self, routes: RouteTable[Target], tallies: Tallies, recording: bool) -> None: ...
+    def count(self, routes: Iterable[Route]) -> None: ...

@@ -7,6 +7,7 @@ from fasttunnel.engine._backend_websocket cimport open_websocket
 from fasttunnel.engine._exchange cimport Endpoint, Exchange
 from fasttunnel.engine._tally cimport Tallies, label_of
 from fasttunnel.engine._target cimport Plan, text_of
+from fasttunnel.control import counts
 
 
 cdef class Backends(Acceptor):
@@ -14,7 +15,15 @@ cdef class Backends(Acceptor):
         self.routes = routes
         self.tallies = tallies
         self.recording = recording
-        self.counted = {id(route): tallies.route(str(route)) for route, _ in routes.routes()}
+        self.counted = {}
+
+    def count(self, routes):
+        """These routes are the client's, and are told apart; others are for requests to itself."""
+        self.counted = {id(route): self.tallies.route(str(route)) for route in routes}
+
+    cdef object tally(self, object route):
+        cdef object found = self.counted.get(id(route))
+        return self.tallies.route(counts.OWN) if found is None else found
 
     cdef Endpoint accept(self, Exchange exchange, const Msg *m):
         cdef Plan plan = Plan()
@@ -30,7 +39,7 @@ cdef class Backends(Acceptor):
                                       plan.url.partition(b"?")[0].decode("latin-1"))
         if exchange.protocol == PROTO_GRPC:
             exchange.method = plan.url
-        self.tallies.began(exchange, self.counted.get(id(found[0])) if found is not None else None)
+        self.tallies.began(exchange, self.tally(found[0]) if found is not None else None)
         if self.recording:
             exchange.label = label_of(text_of(&m.method) if m.kind != MSG_WS_REQUEST else b"GET", plan.host, plan.url,
                                       text_of(&m.trace_id), str(found[1]) if found is not None else "")

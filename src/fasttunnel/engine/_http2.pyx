@@ -24,6 +24,10 @@ cdef enum:
     PER_CREDIT = 6                      # bytes that a message of one byte needs
 
 
+def nghttp2_version_text():
+    return nghttp2_version(0).version_str.decode()
+
+
 class Http2Error(Exception):
     """The peer broke HTTP/2 beyond what the library answers by itself."""
 

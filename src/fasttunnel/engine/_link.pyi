@@ -39,6 +39,7 @@ class Link(Carrier):
     """One tunnel: the gRPC stream and the requests in it."""
 
     active: int
+    active_by_protocol: tuple[int, int, int]
     peer: str
     certificate: str | None
     conn: LinkConn | None

@@ -490,6 +490,16 @@ cdef class Link(Carrier):
         return self.table.count
 
     @property
+    def active_by_protocol(self):
+        """The same: HTTP, gRPC, WebSocket."""
+        cdef size_t i
+        cdef size_t[4] counts = [0, 0, 0, 0]
+        for i in range(self.table.capacity):
+            if self.table.entries[i].value != NULL:
+                counts[(<Exchange>self.table.entries[i].value).protocol & 3] += 1
+        return counts[1], counts[2], counts[3]
+
+    @property
     def peer(self):
         return self.conn.peer_text() if self.conn is not None else "unknown"
 

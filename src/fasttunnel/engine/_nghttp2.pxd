@@ -5,6 +5,10 @@ cdef extern from "<sys/types.h>":
     ctypedef long ssize_t
 
 cdef extern from "nghttp2/nghttp2.h":
+    ctypedef struct nghttp2_info:
+        const char *version_str
+    nghttp2_info *nghttp2_version(int least_version)
+
     ctypedef struct nghttp2_session:
         pass
     ctypedef struct nghttp2_session_callbacks:

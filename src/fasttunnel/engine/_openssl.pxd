@@ -23,6 +23,12 @@ cdef extern from "<openssl/bio.h>" nogil:
     void BIO_set_retry_read(BIO *bio)
 
 
+cdef extern from "<openssl/crypto.h>" nogil:
+    enum:
+        OPENSSL_VERSION
+    const char *OpenSSL_version(int type)
+
+
 cdef extern from "<openssl/err.h>" nogil:
     void ERR_clear_error()
     unsigned long ERR_peek_error()
@@ -47,6 +53,8 @@ cdef extern from "<openssl/x509.h>" nogil:
     int i2d_X509_PUBKEY(const X509_PUBKEY *key, unsigned char **out)
     int X509_NAME_get_text_by_NID(X509_NAME *name, int nid, char *text, int n)
     const char *X509_verify_cert_error_string(long code)
+    const char *X509_get_default_cert_file()
+    const char *X509_get_default_cert_dir()
 
 
 cdef extern from "<openssl/obj_mac.h>" nogil:

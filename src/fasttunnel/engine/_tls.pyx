@@ -18,7 +18,7 @@ from fasttunnel.engine._openssl cimport *
 from fasttunnel.engine._out cimport out_append, out_clear, out_grow, out_used
 from fasttunnel.engine._system cimport c_recv
 
-from fasttunnel.control.tls import CIPHERS, Certificate, check_pem, read_pem
+from fasttunnel.control.tls import CIPHERS, Certificate, check_pem, read_pem, system_authorities
 from fasttunnel.errors import ConfigError
 
 cdef enum:
@@ -140,6 +140,16 @@ cdef str last_reason():
     return text.decode("ascii", "replace") if text != NULL else "unknown error"
 
 
+cdef bint knows_authorities():
+    """Whether this OpenSSL finds those of the system: one that came with a wheel has no directory of its own."""
+    return "SSL_CERT_FILE" in os.environ or "SSL_CERT_DIR" in os.environ or os.path.exists(
+        X509_get_default_cert_file()) or os.path.exists(X509_get_default_cert_dir())
+
+
+def openssl_version():
+    return OpenSSL_version(OPENSSL_VERSION).decode()
+
+
 cdef class TlsContext:
     """certificates: pairs (chain, key) of PEM files, at most one of a client. protocols: those of ALPN, the best one first.
 
@@ -222,6 +232,9 @@ cdef class TlsContext:
                     SSL_CTX_set_client_CA_list(context, names)
         elif not self.server and not self.pins:
             SSL_CTX_set_default_verify_paths(context)
+            if not knows_authorities():
+                path = os.fsencode(system_authorities())
+                SSL_CTX_load_verify_locations(context, path, NULL)
         else:
             return 0                    # nobody is asked, or the key itself is known
         self.verified = True

@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import functools
 import secrets
+import time
+from collections.abc import Callable
 from typing import Any
 
 from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
-from fasttunnel.control.config import ClientConfig, parse_address
+from fasttunnel.control.config import Backend, ClientConfig, RouteSpec, parse_address
 from fasttunnel.control.counts import Counts
 from fasttunnel.control.log import Events, Sparing, one_line
-from fasttunnel.control.registration import fragment_for, heartbeat_of, is_name
-from fasttunnel.control.routes import RouteTable, at_host
+from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
+from fasttunnel.control.routes import RouteTable, at_host, by_protocol
 from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
 from fasttunnel.engine._backends import Backends
 from fasttunnel.engine._exchange import WindowBudget
@@ -64,7 +66,10 @@ class ClientEngine:
         self._events = events
         self._instance_id = secrets.token_hex(8)
         self._client_id = config.client_id
+        self.name = config.name
         self.urls: list[str] = []
+        self._server_version = ""
+        self._clock_ahead_s: float | None = None
         self._routes: RouteTable[Target] = RouteTable()
         self._tunnels: dict[Tunnel, asyncio.Task[tuple[str, FasttunnelError | None]]] = {}  # the newest last
         self._registered = asyncio.Event()
@@ -72,6 +77,7 @@ class ClientEngine:
         self._closed = asyncio.Event()
         self._failure: FasttunnelError | None = None
         self._draining = False
+        self._knocks = False  # see check_login
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._dials: set[asyncio.Task[None]] = set()
@@ -85,29 +91,14 @@ class ClientEngine:
     # -- starting and stopping
 
     async def start(self) -> None:
-        self._reactor = Reactor(asyncio.get_running_loop())
-        self._reactor.on_error = self.warning
+        self._open_reactor()
         targets: dict[object, Target] = {}
         for spec in self._config.routes:
-            backend = spec.backend
-            target = targets.get(backend)
+            target = targets.get(spec.backend)
             if target is None:
-                context = self._backend_context(backend.grpc) if backend.secure else None
-                target = Target(
-                    self._reactor,
-                    backend.host,
-                    backend.port,
-                    backend.grpc,
-                    context,
-                    self._dial_backend,
-                    self._backend_failed,
-                    self._config,
-                )
-                targets[backend] = target
+                target = targets[spec.backend] = self._new_target(spec.backend)
             self._routes.add(target, [spec.route])
-        self._tls_context = self._server_context()
-        self._on_record = recorder(self._events.request_done, lambda link: self._client_id)
-        self._acceptor = Backends(self._routes, self._reactor.tallies, self._on_record is not None)
+        self._acceptor.count(spec.route for spec in self._config.routes)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._runner = asyncio.ensure_future(self._run_all())
         waiter = asyncio.ensure_future(self._registered.wait())
@@ -117,6 +108,43 @@ class ClientEngine:
             waiter.cancel()
         if self._failure is not None:
             raise self._failure
+
+    def _new_target(self, backend: Backend) -> Target:
+        context = self._backend_context(backend.grpc) if backend.secure else None
+        return Target(
+            self._reactor,
+            backend.host,
+            backend.port,
+            backend.grpc,
+            context,
+            self._dial_backend,
+            self._backend_failed,
+            self._config,
+        )
+
+    def add_route(self, spec: RouteSpec) -> Callable[[], None]:
+        target = self._new_target(spec.backend)
+        self._routes.add(target, [spec.route])
+        return functools.partial(self._routes.remove, target)
+
+    def _open_reactor(self) -> None:
+        """And what the connections to the server need. Raises ConfigError."""
+        self._reactor = Reactor(asyncio.get_running_loop())
+        self._reactor.on_error = self.warning
+        self._tls_context = self._server_context()
+        self._on_record = recorder(self._events.request_done, lambda link: self._client_id)
+        self._acceptor = Backends(self._routes, self._reactor.tallies, self._on_record is not None)
+
+    async def check_login(self) -> None:
+        self._knocks = True
+        self._open_reactor()
+        tunnel = Tunnel(asyncio.get_running_loop(), 0)
+        task = self._tunnels[tunnel] = asyncio.ensure_future(self._carry(tunnel))
+        try:
+            reason, refusal = await task
+        finally:
+            await self._close()
+        check_knock(self._config.server, reason, refusal)
 
     def _server_context(self) -> TlsContext | None:
         """Raises ConfigError."""
@@ -203,7 +231,10 @@ class ClientEngine:
         return {
             "connected": bool(links),
             "server": self._config.server,
+            "server_version": self._server_version,
+            "clock_ahead_s": self._clock_ahead_s,
             "client_id": self._client_id,
+            "name": self.name,
             "urls": list(self.urls),
             "tunnels": len(links),
             "reconnects": self._reconnects,
@@ -213,6 +244,7 @@ class ClientEngine:
             "writes": self._reactor.writes,
             "buffered_bytes": self._reactor.buffered,
             "active_requests": sum(link.active for link in links),
+            "active": by_protocol(link.active_by_protocol for link in links),
             "requests": self._requests + sum(link.requests for link in links),
             "round_trip_s": beat.round_trip_s if beat else None,
         }
@@ -337,6 +369,8 @@ class ClientEngine:
         tunnel.link = link
         link.attach_tap(self._events.tap, self._config.server)
         link.on_record = self._on_record
+        if self._knocks:
+            return link.send_control(knock().SerializeToString())
         register = Register(
             version=limits.WIRE_VERSION,
             routes=[spec.route.to_message() for spec in self._config.routes],
@@ -345,6 +379,8 @@ class ClientEngine:
             weight=1,
             instance_id=self._instance_id,
             connection=tunnel.number,
+            name=self.name,
+            any_name=self._config.any_name or not self._config.name,
         )
         message = TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register)
         link.send_control(message.SerializeToString())
@@ -372,6 +408,11 @@ class ClientEngine:
         # The name that the server gave is kept: it makes us the same client when we come back.
         if is_name(registered.client_id):
             self._client_id = registered.client_id or self._client_id
+        if not self.urls and (warning := unnamed(self._config, registered)):
+            self._events.warning(warning)
+        self.name = name_given(registered) or self.name
+        self._server_version = registered.server_version
+        self._clock_ahead_s = registered.time_ms / 1000 - time.time() if registered.time_ms else None
         host, _ = parse_address(self._config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         self._registrations += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,8 @@ from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, Sparing
 from fasttunnel.control.outage import Outages
-from fasttunnel.control.registration import check_register, fragment_for
-from fasttunnel.control.routes import Route, RouteTable, format_address
+from fasttunnel.control.registration import Registrar, fragment_for
+from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, TUNNEL_PROTOCOLS
 from fasttunnel.control.watch import FileWatch
 from fasttunnel.engine._exchange import WindowBudget
@@ -54,6 +55,7 @@ class Session:
         self.login = login
         self.session_id = secrets.token_hex(6)
         self.client_id = ""
+        self.name = ""  # under the server's domain
         self.instance_id = ""
         self.connection = 0
         self.peer = ""
@@ -81,6 +83,7 @@ class ServerEngine:
         self._authenticator = authenticator
         self._events = events
         self.routes: RouteTable[Link] = RouteTable()
+        self._registrar = Registrar(self.routes, config.domain)
         self.public_addresses: list[tuple[str, int]] = []
         self.tunnel_addresses: list[tuple[str, int]] = []
         self._links: set[Link] = set()
@@ -274,6 +277,7 @@ class ServerEngine:
             "buffered_bytes": self._reactor.buffered,
             "queued_requests": self._gate.queued,
             "active_requests": sum(link.active for link in self._links),
+            "active": by_protocol(link.active_by_protocol for link in self._links),
             "requests": self._requests + sum(link.requests for link in self._links),
             "links": [
                 {
@@ -361,8 +365,9 @@ class ServerEngine:
 
     def _register(self, link: Link, session: Session, message: TunnelMessage) -> None:
         register = message.register
+        given_id = message.client_id or f"client-{session.session_id}"
         try:
-            routes = check_register(session.login, message.client_id, register)
+            routes, name = self._registrar.check(session.login, message.client_id, given_id, register)
         except Refused as refusal:
             return self._refuse(link, refusal.status, refusal.text)
         session.instance_id, session.connection = register.instance_id, register.connection
@@ -374,15 +379,17 @@ class ServerEngine:
                     return self._refuse(link, GrpcStatus.PERMISSION_DENIED, text)
                 if session.replaces(other.info):
                     other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
-        session.client_id = message.client_id or f"client-{session.session_id}"
+        session.client_id = given_id
         try:
             self.routes.add(link, routes, session.owner, session.login.party)
         except RouteTaken as error:
             return self._refuse(link, GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
         self._registrations += 1
-        session.routes = routes
+        session.routes, session.name = routes, name
         link.tallies = {id(route): self._reactor.tallies.route(str(route)) for route in routes}
+        if name:
+            self._registrar.names.enter(link, name, session.owner)
         self._set_pace(link)
         if session.timeout is not None:
             session.timeout.cancel()
@@ -416,6 +423,8 @@ class ServerEngine:
                 initial_window=self._config.initial_window,
                 max_fragment=self._config.max_fragment,
                 server_version=__version__,
+                name=session.name,
+                time_ms=time.time_ns() // 1_000_000,
             ),
         )
 
@@ -424,6 +433,7 @@ class ServerEngine:
         self._links.discard(link)
         self._requests += link.requests
         self.routes.remove(link)
+        self._registrar.names.leave(link)
         if session.heartbeat is not None:
             session.heartbeat.stop()
             session.heartbeat = None  # it refers to the link

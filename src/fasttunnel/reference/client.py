@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import secrets
 import ssl
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakSet
 
 from fasttunnel import limits
 from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
-from fasttunnel.control.counts import Counts
+from fasttunnel.control.counts import OWN, Counts
 from fasttunnel.control.log import Events, Sparing, one_line
-from fasttunnel.control.registration import fragment_for, heartbeat_of, is_name
-from fasttunnel.control.routes import Route, RouteTable, at_host, format_address
+from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
+from fasttunnel.control.routes import Route, RouteTable, at_host, by_protocol, format_address
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
 from fasttunnel.reference.backend import Backend, Streams
@@ -83,9 +84,12 @@ class ClientEngine:
         self.tallies = Tallies()
         self.events = events
         self.urls: Sequence[str] = []
+        self._server_version = ""
+        self._clock_ahead_s: float | None = None
         self.idle = asyncio.Event()
         self._instance_id = secrets.token_hex(8)
         self._client_id = config.client_id
+        self.name = config.name
         self._routes: RouteTable[Backend[Any]] = RouteTable()
         self._backends: dict[settings.Backend, Backend[Any]] = {}
         self._named: dict[Backend[Any], settings.Backend] = {}
@@ -97,6 +101,7 @@ class ClientEngine:
         self._registered = asyncio.Event()
         self._closed = asyncio.Event()
         self._failure: FasttunnelError | None = None
+        self._knocks = False  # see check_login
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._reconnects = self._requests = self._registrations = self._losses = 0
@@ -119,6 +124,15 @@ class ClientEngine:
             waiter.cancel()
         if self._failure is not None:
             raise self._failure
+
+    async def check_login(self) -> None:
+        self._knocks = True
+        await channel_to(self.config).close()
+        tunnel = ClientTunnel(self, 0)
+        task = self._tunnels[tunnel] = asyncio.create_task(self._carry(tunnel))
+        status, reason = await task
+        await self._close()
+        check_knock(self.config.server, reason, self._refusal(status, reason))
 
     def _backend_context(self, protocol: str) -> ssl.SSLContext:
         """One for all backends of a kind: to read the authorities of a system takes a while. Raises ConfigError."""
@@ -146,6 +160,16 @@ class ClientEngine:
 
         kind = GrpcBackend if backend.grpc else Http1Backend
         return kind(format_address(backend.host, backend.port).encode(), connect, on_failure, self.config)
+
+    def add_route(self, spec: settings.RouteSpec) -> Callable[[], None]:
+        backend = self._new_backend(spec.backend)
+        self._routes.add(backend, [spec.route])
+
+        def end() -> None:
+            self._routes.remove(backend)
+            backend.close()
+
+        return end
 
     async def stop(self, grace_s: float | None = None) -> None:
         """A second call with a shorter grace overtakes the first."""
@@ -199,7 +223,10 @@ class ClientEngine:
         return {
             "connected": any(tunnel.up for tunnel in tunnels),
             "server": self.config.server,
+            "server_version": self._server_version,
+            "clock_ahead_s": self._clock_ahead_s,
             "client_id": self._client_id,
+            "name": self.name,
             "urls": list(self.urls),
             "tunnels": sum(tunnel.up for tunnel in tunnels),
             "reconnects": self._reconnects,
@@ -208,6 +235,7 @@ class ClientEngine:
             "buffered_bytes": sum(tunnel.buffered for tunnel in tunnels)
             + sum(writer.transport.get_write_buffer_size() for writer in self._connections if not writer.is_closing()),
             "active_requests": sum(len(tunnel.requests) for tunnel in tunnels),
+            "active": by_protocol(tunnel.active_by_protocol for tunnel in tunnels),
             "requests": self._requests + sum(tunnel.opened for tunnel in tunnels),
             "round_trip_s": next((tunnel.round_trip_s or None for tunnel in reversed(tunnels) if tunnel.up), None),
         }
@@ -260,12 +288,18 @@ class ClientEngine:
 
     async def _give_up(self, status: int, reason: str) -> None:
         """The server does not want us; what is under way on a tunnel of before may finish."""
-        hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
-        self._failure = REFUSALS[status](f"{self.config.server} refused the tunnel", detail=reason, hint=hint)
+        self._failure = self._refusal(status, reason)
         self._registered.set()
         self.events.disconnected(self.config.server, reason, None)
         if self._tunnels:
             await asyncio.wait(list(self._tunnels.values()))
+
+    def _refusal(self, status: int, reason: str) -> FasttunnelError | None:
+        """The error where coming back would not help."""
+        if status not in REFUSALS:
+            return None
+        hint = "is it the server's --tunnel port?" if status == GrpcStatus.UNIMPLEMENTED else None
+        return REFUSALS[status](f"{self.config.server} refused the tunnel", detail=reason, hint=hint)
 
     async def _carry(self, tunnel: ClientTunnel) -> tuple[int, str]:
         """One life of a tunnel: the status that it ended with."""
@@ -277,8 +311,11 @@ class ClientEngine:
             weight=1,
             instance_id=self._instance_id,
             connection=tunnel.number,
+            name=self.name,
+            any_name=self.config.any_name or not self.config.name,
         )
-        tunnel.send(TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register))
+        message = TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register)
+        tunnel.send(knock() if self._knocks else message)
         waiting_s = max(REGISTERED_TIMEOUT_S, self.config.connect_timeout_s)
         timeout = asyncio.get_running_loop().call_later(waiting_s, self._give_up_silent, tunnel)
         dialling = asyncio.create_task(dial(self.config, tunnel))
@@ -307,6 +344,11 @@ class ClientEngine:
         # The name that the server gave is kept: it makes us the same client when we come back.
         if is_name(registered.client_id):
             self._client_id = registered.client_id or self._client_id
+        if not self.urls and (warning := unnamed(self.config, registered)):
+            self.events.warning(warning)
+        self.name = name_given(registered) or self.name
+        self._server_version = registered.server_version
+        self._clock_ahead_s = registered.time_ms / 1000 - time.time() if registered.time_ms else None
         host, _ = settings.parse_address(self.config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         for older in self._tunnels:
@@ -337,9 +379,11 @@ class ClientEngine:
         host = request.authority if is_grpc else request.host
         found = self._routes.match(exchange.protocol, host, url.partition("?")[0])
         exchange.method = url if is_grpc else ""
-        self.tallies.began(exchange, found[0] if found is not None else None)
+        named = self._named.get(found[1]) if found is not None else None
+        counted = None if found is None else found[0] if named is not None else OWN
+        self.tallies.began(exchange, counted)
         method = "" if is_grpc else getattr(request, "method", "GET")
-        exchange.label = (method, host, url.partition("?")[0], str(self._named[found[1]]) if found is not None else "")
+        exchange.label = (method, host, url.partition("?")[0], str(named or ""))
         if found is None:
             return exchange.reset(ResetCode.NO_ROUTE, "this client has no backend for the request")
         route, backend = found

@@ -61,6 +61,12 @@ class Dispatcher:
 
     # -- what an end of the tunnel makes of it
 
+    @property
+    def active_by_protocol(self) -> tuple[int, int, int]:
+        """Requests under way: HTTP, gRPC, WebSocket."""
+        found = [exchange.protocol for exchange in self.requests.values()]
+        return found.count(pb.HTTP), found.count(pb.GRPC), found.count(pb.WEBSOCKET)
+
     def on_control(self, kind: str, message: pb.TunnelMessage) -> None:
         """A message about the tunnel itself."""
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -19,8 +20,8 @@ from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
 from fasttunnel.control.log import Events, Sparing
 from fasttunnel.control.outage import Outages
-from fasttunnel.control.registration import check_register, fragment_for
-from fasttunnel.control.routes import Route, RouteTable, format_address
+from fasttunnel.control.registration import Registrar, fragment_for
+from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, ServerContext, check, read_pem
 from fasttunnel.control.watch import FileWatch
 from fasttunnel.errors import GrpcStatus, ListenError, ResetCode, RouteTaken, describe
@@ -50,6 +51,7 @@ class Session(MeteredTunnel):
         self.pace = login.identity.requests
         self.session_id = secrets.token_hex(6)
         self.client_id = self.instance_id = ""
+        self.name = ""  # under the server's domain
         self.connection = 0  # which one of several of the instance
         self.routes: list[Route] = []
         self.registered = False
@@ -115,6 +117,7 @@ class ServerEngine:
         self.tallies = Tallies()
         self.events = events
         self.routes: RouteTable[Dispatcher] = RouteTable()
+        self._registrar = Registrar(self.routes, config.domain)
         self.public_addresses: Sequence[tuple[str, int]] = []
         self.tunnel_addresses: Sequence[tuple[str, int]] = []
         self._authenticator = authenticator
@@ -340,6 +343,7 @@ class ServerEngine:
             + sum(connection.buffered for connection in self._connections.values()),
             "queued_requests": self._gate.queued,
             "active_requests": self._active(),
+            "active": by_protocol(session.active_by_protocol for session in self._sessions),
             "requests": self._requests + sum(session.opened for session in self._sessions),
             "links": [session.status() for session in self._sessions if session.up],
         }
@@ -438,12 +442,14 @@ class ServerEngine:
     def lost(self, session: Session) -> None:
         """Its requests have failed: from now on others may have its routes."""
         self.routes.remove(session)
+        self._registrar.names.leave(session)
         if session.registered:
             self._outages.begin(session.owner, session.routes)
 
     def register(self, session: Session, client_id: str, register: Register) -> None:
+        given_id = client_id or f"client-{session.session_id}"
         try:
-            routes = check_register(session.login, client_id, register)
+            routes, name = self._registrar.check(session.login, client_id, given_id, register)
         except Refused as refusal:
             return self._refuse(session, refusal.status, refusal.text)
         session.instance_id, session.connection = register.instance_id, register.connection
@@ -455,14 +461,16 @@ class ServerEngine:
             if session.replaces(other):
                 self.routes.remove(other)
                 other.end(GrpcStatus.UNAVAILABLE, "replaced by a new connection of the same client")
-        session.client_id = client_id or f"client-{session.session_id}"
+        session.client_id = given_id
         try:
             self.routes.add(session, routes, session.owner, session.login.party)
         except RouteTaken as error:
             return self._refuse(session, GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
         self._registrations += 1
-        session.routes = routes
+        session.routes, session.name = routes, name
+        if name:
+            self._registrar.names.enter(session, name, session.owner)
         fragment = fragment_for(self.config.max_fragment, register.max_fragment)
         session.start(register.initial_window, self.config.initial_window, fragment, self.budget)
         session.send(self._registered(session))
@@ -487,6 +495,8 @@ class ServerEngine:
             initial_window=self.config.initial_window,
             max_fragment=self.config.max_fragment,
             server_version=__version__,
+            name=session.name,
+            time_ms=time.time_ns() // 1_000_000,
         )
         return TunnelMessage(client_id=session.client_id, protocol_type=CONTROL, registered=registered)
 

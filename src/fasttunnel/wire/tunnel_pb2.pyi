@@ -273,7 +273,7 @@ class Route(_message.Message):
     def __init__(self, host: _Optional[str] = ..., path_prefix: _Optional[str] = ..., grpc_service: _Optional[str] = ..., strip_prefix: bool = ..., host_rewrite: _Optional[str] = ..., protocols: _Optional[_Iterable[_Union[ProtocolType, str]]] = ..., exclusive: bool = ...) -> None: ...
 
 class Register(_message.Message):
-    __slots__ = ("version", "routes", "group", "initial_window", "max_fragment", "features", "weight", "instance_id", "connection")
+    __slots__ = ("version", "routes", "group", "initial_window", "max_fragment", "features", "weight", "instance_id", "connection", "name", "any_name")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
@@ -283,6 +283,8 @@ class Register(_message.Message):
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ANY_NAME_FIELD_NUMBER: _ClassVar[int]
     version: int
     routes: _containers.RepeatedCompositeFieldContainer[Route]
     group: str
@@ -292,10 +294,12 @@ class Register(_message.Message):
     weight: int
     instance_id: str
     connection: int
-    def __init__(self, version: _Optional[int] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., group: _Optional[str] = ..., initial_window: _Optional[int] = ..., max_fragment: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., weight: _Optional[int] = ..., instance_id: _Optional[str] = ..., connection: _Optional[int] = ...) -> None: ...
+    name: str
+    any_name: bool
+    def __init__(self, version: _Optional[int] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., group: _Optional[str] = ..., initial_window: _Optional[int] = ..., max_fragment: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., weight: _Optional[int] = ..., instance_id: _Optional[str] = ..., connection: _Optional[int] = ..., name: _Optional[str] = ..., any_name: bool = ...) -> None: ...
 
 class Registered(_message.Message):
-    __slots__ = ("session_id", "client_id", "routes", "urls", "heartbeat_interval_ms", "initial_window", "max_fragment", "features", "server_version")
+    __slots__ = ("session_id", "client_id", "routes", "urls", "heartbeat_interval_ms", "initial_window", "max_fragment", "features", "server_version", "time_ms", "name")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +309,8 @@ class Registered(_message.Message):
     MAX_FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     client_id: str
     routes: _containers.RepeatedCompositeFieldContainer[Route]
@@ -314,7 +320,9 @@ class Registered(_message.Message):
     max_fragment: int
     features: _containers.RepeatedScalarFieldContainer[str]
     server_version: str
-    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., urls: _Optional[_Iterable[str]] = ..., heartbeat_interval_ms: _Optional[int] = ..., initial_window: _Optional[int] = ..., max_fragment: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., server_version: _Optional[str] = ...) -> None: ...
+    time_ms: int
+    name: str
+    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., urls: _Optional[_Iterable[str]] = ..., heartbeat_interval_ms: _Optional[int] = ..., initial_window: _Optional[int] = ..., max_fragment: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., server_version: _Optional[str] = ..., time_ms: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("nonce", "reply")
