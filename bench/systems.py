@@ -113,6 +113,23 @@ class Fasttunnel(System):
         ]
 
 
+class Observed(Fasttunnel):
+    """Both ends with an admin port and, if `access_log`, an access log in JSON: what watching costs."""
+
+    def __init__(self, engine: str, *, access_log: bool) -> None:
+        super().__init__(engine)
+        self._access_log = access_log
+        self.name = f"{engine} access log" if access_log else f"{engine} admin"
+
+    def commands(self, folder: Path, port: int, backend: int, kind: str) -> list[list[str]]:
+        commands = super().commands(folder, port, backend, kind)
+        for end, command in zip(self.ends, commands, strict=True):
+            command[4:4] = ["--admin", f"unix:{folder / end}"]
+            if self._access_log:
+                command[4:4] = ["--access-log", str(folder / f"{end}.log"), "--set", 'log_format="json"']
+        return commands
+
+
 class TwoHops(System):
     """A proxy twice, as the two ends of a tunnel are."""
 
@@ -359,6 +376,8 @@ SYSTEMS: dict[str, System] = {
         Fasttunnel("cython"),
         Fasttunnel("cython", 2),
         Fasttunnel("cython", 4),
+        Observed("cython", access_log=False),
+        Observed("cython", access_log=True),
         Fasttunnel("asyncio"),
         NginxStream(),
         NginxHttp(),

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from fasttunnel.control.auth import Authenticator
 from fasttunnel.control.config import ClientConfig, RouteSpec, ServerConfig
+from fasttunnel.control.counts import Counts
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import RouteTable
 
@@ -41,6 +42,9 @@ class ServerEngine(Protocol):
     def status(self) -> dict[str, Any]:
         """Counts and links, for people and tests."""
 
+    def counts(self) -> Counts:
+        """What has been since the start, and is under way, for metrics."""
+
 
 class ClientEngine(Protocol):
     """The end beside the backends: dials the server, registers the routes, opens connections to backends."""
@@ -72,3 +76,6 @@ class ClientEngine(Protocol):
 
     def status(self) -> dict[str, Any]:
         """Counts and connections, for people and tests."""
+
+    def counts(self) -> Counts:
+        """As for the server."""

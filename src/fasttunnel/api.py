@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypedDi
 
 import msgspec
 
+from fasttunnel.control.access import AccessLog
 from fasttunnel.control.auth import Authenticator
 from fasttunnel.control.config import (
     DEFAULT_LISTEN,
@@ -37,6 +38,7 @@ from fasttunnel.reach import urls
 
 if TYPE_CHECKING:
     from fasttunnel import abc
+    from fasttunnel.admin.port import AdminPort
 
 
 EngineName = Literal["cython", "asyncio"]
@@ -74,7 +76,12 @@ class ServerLimits(TypedDict, total=False):
     queue_timeout_s: float
     queued_requests: int
     heartbeat_interval_s: float
+    request_id_header: str
     drain_timeout_s: float
+    admin: str
+    access_log: str
+    log_format: Literal["human", "json"]
+    log_level: Literal["info", "warning", "error"]
 
 
 class ClientLimits(TypedDict, total=False):
@@ -103,6 +110,10 @@ class ClientLimits(TypedDict, total=False):
     backoff_min_s: float
     backoff_max_s: float
     drain_timeout_s: float
+    admin: str
+    access_log: str
+    log_format: Literal["human", "json"]
+    log_level: Literal["info", "warning", "error"]
 
 
 class Server:
@@ -127,7 +138,8 @@ class Server:
         **limits: Unpack[ServerLimits],
     ) -> None:
         self.config = server_config({"listen": listen, "tunnel": tunnel, "token": token, **limits})
-        self._events = guard(events or Events())
+        self._access = _access_log(self.config, events)
+        self._events = guard(events or Events(), self._access)
         self._authenticator = Authenticator(
             self.config.token,
             self.config.tokens_file,
@@ -137,6 +149,8 @@ class Server:
         _check_name(engine)
         self._engine_choice = engine
         self._engine: abc.ServerEngine | None = None
+        self._admin: AdminPort | None = None
+        self._leaving = False
 
     @classmethod
     def from_config(
@@ -156,28 +170,51 @@ class Server:
         engine_class: type[abc.ServerEngine] = _load("ServerEngine", self._engine_choice, self._events)
         _warn(self.config, self._events)
         engine = engine_class(self.config, authenticator=self._authenticator, events=self._events)
+        # First: whoever watches sees it start.
+        self._admin = await _open_admin(self, "server", engine_class, reuse_port=self.config.reuse_port)
         try:
             await engine.start()
         except OSError as error:
+            await self._close()
             raise ListenError(
                 f"cannot listen on {self.config.listen} and {self.config.tunnel}", detail=error.strerror or str(error)
             ) from error
+        except BaseException:
+            await self._close()
+            raise
         self._engine = engine
+        if self._admin is not None:
+            self._events.listening("admin", self._admin.address)
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Accept nothing new, let requests under way finish, then close.
 
         After `grace_s` seconds (None: the option drain_timeout_s) those still under way are ended.
         """
+        self._leaving = True
+        if self._admin is not None and self.config.reuse_port:
+            self._admin.hand_over()
         if self._engine is not None:
             await self._engine.stop(grace_s)
+        await self._close()
+
+    async def _close(self) -> None:
+        if self._admin is not None:
+            await self._admin.stop()
+        if self._access is not None:
+            self._access.close()
 
     async def wait_closed(self) -> None:
         """Returns once the server has stopped."""
         await self._running.wait_closed()
 
     def reload(self) -> None:
-        """Read tokens and certificates now if they have changed; by itself that happens within a few seconds."""
+        """Read tokens and certificates now if they have changed; by itself that happens within a few seconds.
+
+        The access log is opened anew.
+        """
+        if self._access is not None:
+            self._access.reopen()
         if self._engine is not None:  # else nothing was read yet
             self._engine.review()
 
@@ -204,6 +241,18 @@ class Server:
     def tunnel(self) -> str:
         """HOST:PORT for a Client on this machine."""
         return _reachable(self._running.tunnel_addresses[0])
+
+    @property
+    def admin(self) -> str:
+        """Where the admin port is, as the option `admin` has it, but for a port 0; empty: nowhere."""
+        return self._admin.address if self._admin is not None else ""
+
+    @property
+    def unready(self) -> str:
+        """Why it should be sent nothing new; empty: it listens, and is not stopping."""
+        if self._leaving:
+            return "it is draining"
+        return "" if self._engine is not None else "it is starting"
 
     @property
     def routes(self) -> list[Route]:
@@ -246,10 +295,13 @@ class Client:
         self.config = client_config(
             {"server": server, "routes": routes, "token": token, "client_id": client_id, **limits}
         )
-        self._events = guard(events or Events())
+        self._access = _access_log(self.config, events)
+        self._events = guard(events or Events(), self._access)
         _check_name(engine)
         self._engine_choice = engine
         self._engine: abc.ClientEngine | None = None
+        self._admin: AdminPort | None = None
+        self._leaving = False
 
     @classmethod
     def from_config(
@@ -271,25 +323,39 @@ class Client:
         if self._engine is not None:
             raise FasttunnelError("the client has been started already")
         _warn(self.config, self._events)
-        self._engine = await self._new_engine()
-        await self._engine.start()
+        await self._check_host()
+        engine_class: type[abc.ClientEngine] = _load("ClientEngine", self._engine_choice, self._events)
+        self._admin = await _open_admin(self, "client", engine_class)  # first: whoever watches sees it start
+        if self._admin is not None:
+            self._events.listening("admin", self._admin.address)
+        self._engine = engine_class(self.config, events=self._events)
+        try:
+            await self._engine.start()
+        except BaseException:
+            await self._close()
+            raise
 
     async def check_login(self) -> None:
         """Ask the server whether it lets this client in. Nothing is registered, and no other client notices.
 
         Raises AuthError when it does not, ConnectError when it cannot be asked.
         """
-        await (await self._new_engine()).check_login()
-
-    async def _new_engine(self) -> abc.ClientEngine:
         await self._check_host()
         engine_class: type[abc.ClientEngine] = _load("ClientEngine", self._engine_choice, self._events)
-        return engine_class(self.config, events=self._events)
+        await engine_class(self.config, events=self._events).check_login()
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Take no new requests, let those under way finish, then close. `grace_s` is as for the server."""
+        self._leaving = True
         if self._engine is not None:
             await self._engine.stop(grace_s)
+        await self._close()
+
+    async def _close(self) -> None:
+        if self._admin is not None:
+            await self._admin.stop()
+        if self._access is not None:
+            self._access.close()
 
     async def wait_closed(self) -> None:
         """Returns once the client has stopped; raises AuthError or RegisterError when the server sent it away."""
@@ -307,6 +373,29 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop(None if kind is None else 0)
+
+    @property
+    def admin(self) -> str:
+        """As of the server."""
+        return self._admin.address if self._admin is not None else ""
+
+    @property
+    def unready(self) -> str:
+        """Why nothing reaches it; empty: it is registered with the server, and not stopping."""
+        if self._leaving:
+            return "it is draining"
+        connected = self._engine is not None and self._engine.status()["connected"]
+        return "" if connected else f"it is not registered with {self.config.server}"
+
+    @property
+    def routes(self) -> list[RouteSpec]:
+        """What is served."""
+        return list(self.config.routes)
+
+    def reload(self) -> None:
+        """Open the access log anew: it may have been moved away."""
+        if self._access is not None:
+            self._access.reopen()
 
     @property
     def urls(self) -> list[str]:
@@ -414,6 +503,35 @@ def _load(end: str, engine: str | type[Any] | None, events: Events) -> type[Any]
         ) from error
     loaded: type[Any] = getattr(module, end)
     return loaded
+
+
+async def _open_admin(
+    end: Server | Client, kind: str, engine: type[Any], *, reuse_port: bool = False
+) -> AdminPort | None:
+    """Raises ListenError."""
+    if not end.config.admin:
+        return None
+    from fasttunnel.admin.port import AdminPort  # what it needs is an extra
+    from fasttunnel.admin.subject import Subject
+
+    package = engine.__module__.partition(".")[2].partition(".")[0]
+    subject = Subject(
+        kind,
+        {"engine": "cython", "reference": "asyncio"}.get(package, engine.__qualname__),
+        lambda: end._engine,
+        lambda: end.unready,
+        lambda: [str(route) for route in end.routes] if end._engine is not None else [],
+    )
+    port = AdminPort(end.config.admin, subject, end._events.warning, reuse_port=reuse_port)
+    await port.start()
+    return port
+
+
+def _access_log(config: ServerConfig | ClientConfig, events: Events | None) -> AccessLog | None:
+    """Raises ConfigError."""
+    if not config.access_log:
+        return None
+    return AccessLog(config.access_log, (events or Events()).warning, json=config.log_format == "json")
 
 
 def _warn(config: ServerConfig | ClientConfig, events: Events) -> None:

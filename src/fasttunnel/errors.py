@@ -119,13 +119,13 @@ class Answer(NamedTuple):
 
 ANSWERS: dict[ResetCode, Answer] = {
     ResetCode.NO_ERROR: Answer(0, GrpcStatus.OK, 0, "the answer is complete"),
-    ResetCode.CANCELLED: Answer(0, GrpcStatus.CANCELLED, 1001, "the request was cancelled"),
-    ResetCode.NO_ROUTE: Answer(404, GrpcStatus.UNIMPLEMENTED, 1011, "no tunnel serves this host and path"),
+    ResetCode.CANCELLED: Answer(0, GrpcStatus.CANCELLED, 1001, "the request was cancelled in the tunnel"),
+    ResetCode.NO_ROUTE: Answer(404, GrpcStatus.UNIMPLEMENTED, 1011, "the server has no tunnel for this host and path"),
     ResetCode.BACKEND_UNREACHABLE: Answer(502, GrpcStatus.UNAVAILABLE, 1011, "the backend cannot be reached"),
     ResetCode.BACKEND_TIMEOUT: Answer(504, GrpcStatus.DEADLINE_EXCEEDED, 1011, "the backend did not answer in time"),
-    ResetCode.PROTOCOL_ERROR: Answer(502, GrpcStatus.INTERNAL, 1002, "the protocol was violated"),
-    ResetCode.FLOW_CONTROL_ERROR: Answer(502, GrpcStatus.INTERNAL, 1011, "more was sent than there was room for"),
-    ResetCode.TOO_LARGE: Answer(413, GrpcStatus.RESOURCE_EXHAUSTED, 1009, "the message is too large"),
+    ResetCode.PROTOCOL_ERROR: Answer(502, GrpcStatus.INTERNAL, 1002, "the client or the backend broke its protocol"),
+    ResetCode.FLOW_CONTROL_ERROR: Answer(502, GrpcStatus.INTERNAL, 1011, "the tunnel brought more than there was room"),
+    ResetCode.TOO_LARGE: Answer(413, GrpcStatus.RESOURCE_EXHAUSTED, 1009, "the message is above a limit of the tunnel"),
     ResetCode.OVERLOADED: Answer(503, GrpcStatus.UNAVAILABLE, 1013, "the tunnel is overloaded, try again"),
     ResetCode.TUNNEL_LOST: Answer(502, GrpcStatus.UNAVAILABLE, 1001, "the tunnel to the backend was lost"),
 }

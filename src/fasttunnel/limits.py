@@ -172,6 +172,17 @@ SAME_LINE_S: Final = 10.0
 CLIENT_ID: Final = 128
 """Characters of the name of a client: it is remembered, and shown in logs."""
 
+# -- counting ---------------------------------------------------------------------------------------------------------
+
+COUNTED_ROUTES: Final = 100
+"""Routes that metrics tell apart; further ones are "other": clients name them, and who reads metrics keeps each."""
+
+COUNTED_METHODS: Final = 200
+"""The same for methods of gRPC; one counts once a backend has served it."""
+
+COUNTED_CLOSE_CODES: Final = 32
+"""The same for close codes of WebSockets: an application may have 2,000 of its own."""
+
 # -- routes -----------------------------------------------------------------------------------------------------------
 
 HOST_BYTES: Final = 255

@@ -1,6 +1,7 @@
 """The commands as a person starts and stops them: what they say, how they drain, how they exit."""
 
 import asyncio
+import json
 import os
 import pwd
 import shlex
@@ -17,7 +18,7 @@ from aiohttp import ClientPayloadError, ClientSession, web
 from tests.support import programs
 from tests.support.child import start_child
 from tests.support.command import Command, command
-from tests.support.tunnel import engines
+from tests.support.tunnel import engines, eventually
 from tests.support.web import start_web
 
 
@@ -422,3 +423,33 @@ async def test_the_pin_of_a_certificate_for_trying_out(stack: AsyncExitStack, ba
     await refused(await stack.enter_async_context(command(*dial, "--pin", other, backend.address)))
     client = await stack.enter_async_context(command(*dial, "--pin", secured.pin, backend.address))
     await client.line("connected")
+
+
+@pytest.mark.cython_only("what a command writes knows nothing of engines")
+async def test_logs_for_machines(stack: AsyncExitStack, http: ClientSession, tmp_path: Path) -> None:
+    """Every line is an object; a hangup opens the access log anew; --log-level leaves lines out."""
+    access = tmp_path / "access"
+    options = ["--listen", "127.0.0.1:0", "--tunnel", "127.0.0.1:0"]
+    logs = ["--log-format", "json", "--access-log", str(access)]
+    server = await stack.enter_async_context(command("server", *options, *logs))
+    public = (await server.line(r'"kind":"public","address":"([^"]*)"'))[1]
+    for path in ("/before", "/after"):
+        async with http.get(f"http://{public}{path}") as answer:
+            assert answer.status == 404
+        await eventually(lambda path=path: access.exists() and path in access.read_text())
+        access.rename(tmp_path / path[1:])
+        server.signal(signal.SIGHUP)
+        await eventually(access.exists)
+    server.signal(signal.SIGTERM)
+    assert await server.end() == 0
+    lines = [json.loads(line) for line in server.lines]
+    assert {line["event"] for line in lines} >= {"listening", "stopping"}
+    assert all(line["time"].endswith("Z") and line["level"] == "info" for line in lines)
+    assert "/before" not in (tmp_path / "after").read_text()
+    quiet = await stack.enter_async_context(
+        command("server", *options, *logs, "--log-level", "warning", "--admin", f"unix:{tmp_path / 'admin'}")
+    )
+    await eventually((tmp_path / "admin").exists)
+    quiet.signal(signal.SIGTERM)
+    assert await quiet.end() == 0
+    assert quiet.lines == []

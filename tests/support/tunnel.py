@@ -102,8 +102,9 @@ def route(backend: str, **fields: Any) -> RouteSpec:
 
 
 async def start_server(stack: AsyncExitStack, events: Recorder | None = None, **options: Any) -> fasttunnel.Server:
-    """A server on free ports, stopped when the stack is left."""
-    options = {"listen": "127.0.0.1:0", "tunnel": "127.0.0.1:0", "engine": engines["server"], **options}
+    """A server on free ports, stopped when the stack is left. Answers have no field of ours, unless a test wants it."""
+    ports = {"listen": "127.0.0.1:0", "tunnel": "127.0.0.1:0"}
+    options = {**ports, "request_id_header": "", "engine": engines["server"], **options}
     server = fasttunnel.Server(events=events or Recorder(), **options)
     await server.start()
     stack.push_async_callback(server.stop, 0)

@@ -16,6 +16,7 @@ LAYERS = """
     errors limits version
     wire.tunnel_pb2 wire.locate
     wire.tunnel_pb2_grpc
+    control.counts control.terms
     control.forwarding control.routes control.backoff control.listening control.rates control.addresses control.notify
     control.tls control.watch control.privileges control.exposure control.home
     control.permission control.words
@@ -23,7 +24,7 @@ LAYERS = """
     control.config control.outage control.tokens control.kinds control.descriptions
     control.sources control.schema control.files
     control.auth control.log control.trace control.certificates control.own_token control.login control.last_time
-    control.registration
+    control.registration control.access
     abc
     reach.http2 reach.backends
     reach.marker
@@ -31,6 +32,7 @@ LAYERS = """
     _core
     engine._nghttp2 engine._system engine._grpc engine._openssl engine._out
     engine._exchange engine._tls
+    engine._tally
     engine._socket
     engine._io
     engine._http1 engine._http2 engine._websocket engine._listener
@@ -39,17 +41,24 @@ LAYERS = """
     engine._public_http2 engine._public_websocket engine._backend_http1 engine._backend_http2
     engine._public_http1 engine._backend_websocket
     engine._backends
+    engine.recording
     engine.server
     engine.client
     reference.messages
     reference.fields reference.strict reference.grpc_streams reference.websocket_frames
+    reference.tally
     reference.exchange reference.translation reference.http2
     reference.dispatch reference.relay reference.http1
     reference.carrier reference.websocket
     reference.public reference.backend reference.metering
-    reference.backend_http1 reference.backend_grpc
+    reference.backend_http1 reference.backend_grpc reference.recording
     reference.server
     reference.client
+    admin
+    admin.lag admin.http admin.subject
+    admin.metrics
+    admin.pages
+    admin.port
     api
     fasttunnel
     installation
@@ -58,7 +67,7 @@ LAYERS = """
     doctor.client doctor.server
     doctor
     cli.traffic cli.first_url
-    cli.options cli.running cli.screen cli.live
+    cli.options cli.running cli.screen cli.live cli.lines
     cli.server_screen cli.client_screen
     cli.client_checks
     demo.demo_pb2

@@ -34,6 +34,10 @@ of_client = options.together(
         metavar="N",
         help="Tunnel connections side by side: requests spread over them, and one lost costs only its own. Default: 1",
     ),
+    options.admin,
+    options.access_log,
+    options.log_format,
+    options.log_level,
     options.token_file,
     options.config_file,
     options.settings,
@@ -103,6 +107,7 @@ def run(given: dict[str, Any]) -> NoReturn:
     from fasttunnel.cli.client_checks import check_urls
     from fasttunnel.cli.client_screen import ClientScreen, live_status
     from fasttunnel.cli.first_url import first_url
+    from fasttunnel.cli.lines import ClientLog
     from fasttunnel.cli.screen import LastingConsole, is_live
     from fasttunnel.reach.backends import BackendWatch
 
@@ -113,23 +118,29 @@ def run(given: dict[str, Any]) -> NoReturn:
         running.fail(error)
     last_time = LastTime(settings)
     settings = last_time.restored()
-    live = is_live(given["plain"] or given["trace_messages"])
-    screen = ClientScreen(
-        settings,
-        console,
-        live=live,
-        connected=lambda: last_time.keep(end.status()["client_id"], end.name),
-        first_url=told,
-    )
+    live = is_live(given["plain"] or given["trace_messages"]) and settings.log_format is None
+
+    def connected() -> None:
+        last_time.keep(end.status()["client_id"], end.name)
+
+    screen: ClientScreen | ClientLog
+    if settings.log_format is not None:
+        screen = ClientLog(settings, connected=connected, first_url=told)
+    else:
+        screen = ClientScreen(settings, console, live=live, connected=connected, first_url=told)
     screen.tap = options.tap(given["trace_messages"])
     screen.title("client")
     end = Client.from_config(settings, events=screen, engine=engine)
 
     def reload() -> None:
-        screen.say("reload  a client reads nothing again; start it anew for other options")
+        end.reload()
+        if not settings.access_log:
+            screen.say("reload  a client reads nothing again; start it anew for other options")
 
     def work() -> Coroutine[Any, Any, None]:
-        beside: list[Awaitable[None]] = [live_status(screen, end).run()] if live else []
+        beside: list[Awaitable[None]] = (
+            [live_status(screen, end).run()] if isinstance(screen, ClientScreen) and live else []
+        )
         if not given["no_check"]:
             screen.watch = BackendWatch(
                 (spec.backend for spec in settings.routes), settings.connect_timeout_s, screen.backend

@@ -2,16 +2,25 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
 
 from fasttunnel.api import Client
-from fasttunnel.cli.client_screen import ClientScreen
 
 FIRST_PAUSE_S = 5.0  # before a URL that does not lead here is tried again; each pause is twice the one before
 LONGEST_PAUSE_S = 60.0
 AT_ONCE = 8
 
 
-async def check_urls(end: Client, screen: ClientScreen) -> None:
+class UrlScreen(Protocol):
+    """Where it is told."""
+
+    urls: list[str]
+    has_urls: asyncio.Event
+
+    def route(self, index: int, problem: str | None) -> None: ...
+
+
+async def check_urls(end: Client, screen: UrlScreen) -> None:
     """Each time that the server has named others than before."""
     known: Sequence[str] = []
     checking: asyncio.Task[None] | None = None
@@ -30,7 +39,7 @@ async def check_urls(end: Client, screen: ClientScreen) -> None:
             checking.cancel()
 
 
-async def _check_all(end: Client, screen: ClientScreen, count: int) -> None:
+async def _check_all(end: Client, screen: UrlScreen, count: int) -> None:
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def problem_of(index: int) -> str | None:

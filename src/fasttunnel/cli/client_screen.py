@@ -25,7 +25,7 @@ class ClientScreen(Screen):
         connected: Callable[[], None] = lambda: None,
         first_url: Callable[[str], None] = lambda url: None,
     ) -> None:
-        super().__init__(console, timed=not live, live=live)
+        super().__init__(console, timed=not live, live=live, level=config.log_level)
         self._is_connected = connected
         self._first_url: Callable[[str], None] | None = first_url
         self._config = config
@@ -36,6 +36,9 @@ class ClientScreen(Screen):
         self.has_urls = asyncio.Event()
         self.watch: BackendWatch | None = None
         self._problems: dict[int, str | None] = {}
+
+    def listening(self, kind: str, address: str) -> None:
+        self.admin(address)
 
     def connected(self, server: str, urls: Sequence[str]) -> None:
         self._is_connected()

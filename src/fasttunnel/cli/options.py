@@ -100,6 +100,25 @@ engine = click.option(
     envvar=f"{PREFIX}ENGINE",
     help="The compiled data plane, or the one in plain Python. Default: cython if it can be loaded.",
 )
+admin = click.option(
+    "--admin",
+    metavar="HOST:PORT",
+    help="Show metrics (Prometheus), health and status there, or at unix:PATH. Default: nowhere.",
+)
+access_log = click.option(
+    "--access-log",
+    type=click.Path(),
+    metavar="F",
+    help="Write a line for each request to this file, - for standard output. SIGHUP opens it anew.",
+)
+log_format = click.option(
+    "--log-format",
+    type=click.Choice(["human", "json"]),
+    help="Events as lines with the time, for people or as JSON; the access log too. Default: as on a terminal.",
+)
+log_level = click.option(
+    "--log-level", type=click.Choice(["info", "warning", "error"]), help="Show no events below this one. Default: info"
+)
 trace_messages = click.option(
     "--trace-messages",
     is_flag=True,

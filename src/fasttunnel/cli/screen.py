@@ -29,11 +29,17 @@ class LastingConsole(Console):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
+WARNINGS = ("bold yellow", "bold red")
+
+
 class Screen(Events):
     """Events as lines of two columns, coloured on a terminal. Texts from peers are shown as text, never as markup."""
 
-    def __init__(self, console: Console | None = None, *, timed: bool = False, live: bool = False) -> None:
+    def __init__(
+        self, console: Console | None = None, *, timed: bool = False, live: bool = False, level: str = "info"
+    ) -> None:
         super().__init__()
+        self._level = level
         self.traffic = Traffic()
         if live:
             self.request_done = self.traffic.take
@@ -41,7 +47,9 @@ class Screen(Events):
         self._timed = timed  # each line begins with the time
 
     def line(self, label: str, *parts: str | tuple[str, str], style: str = "bold") -> None:
-        """`parts` are texts, or (text, style)."""
+        """`parts` are texts, or (text, style). Yellow and red ones are warnings."""
+        if self._level == "error" or (self._level == "warning" and style not in WARNINGS):
+            return
         text = self._start().append(f"{label:<9} ", style)
         for part in parts:
             text.append(*((part,) if isinstance(part, str) else part))
@@ -55,6 +63,8 @@ class Screen(Events):
         return Text(f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03}Z ")
 
     def title(self, program: str) -> None:
+        if self._level != "info":
+            return
         start = self._start() if self._timed else Text()
         self.console.print(
             start.append(f"fasttunnel {program}", "bold").append(f"  {__version__}", "dim"), soft_wrap=True
@@ -64,6 +74,10 @@ class Screen(Events):
         """A line whose first word is its label."""
         label, _, rest = text.partition(" ")
         self.line(label, rest.strip())
+
+    def admin(self, address: str) -> None:
+        at = address if address.startswith("unix:") else f"http://{address}"
+        self.line("admin", at, "  /metrics, /status, /healthz, /readyz")
 
     def warning(self, text: str) -> None:
         self.line("warning", text, style="bold yellow")

@@ -64,6 +64,10 @@ if TYPE_CHECKING:
     metavar="S",
     help="How many seconds a request waits for a client that is away to come back. Default: 0, it gets 503 at once.",
 )
+@options.admin
+@options.access_log
+@options.log_format
+@options.log_level
 @options.user
 @options.token_file
 @click.option(
@@ -125,11 +129,15 @@ def server(
         settings = configure(ServerConfig, gathered, as_option(own) if own is not None else {})
         account = find_user(user) if user is not None else None
         from fasttunnel.api import Server
+        from fasttunnel.cli.lines import LogLines
         from fasttunnel.cli.screen import is_live
         from fasttunnel.cli.server_screen import ServerScreen, live_status
 
-        live = is_live(plain or trace_messages)
-        screen = ServerScreen(live=live)
+        live = is_live(plain or trace_messages) and settings.log_format is None
+        screen: ServerScreen | LogLines
+        screen = (
+            LogLines(settings) if settings.log_format is not None else ServerScreen(live=live, level=settings.log_level)
+        )
         screen.tap = options.tap(trace_messages)
         end = Server.from_config(settings, events=screen, engine=engine)
     except FasttunnelError as error:
@@ -139,7 +147,8 @@ def server(
 
     async def status() -> None:
         await up.wait()
-        await live_status(screen, end).run()
+        if isinstance(screen, ServerScreen):
+            await live_status(screen, end).run()
 
     def started() -> None:
         if account is not None:
@@ -147,7 +156,7 @@ def server(
         screen.public = parse_address(end.public_url.rpartition("/")[2])
         screen.secure = settings.secures("public")
         screen.title("server")
-        screen.summary(end.public_url, end.tunnel, settings, own)
+        screen.summary(end.public_url, end.tunnel, settings, own, end.admin)
         up.set()
 
     def work() -> Coroutine[Any, Any, None]:

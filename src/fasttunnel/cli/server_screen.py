@@ -24,13 +24,15 @@ class ServerScreen(Screen):
     public: tuple[str, int] = ("", 0)
     secure = False  # TLS there
 
-    def __init__(self, console: Console | None = None, *, live: bool = False) -> None:
-        super().__init__(console, timed=not live, live=live)
+    def __init__(self, console: Console | None = None, *, live: bool = False, level: str = "info") -> None:
+        super().__init__(console, timed=not live, live=live, level=level)
 
     def listening(self, kind: str, address: str) -> None:
         """Told by the summary."""
 
-    def summary(self, public_url: str, tunnel: str, config: ServerConfig, own: OwnToken | None = None) -> None:
+    def summary(
+        self, public_url: str, tunnel: str, config: ServerConfig, own: OwnToken | None = None, admin: str = ""
+    ) -> None:
         if config.domain:
             scheme, _, address = public_url.partition("://")
             where = Route(host=f"*.{config.domain}").url("", parse_address(address)[1], secure=scheme == "https")
@@ -44,6 +46,8 @@ class ServerScreen(Screen):
             self.line("token", (own.secret.reveal(), "bold"), f"  new, and shown this once; kept in {shown(own.path)}")
         elif own is not None:
             self.line("token", f"the one kept in {shown(own.path)}")
+        if admin:
+            self.admin(admin)
         self.line("routes", "none yet; to add some, run beside your app (here one on port 3000):")
         self._invite(tunnel, config, own)
 

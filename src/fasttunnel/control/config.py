@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -126,7 +127,12 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     queue_timeout_s: NotNegative = limits.QUEUE_TIMEOUT_S
     queued_requests: Size = limits.QUEUED_REQUESTS
     heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
+    request_id_header: str = "x-request-id"
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
+    admin: str = ""
+    access_log: str = ""
+    log_format: Literal["human", "json"] | None = None
+    log_level: Literal["info", "warning", "error"] = "info"
 
     @property
     def certificates(self) -> tuple[Certificate, ...]:
@@ -149,10 +155,12 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
                 texts.append(f"clients send their tokens to {self.tunnel} in the clear; add --cert and --key")
             if self.token and self.token.short:
                 texts.append("the token is so short that it can be guessed; `fasttunnel token NAME` makes a long one")
-        return texts
+        return texts + _open_admin(self.admin)
 
     def __post_init__(self) -> None:
         _ = self.certificates
+        check_admin(self.admin)
+        check_field_name("request_id_header", self.request_id_header)
         msgspec.structs.force_setattr(self, "domain", check_host(self.domain))
         if self.domain.startswith(("*", "[")):
             raise ConfigError(f"{self.domain!r} is not a domain", hint="clients get names below it: example.com")
@@ -202,6 +210,10 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     backoff_min_s: Positive = limits.BACKOFF_MIN_S
     backoff_max_s: Positive = limits.BACKOFF_MAX_S
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
+    admin: str = ""
+    access_log: str = ""
+    log_format: Literal["human", "json"] | None = None
+    log_level: Literal["info", "warning", "error"] = "info"
 
     @property
     def secure(self) -> bool:
@@ -221,10 +233,11 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         texts = _exposed(self.token, [self.certificate] if self.certificate else [])
         if self.token and not self.secure and not is_loopback(parse_address(self.server)[0]):
             texts.append(f"the token goes to {self.server} in the clear; --tls encrypts the tunnel")
-        return texts
+        return texts + _open_admin(self.admin)
 
     def __post_init__(self) -> None:
         parse_address(self.server)
+        check_admin(self.admin)
         if self.name:
             msgspec.structs.force_setattr(self, "name", check_name(self.name))
         _ = self.pinned
@@ -281,6 +294,47 @@ def parse_address(text: str) -> tuple[str, int]:
     elif ":" in host or "/" in host or any(character.isspace() for character in host):
         raise ConfigError(f"{text!r} is not an address", hint=hint)
     return host, int(port)
+
+
+_FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OF_MESSAGES = re.compile(r"(?i)(content|grpc|sec)-.*|transfer-encoding|connection|upgrade|trailer|te|host|date|server")
+
+
+def check_field_name(option: str, name: str) -> None:
+    """A field of answers that is ours to add; empty: none. Raises ConfigError."""
+    if name and (not _FIELD_NAME.fullmatch(name) or _OF_MESSAGES.fullmatch(name)):
+        raise ConfigError(f"{option} {name!r} is no name for a field of ours", hint="such as x-request-id")
+
+
+def parse_admin(text: str) -> tuple[str, int] | Path:
+    """HOST:PORT, or unix:PATH for a Unix socket. Raises ConfigError."""
+    scheme, colon, path = text.partition(":")
+    if scheme != "unix" or not colon:
+        return parse_address(text)
+    if not path:
+        raise ConfigError(f"{text!r} names no socket", hint="write unix:PATH, such as unix:/run/fasttunnel/admin.sock")
+    return Path(path)
+
+
+def check_admin(text: str) -> None:
+    """The option `admin`, which may be empty. Raises ConfigError."""
+    if not text:
+        return
+    parse_admin(text)
+    missing = [name for name in ("h11", "prometheus_client") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            "the admin port cannot be had", detail=f"{missing[0]} is missing", hint="pip install 'fasttunnel[admin]'"
+        )
+
+
+def _open_admin(admin: str) -> list[str]:
+    where = parse_admin(admin) if admin else None
+    if where is None or isinstance(where, Path) or is_loopback(where[0]):
+        return []
+    return [
+        f"the admin port {admin} is open to the network: it shows routes, clients and traffic to whoever reaches it"
+    ]
 
 
 def is_loopback(host: str) -> bool:

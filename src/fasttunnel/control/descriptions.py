@@ -12,6 +12,12 @@ _BOTH = {
     "ws_message_bytes": "Largest WebSocket message. Messages are streamed and never gathered.",
     "grpc_message_bytes": "Largest gRPC message. Messages are streamed and never gathered.",
     "drain_timeout_s": "How long requests under way may take to finish once a stop has been asked for.",
+    "admin": "Where metrics, health and status are shown (docs/observability.md): HOST:PORT, or unix:PATH for a socket "
+    "of this user's own. Default: nowhere.",
+    "access_log": "File for one line a request, - for standard output; opened anew on SIGHUP. Default: none.",
+    "log_format": "Of events and of the access log: lines for people, or JSON, both with the time. Default: lines as a "
+    "terminal shows them, and an access log for people.",
+    "log_level": "Events below it are not shown.",
 }
 
 SERVER: Final = {
@@ -44,6 +50,8 @@ SERVER: Final = {
     "queue_timeout_s": "How many seconds a request waits for a client that is away to come back; 0: it gets 503 at "
     "once.",
     "queued_requests": "Requests that may wait so at once.",
+    "request_id_header": "Field of answers that names the request as the logs of both ends do, unless the backend has "
+    "set it; empty: none.",
     "heartbeat_interval_s": "Pause between heartbeats; a tunnel that is silent for two of them is given up.",
 }
 

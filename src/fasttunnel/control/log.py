@@ -15,7 +15,7 @@ TEXT_CHARACTERS = 512  # of a text of a peer
 
 
 class RequestRecord(NamedTuple):
-    """A finished request, as the server saw it. "in" is towards the backend, "out" towards the public."""
+    """A finished request, as one end saw it. "in" is towards the backend, "out" towards the public."""
 
     request_id: str
     protocol: str  # "http", "grpc" or "websocket"
@@ -29,6 +29,10 @@ class RequestRecord(NamedTuple):
     bytes_in: int  # payload, without any framing
     bytes_out: int
     duration_s: float
+    route: str = ""  # empty: it went into no tunnel
+    trace_id: str = ""  # of its traceparent
+    client_id: str = ""
+    peer: str = ""  # at the server the address that asked, at the client the backend
 
 
 def one_line(text: str) -> str:
@@ -54,7 +58,7 @@ class Events:
         self._write = write or _logger.info
 
     def listening(self, kind: str, address: str) -> None:
-        """`kind` is "public" or "tunnel"."""
+        """`kind` is "public" or "tunnel", or "admin", of either end."""
         self._write(f"listening  {kind} on {address}")
 
     def link_up(self, client_id: str, session_id: str, peer: str, routes: Sequence[Route]) -> None:
@@ -108,10 +112,11 @@ class Sparing:
 
 
 class _Guard:
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, access: Callable[[RequestRecord], None] | None) -> None:
         self._events = events
         done = events.request_done
-        self.request_done = functools.partial(self._call, "request_done", done) if done is not None else None
+        told = functools.partial(self._call, "request_done", done) if done is not None else None
+        self.request_done = _both(access, told) if access and told else access or told
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._events, name)
@@ -125,6 +130,19 @@ class _Guard:
             _logger.exception("Events.%s failed", name)
 
 
-def guard(events: Events) -> Events:
-    """The same events; what fails in them goes to the logger "fasttunnel" and never reaches the traffic."""
-    return cast(Events, _Guard(events))
+def _both(
+    one: Callable[[RequestRecord], None], other: Callable[[RequestRecord], None]
+) -> Callable[[RequestRecord], None]:
+    def tell(record: RequestRecord) -> None:
+        one(record)
+        other(record)
+
+    return tell
+
+
+def guard(events: Events, access: Callable[[RequestRecord], None] | None = None) -> Events:
+    """The same events; what fails in them goes to the logger "fasttunnel" and never reaches the traffic.
+
+    `access` is told of finished requests as well.
+    """
+    return cast(Events, _Guard(events, access))

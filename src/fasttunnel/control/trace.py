@@ -8,10 +8,10 @@ from typing import IO, Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from fasttunnel.control.terms import OPCODES, as_word
 from fasttunnel.errors import ResetCode
 from fasttunnel.wire.tunnel_pb2 import Reset, TunnelMessage, WebSocketFrame
 
-_OPCODES = {0: "continuation", 1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}  # RFC 6455 11.8
 _CODES = frozenset(int(code) for code in ResetCode)
 _TOWARDS = {0: "", 1: "to backend", 2: "to public"}
 _SAID = frozenset(("opcode", "code", "connection_id", "frame_direction"))  # in words already, or by the envelope
@@ -47,7 +47,7 @@ def describe(message: TunnelMessage) -> str:
 
 def _fields(payload: Message) -> Iterator[str]:
     if isinstance(payload, WebSocketFrame):
-        yield _OPCODES.get(payload.opcode, f"opcode={payload.opcode}")
+        yield OPCODES.get(payload.opcode, f"opcode={payload.opcode}")
     elif isinstance(payload, Reset):
         yield ResetCode(payload.code).name if payload.code in _CODES else f"code={payload.code}"
     for field, value in payload.ListFields():
@@ -69,9 +69,4 @@ def _words(field: FieldDescriptor, value: Any) -> str:
         return str(field.name)
     elif not isinstance(value, str | int):
         value = ",".join(value)
-    return f"{field.name}={_word(str(value))}"
-
-
-def _word(text: str) -> str:
-    """A text of a peer, as one word: nothing that would end the line or move a terminal's cursor."""
-    return text if text.isprintable() and " " not in text and text else repr(text)
+    return f"{field.name}={as_word(str(value))}"

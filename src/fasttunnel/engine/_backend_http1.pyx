@@ -89,11 +89,11 @@ cdef class BackendHttp1(Conn):
             return self.fail_request(PROTOCOL_ERROR, b"the request cannot be written as HTTP/1.1")
         if m.body.len:
             if write_body(self, &self.writer, m.body.ptr, m.body.len):
-                return self.fail_request(PROTOCOL_ERROR, b"body longer than its Content-Length")
+                return self.fail_request(PROTOCOL_ERROR, b"the tunnel brought a body longer than its Content-Length")
             self.unconsumed += m.body.len
         if m.last:
             if write_body_end(&self.out, &self.writer, m, TAG_HTTP_REQUEST_TRAILERS):
-                return self.fail_request(PROTOCOL_ERROR, b"body shorter than its Content-Length")
+                return self.fail_request(PROTOCOL_ERROR, b"the tunnel brought a body shorter than its Content-Length")
             self.request_done = True
         return self.touch()
 

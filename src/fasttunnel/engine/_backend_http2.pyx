@@ -139,7 +139,7 @@ cdef class BackendCall(H2Stream):
             self.remember(m)
         if m.body.ptr != NULL:
             if self.write_chunk(m):
-                return self.fail_call(PROTOCOL_ERROR, b"fragments of a message do not add up")
+                return self.fail_call(PROTOCOL_ERROR, b"the tunnel brought fragments of a message that do not add up")
             if self.overfull():
                 return self.fail_call(OVERLOADED, b"messages come faster than the backend reads")
         if m.last:

@@ -77,7 +77,7 @@ cdef class BackendWebSocket(WebSocketConn):
         try:
             used = self.read_refusal(data, n) if self.refused else self.read_answer(data, n)
         except BadMessage as error:
-            self.exchange.reset(PROTOCOL_ERROR, b"bad answer to the handshake: " + str(error).encode())
+            self.exchange.reset(PROTOCOL_ERROR, b"bad answer of the backend to the handshake: " + str(error).encode())
             self.abort()
             return <Py_ssize_t>n
         if self.open:

@@ -1,16 +1,29 @@
 """From a request of the tunnel to a backend. Only what the client's own configuration names is ever connected to, whatever
 a message says; the routes are matched again here, by the same rules as at the server."""
-from fasttunnel._core cimport MSG_GRPC_REQUEST, Msg, PROTO_GRPC, PROTO_HTTP
+from fasttunnel._core cimport MSG_GRPC_REQUEST, MSG_WS_REQUEST, Msg, PROTO_GRPC, PROTO_HTTP
 from fasttunnel.engine._backend_http1 cimport open_request
 from fasttunnel.engine._backend_http2 cimport open_call
 from fasttunnel.engine._backend_websocket cimport open_websocket
 from fasttunnel.engine._exchange cimport Endpoint, Exchange
+from fasttunnel.engine._tally cimport Tallies, label_of
 from fasttunnel.engine._target cimport Plan, text_of
+from fasttunnel.control import counts
 
 
 cdef class Backends(Acceptor):
-    def __init__(self, routes):
+    def __init__(self, routes, Tallies tallies not None, bint recording):
         self.routes = routes
+        self.tallies = tallies
+        self.recording = recording
+        self.counted = {}
+
+    def count(self, routes):
+        """These routes are the client's, and are told apart; others are for requests to itself."""
+        self.counted = {id(route): self.tallies.route(str(route)) for route in routes}
+
+    cdef object tally(self, object route):
+        cdef object found = self.counted.get(id(route))
+        return self.tallies.route(counts.OWN) if found is None else found
 
     cdef Endpoint accept(self, Exchange exchange, const Msg *m):
         cdef Plan plan = Plan()
@@ -24,6 +37,12 @@ cdef class Backends(Acceptor):
         if found is None:
             found = self.routes.match(exchange.protocol, plan.host.decode("latin-1"),
                                       plan.url.partition(b"?")[0].decode("latin-1"))
+        if exchange.protocol == PROTO_GRPC:
+            exchange.method = plan.url
+        self.tallies.began(exchange, self.tally(found[0]) if found is not None else None)
+        if self.recording:
+            exchange.label = label_of(text_of(&m.method) if m.kind != MSG_WS_REQUEST else b"GET", plan.host, plan.url,
+                                      text_of(&m.trace_id), str(found[1]) if found is not None else "")
         if found is None:
             return None
         route, plan.target = found

@@ -28,8 +28,14 @@ cdef class WindowBudget:
     cdef int64_t max_window             # of one request
 
 
+cdef struct Passed:                     # by Direction - 1
+    uint64_t frames[2][16]              # of WebSocket, by opcode
+    uint64_t exhausted[2]               # windows that were used up
+
+
 cdef class Carrier:
     """The side of an exchange that faces the tunnel."""
+    cdef Passed *passed                 # where it is counted; whoever owns that outlives the carrier
     cdef uint64_t max_fragment          # payload bytes of one message towards this peer
     cdef int64_t peer_window            # credit of a new exchange towards the peer
     cdef int64_t local_window           # credit that the peer has towards us at first
@@ -77,11 +83,13 @@ cdef class Exchange:
     cdef uint64_t bytes_sent
     cdef uint64_t bytes_received
     cdef double started_s
+    cdef object tally                   # engine._tally.RouteTally that it is counted under, or None
+    cdef bytes method                   # gRPC: /SERVICE/METHOD
     cdef int status
     cdef int interim                    # informational answers so far
     cdef uint64_t interim_bytes
     cdef int reset_code                 # -1: none
-    cdef tuple label                    # (method, host, path); None where nobody asks
+    cdef tuple label                    # (method, host, path, trace_id, peer); None where nobody asks
 
     cdef uint64_t sendable(self) except? 0xffffffffffffffff
     cdef bint congested(self) except -1

@@ -46,7 +46,13 @@ cdef class WindowBudget:
         self.left = budget
 
 
+cdef Passed nowhere                     # for carriers of which nobody counts anything
+
+
 cdef class Carrier:
+    def __cinit__(self):
+        self.passed = &nowhere
+
     cdef int send(self, Msg *m) except -1:
         raise NotImplementedError
 
@@ -112,8 +118,12 @@ cdef class Exchange:
                 self.sending = FLOW_CLOSED
             elif self.sending == FLOW_IDLE:
                 self.sending = FLOW_OPEN
+            if m.status:
+                self.status = m.status
             if m.body.ptr != NULL:
                 self.send_credit -= <int64_t>m.body.len
+                if self.send_credit <= 0 and m.body.len:
+                    self.carrier.passed.exhausted[self.direction - 1] += 1
                 self.bytes_sent += m.body.len
                 if self.protocol == PROTO_GRPC and not m.more:
                     self.messages_sent += 1
@@ -121,6 +131,8 @@ cdef class Exchange:
                 self.messages_sent += 1
         elif self.sending == FLOW_IDLE:
             self.sending = FLOW_OPEN
+            if m.kind == MSG_WS_RESPONSE and not m.accepted:
+                self.status = m.status
         return self.carrier.send(m)
 
     cdef int send_frame(self, const WsFrame *frame) except -1:
@@ -129,9 +141,12 @@ cdef class Exchange:
             return 0
         if frame.opcode < 8:
             self.send_credit -= <int64_t>frame.payload_len
+            if self.send_credit <= 0 and frame.payload_len:
+                self.carrier.passed.exhausted[self.direction - 1] += 1
         self.share -= ENVELOPE + <int64_t>frame.payload_len
         self.bytes_sent += frame.payload_len
         self.messages_sent += not frame.more
+        self.carrier.passed.frames[self.direction - 1][frame.opcode & 15] += not frame.more
         if frame.opcode == 8:
             self.sending = FLOW_CLOSED
         return self.carrier.send_frame(self, frame)
@@ -183,6 +198,8 @@ cdef class Exchange:
         self.bytes_received += m.body.len
         if self.protocol == PROTO_HTTP or not m.more and (is_frame or self.protocol == PROTO_GRPC and m.body.ptr != NULL):
             self.messages_received += 1
+            if is_frame:
+                self.carrier.passed.frames[2 - self.direction][m.opcode & 15] += 1
         if not is_frame or m.opcode < 8:
             self.received_more = m.more
         if m.last or is_frame and m.opcode == 8:
@@ -212,6 +229,7 @@ cdef class Exchange:
 
     cdef int _violation(self, uint32_t code, bytes text) except -1:
         cdef Endpoint endpoint = self.endpoint
+        text = (b"the client" if self.direction == TO_BACKEND else b"the server") + b" broke the contract of the tunnel: " + text
         self.reset(code, text)
         return endpoint.on_reset(code, text)
 

@@ -2,9 +2,14 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fasttunnel._core cimport Buf
-from fasttunnel.engine._exchange cimport Endpoint
+from fasttunnel.engine._exchange cimport Endpoint, Exchange
 from fasttunnel.engine._io cimport Conn, Reactor
 from fasttunnel.engine._link cimport Link
+
+
+cdef struct RequestId:                  # of an answer that is being made; an Exchange may be gone by then
+    uint8_t text[16]
+    uint8_t length                      # 0: none
 
 
 cdef class Gate:
@@ -26,10 +31,12 @@ cdef class Gate:
     cdef uint64_t ws_message_bytes
     cdef uint64_t grpc_message_bytes
     cdef object trusted_proxies         # control.forwarding.Networks
-    cdef public bint recording          # requests carry a label for the record
+    cdef bytes request_id_header        # field of answers that has the request_id, in lower case; empty: none
+    cdef public object on_record        # of requests that go into no tunnel, as Link.on_record; None: nobody asks for records
     cdef readonly bint closing          # each public connection ends with its next answer
     cdef readonly bint draining         # and nothing new is taken
 
+    cdef object found                   # under what a request is counted for which find() has a tunnel, see Link.tallies
     cdef bytes full                     # why the last find() had nothing although there is a tunnel; or None
     cdef int full_status                # of HTTP, for that: 503, or 429 where the rate is what is full
     cdef long retry_after_s             # and what to say with it
@@ -40,7 +47,11 @@ cdef class Gate:
     cdef bint away(self, int protocol, bytes host, bytes target) except -1
     cdef bint queue(self, Endpoint waiter, Conn conn) except -1
     cdef int unqueue(self, Endpoint waiter) except -1
-    cdef tuple label(self, bytes method, bytes host, bytes target)
+    # A request goes into the tunnel that find() has found.
+    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, Visitor visitor) except -1
+    # An answer of ours to one that goes into none; what is not known of it is None.
+    cdef int refused(self, RequestId *request_id, int protocol, int status, bytes method, bytes host, bytes target,
+                     Visitor visitor) except -1
 
 
 cdef class Visitor:
@@ -59,5 +70,6 @@ cdef class Visitor:
 cdef bytes trace_id_of(bytes traceparent)
 cdef int http_status_of(uint32_t code) noexcept
 cdef int grpc_status_of(uint32_t code) noexcept
+cdef int grpc_refusal(int status) noexcept
 cdef int close_code_of(uint32_t code) noexcept
 cdef bytes explain(uint32_t code, bytes text)

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 from fasttunnel.control.config import ServerConfig
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import RouteTable
@@ -8,12 +10,17 @@ class Gate:
     """What all public connections of a server share."""
 
     reactor: Reactor
-    recording: bool
+    on_record: Callable[..., None] | None
     closing: bool
     draining: bool
     queued: int
     def __init__(
-        self, reactor: Reactor, routes: RouteTable[Link], outages: Outages, config: ServerConfig, recording: bool
+        self,
+        reactor: Reactor,
+        routes: RouteTable[Link],
+        outages: Outages,
+        config: ServerConfig,
+        on_record: Callable[..., None] | None,
     ) -> None: ...
     def wake(self) -> None: ...
     def close(self) -> None: ...

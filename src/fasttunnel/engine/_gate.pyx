@@ -2,7 +2,9 @@
 from libc.math cimport ceil
 from libc.stdint cimport uint8_t, uint32_t
 
-from fasttunnel._core cimport buf_append, hdr_append
+from fasttunnel._core cimport PROTO_GRPC, buf_append, hdr_append
+from fasttunnel.engine._link cimport make_request_id
+from fasttunnel.engine._tally cimport label_of
 from fasttunnel.control.forwarding import Networks, forwarding_fields
 from fasttunnel.errors import ANSWERS, ResetCode
 
@@ -31,6 +33,17 @@ cdef int grpc_status_of(uint32_t code) noexcept:
     return GRPC_STATUS[code] if 0 < code < CODES else 13
 
 
+cdef int grpc_refusal(int status) noexcept:
+    """Status of a call for the HTTP status of an answer of ours."""
+    if status == 404:
+        return 12                           # UNIMPLEMENTED
+    if status == 503:
+        return 14                           # UNAVAILABLE
+    if status == 504:
+        return 4                            # DEADLINE_EXCEEDED
+    return 8 if status in (413, 414, 429, 431) else 13      # RESOURCE_EXHAUSTED, INTERNAL
+
+
 cdef int close_code_of(uint32_t code) noexcept:
     return CLOSE_CODE[code] if 0 < code < CODES else 1011
 
@@ -41,7 +54,7 @@ cdef bytes explain(uint32_t code, bytes text):
 
 
 cdef class Gate:
-    def __init__(self, Reactor reactor, routes, outages, config, bint recording):
+    def __init__(self, Reactor reactor, routes, outages, config, on_record):
         self.reactor = reactor
         self.routes = routes
         self.outages = outages
@@ -60,7 +73,8 @@ cdef class Gate:
         self.ws_message_bytes = config.ws_message_bytes
         self.grpc_message_bytes = config.grpc_message_bytes
         self.trusted_proxies = Networks(config.trusted_proxies)
-        self.recording = recording
+        self.on_record = on_record
+        self.request_id_header = config.request_id_header.lower().encode()
 
     cdef Link find(self, int protocol, bytes host, bytes target):
         """The tunnel for a request, or None. One look-up per request, never per message."""
@@ -87,6 +101,7 @@ cdef class Gate:
                 self.full_status = 503
             elif link.pace is None or self.paced(link):
                 self.full = None
+                self.found = link.tallies.get(id(found[0]))
                 return link
         return None
 
@@ -139,10 +154,22 @@ cdef class Gate:
         self.closing = self.draining = True
         self.wake()
 
-    cdef tuple label(self, bytes method, bytes host, bytes target):
-        if not self.recording:
-            return None
-        return (method.decode("latin-1"), host.decode("latin-1"), target.partition(b"?")[0].decode("latin-1"))
+    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, Visitor visitor) except -1:
+        self.reactor.tallies.began(exchange, self.found)
+        if exchange.protocol == PROTO_GRPC:
+            exchange.method = target
+        if self.on_record is not None:
+            exchange.label = label_of(method, host, target, trace_id, visitor.address.decode())
+        return 0
+
+    cdef int refused(self, RequestId *request_id, int protocol, int status, bytes method, bytes host, bytes target,
+                     Visitor visitor) except -1:
+        request_id.length = make_request_id(request_id.text, protocol)
+        self.reactor.tallies.refused(protocol, status)
+        if self.on_record is not None:
+            self.on_record(None, request_id.text[:request_id.length].decode("latin-1"), protocol, label_of(method, host, target, None, visitor.address.decode()), "",
+                           grpc_refusal(status) if protocol == PROTO_GRPC else status, None, 0, 0, 0, 0, 0.0)
+        return 0
 
 
 cdef bytes trace_id_of(bytes traceparent):

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t
 from fasttunnel._core cimport Buf
 from fasttunnel.engine._out cimport Out
 from fasttunnel.engine._socket cimport Poller, Socket
+from fasttunnel.engine._tally cimport Tallies
 
 
 cdef enum:
@@ -42,6 +43,7 @@ cdef class Reactor(Poller):
     cdef readonly set conns             # every open connection
     cdef readonly long links            # those of tunnels among them
     cdef long requests                  # under way on all of these
+    cdef readonly Tallies tallies
 
     cdef int mark_dirty(self, Conn conn) except -1
     cdef int contain(self, Conn conn, object error) except -1

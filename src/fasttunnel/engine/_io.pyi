@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 from fasttunnel.control.addresses import Connections
 from fasttunnel.engine._socket import Poller, Socket
+from fasttunnel.engine._tally import Tallies
 
 class Reactor(Poller):
     """What the connections of one engine share: the loop, the read buffer, the flush and the clock."""
@@ -12,6 +13,7 @@ class Reactor(Poller):
     addresses: Connections | None
     conns: set[Conn]
     links: int
+    tallies: Tallies
     timers: int
     buffered: int
     def __new__(cls, loop: asyncio.AbstractEventLoop) -> Reactor: ...

@@ -43,6 +43,7 @@ cdef class Reactor:
         self.dirty = []
         self.dirty_links = []
         self.conns = set()
+        self.tallies = Tallies()
         self.wheel = [None] * SLOTS
         self.wheel_ms = self.now_ms() // SLOT_MS * SLOT_MS
 

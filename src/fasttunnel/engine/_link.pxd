@@ -63,6 +63,7 @@ cdef class Link(Carrier):
     cdef bint watched                   # handler.idle() is wanted
     cdef public object info             # the engine's notes on this link
     cdef public object pace             # control.rates.Bucket of requests, or None where nothing is limited
+    cdef public dict tallies            # id of a route -> engine._tally.RouteTally; empty at the client
     cdef bint swamped                   # too many requests wait already, see MeteredLink
     # requests
     cdef Table table
@@ -91,6 +92,7 @@ cdef class Link(Carrier):
     cdef readonly uint64_t requests
 
     cdef list exchanges(self)
+    cdef int record(self, object told, Exchange exchange, double duration_s) except -1
     cdef Exchange open(self, Endpoint endpoint, int protocol)
     cdef uint8_t *reserve(self, size_t n) except NULL
     cdef int commit(self, size_t n) except -1
@@ -109,3 +111,6 @@ cdef class Link(Carrier):
     cdef int break_off(self, int grpc_status, str text) except -1
     cdef Exchange new_exchange(self, Endpoint endpoint, int protocol, int direction)
     cdef int lose(self, int grpc_status, str message) except -1
+
+
+cdef uint8_t make_request_id(uint8_t *id, int protocol) noexcept

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 from fasttunnel.control.rates import Bucket
 from fasttunnel.engine._exchange import Carrier, WindowBudget
 from fasttunnel.engine._io import Conn, Reactor
+from fasttunnel.engine._tally import RouteTally
 
 class _Handler(Protocol):
     """What a link reports to: the engine."""
@@ -46,6 +47,7 @@ class Link(Carrier):
     draining: bool
     info: Any
     pace: Bucket | None
+    tallies: dict[int, RouteTally]  # by id of the route
     on_record: Callable[..., None] | None
     messages_sent: int
     messages_received: int
@@ -54,6 +56,7 @@ class Link(Carrier):
     def attach_tap(self, tap: Callable[[str, bool, bytes], None] | None, far_end: str) -> None: ...
     def start(self, peer_window: int, local_window: int, max_fragment: int, budget: WindowBudget) -> None: ...
     def measured(self, round_trip_s: float) -> None: ...
+    def under_way(self) -> list[Any]: ...
     def drain(self) -> None: ...
     def report_idle(self) -> None: ...
     def end_idle(self) -> None: ...

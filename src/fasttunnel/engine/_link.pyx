@@ -8,7 +8,6 @@ QUANTUM bytes (deficit round robin: M. Shreedhar, G. Varghese, 1995). Whoever ha
 those who have, as in FQ-CoDel (RFC 8290 4.1): a small message does not wait for the turns of bulk transfers.
 """
 import socket
-import time
 import traceback
 from collections import deque
 
@@ -29,6 +28,7 @@ from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
 from fasttunnel.engine._io cimport Conn, THROUGH_BYTES
 from fasttunnel.engine._out cimport out_append, out_clear, out_reserve
 from fasttunnel.engine._nghttp2 cimport NGHTTP2_CANCEL, NGHTTP2_SETTINGS
+from fasttunnel.engine._tally cimport RouteTally, monotonic_s
 from fasttunnel.engine._tls cimport tls_identity
 
 from fasttunnel import limits
@@ -59,12 +59,9 @@ cdef enum:
 
 cdef str NO_PLAIN_TUNNEL_PORT = "it does not speak HTTP/2 in the clear (is it the server's --tunnel port, or does it want --tls?)"
 cdef str NO_TUNNEL_PORT = "it does not speak HTTP/2 (is it the server's --tunnel port?)"
-cdef bytes IDLE_TEXT = b"nothing has passed for too long"
+cdef bytes IDLE_TEXT = b"nothing has passed through the tunnel for too long"
 cdef double GOODBYE_S = 10.0            # for a client to take the end of its tunnel and close the connection
 cdef bytes CONNECT_PATH = b"/fasttunnel.v1.TunnelService/Connect"
-cdef double time_monotonic() except? -1:
-    return time.monotonic()
-
 cdef object NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 cdef uint64_t next_request = 0          # request_ids are unique in the process
 cdef char *HEX = b"0123456789abcdef"
@@ -383,6 +380,8 @@ cdef class Link(Carrier):
         self.conn = conn
         self.stream = stream
         self.reactor = conn.reactor
+        self.passed = &conn.reactor.tallies.passed
+        self.tallies = {}
         self.handler = handler
         self.acceptor = acceptor
         self.light = deque()
@@ -473,6 +472,10 @@ cdef class Link(Carrier):
             stream.write_end()
         self.lose(grpc_status, message)
 
+    def under_way(self):
+        """Its requests."""
+        return self.exchanges()
+
     cdef list exchanges(self):
         cdef size_t i
         cdef list found = []
@@ -517,8 +520,7 @@ cdef class Link(Carrier):
         exchange.receive_credit = exchange.window = self.local_window
         exchange.share = QUANTUM
         exchange.reset_code = -1
-        if self.on_record is not None:
-            exchange.started_s = time_monotonic()
+        exchange.started_s = monotonic_s()
         if endpoint is not None:
             endpoint.exchange = exchange
         self.requests += 1
@@ -527,26 +529,8 @@ cdef class Link(Carrier):
 
     cdef Exchange open(self, Endpoint endpoint, int protocol):
         """Server: a new request begins; its id is made here."""
-        global next_request
         cdef Exchange exchange = self.new_exchange(endpoint, protocol, TO_BACKEND)
-        cdef uint64_t number
-        cdef uint8_t *p = exchange.id
-        cdef int digits = 1
-        next_request += 1
-        number = next_request
-        if protocol == PROTO_WEBSOCKET:
-            memcpy(p, b"ws-", 3)
-            p += 3
-        else:
-            memcpy(p, b"g-" if protocol == PROTO_GRPC else b"h-", 2)
-            p += 2
-        while digits < 13 and number >> (4 * digits):
-            digits += 1
-        exchange.id_len = <uint8_t>(p - exchange.id) + digits
-        while digits:
-            digits -= 1
-            p[digits] = <uint8_t>HEX[number & 15]
-            number >>= 4
+        exchange.id_len = make_request_id(exchange.id, protocol)
         if tbl_put(&self.table, exchange.id, exchange.id_len, <void *>exchange) != 0:
             raise MemoryError
         Py_INCREF(exchange)
@@ -554,6 +538,7 @@ cdef class Link(Carrier):
 
     cdef int retire(self, Exchange exchange, bint abnormal) except -1:
         cdef object record = self.on_record
+        cdef double duration_s
         if self.last == <PyObject *>exchange:
             self.last = NULL
         if tbl_pop(&self.table, exchange.id, exchange.id_len) == NULL:
@@ -563,14 +548,24 @@ cdef class Link(Carrier):
             self.recent[id_hash(exchange.id, exchange.id_len) % RECENT] = id_hash(exchange.id, exchange.id_len)
         if self.turn is exchange:
             self.turn = None
+        duration_s = monotonic_s() - exchange.started_s
+        self.reactor.tallies.ended(exchange, duration_s)
         if record is not None:
-            record(exchange.request_id().decode(), exchange.protocol, exchange.label, exchange.status,
-                   exchange.reset_code if exchange.reset_code >= 0 else None,
-                   exchange.messages_sent, exchange.messages_received, exchange.bytes_sent, exchange.bytes_received,
-                   time_monotonic() - exchange.started_s)
+            self.record(record, exchange, duration_s)
         Py_DECREF(exchange)
         if (self.draining or self.watched) and self.table.count == 0:
             self.handler.idle(self)
+        return 0
+
+    cdef int record(self, object told, Exchange exchange, double duration_s) except -1:
+        cdef bint up = exchange.direction == TO_BACKEND
+        told(self, exchange.id[:exchange.id_len].decode("latin-1"), exchange.protocol, exchange.label,
+             (<RouteTally>exchange.tally).name if exchange.tally is not None else "", exchange.status,
+             exchange.reset_code if exchange.reset_code >= 0 else None,
+             exchange.messages_sent if up else exchange.messages_received,
+             exchange.messages_received if up else exchange.messages_sent,
+             exchange.bytes_sent if up else exchange.bytes_received,
+             exchange.bytes_received if up else exchange.bytes_sent, duration_s)
         return 0
 
     # -- output
@@ -772,10 +767,11 @@ cdef class Link(Carrier):
     cdef int give_up(self, Exchange exchange, object error) except -1:
         """An unexpected error in one request costs that request, not the tunnel."""
         cdef Endpoint endpoint = exchange.endpoint
+        cdef bytes text = (b"the server" if self.acceptor is None else b"the client") + b" has failed on this request"
         self.handler.warning("".join(traceback.format_exception(error)))
-        exchange.reset(PROTOCOL_ERROR, b"internal error")
+        exchange.reset(PROTOCOL_ERROR, text)
         if endpoint is not None:
-            endpoint.on_reset(PROTOCOL_ERROR, b"internal error")
+            endpoint.on_reset(PROTOCOL_ERROR, text)
         return 0
 
     cdef int unknown(self, const Msg *m) except -1:
@@ -783,6 +779,7 @@ cdef class Link(Carrier):
         cdef Exchange exchange
         cdef Endpoint endpoint
         cdef Msg reset
+        cdef bytes text
         cdef uint64_t mark
         cdef int protocol
         if m.kind == MSG_RESET or m.kind == MSG_WINDOW_UPDATE:
@@ -814,8 +811,9 @@ cdef class Link(Carrier):
         reset.protocol_type = m.protocol_type
         reset.kind = MSG_RESET
         reset.code = 8 if self.draining else PROTOCOL_ERROR
-        reset.text.ptr = <const uint8_t *><const char *>b"unknown request_id"
-        reset.text.len = 18
+        text = b"the server does not know this request" if self.acceptor is None else b"the client does not know this request"
+        reset.text.ptr = <const uint8_t *><const char *>text
+        reset.text.len = <size_t>len(text)
         return self.send(&reset)
 
     cdef int malformed(self, str text) except -1:
@@ -850,6 +848,31 @@ cdef class Link(Carrier):
             conn.await_close()
         self.handler.lost(self, grpc_status, message)
         return 0
+
+
+cdef uint8_t make_request_id(uint8_t *id, int protocol) noexcept:
+    """The next one, of at most 16 bytes. Returns its length."""
+    global next_request
+    cdef uint64_t number
+    cdef uint8_t *p = id
+    cdef uint8_t length
+    cdef int digits = 1
+    next_request += 1
+    number = next_request
+    if protocol == PROTO_WEBSOCKET:
+        memcpy(p, b"ws-", 3)
+        p += 3
+    else:
+        memcpy(p, b"g-" if protocol == PROTO_GRPC else b"h-", 2)
+        p += 2
+    while digits < 13 and number >> (4 * digits):
+        digits += 1
+    length = <uint8_t>(p - id) + digits
+    while digits:
+        digits -= 1
+        p[digits] = <uint8_t>HEX[number & 15]
+        number >>= 4
+    return length
 
 
 cdef uint64_t id_hash(const uint8_t *id, size_t n) noexcept nogil:

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fasttunnel._core cimport BodyReader, Msg
-from fasttunnel.engine._gate cimport Gate, Visitor
+from fasttunnel.engine._gate cimport Gate, RequestId, Visitor
 from fasttunnel.engine._http1 cimport BodyWriter, Head
 from fasttunnel.engine._io cimport Conn
 from fasttunnel.engine._link cimport Link
@@ -44,6 +44,7 @@ cdef class PublicHttp1(Conn):
     cdef uint64_t unconsumed            # body bytes written since the last written()
     cdef uint64_t body_bytes            # of the request so far, or by its Content-Length
     cdef bytes ws_key
+    cdef RequestId request_id
     cdef bint refused                   # see PublicConn
     cdef bint half_close                # end our side after the next write
 
@@ -59,6 +60,10 @@ cdef class PublicHttp1(Conn):
     cdef int write_answer_head(self, const Msg *m) except -1
     cdef int answer_done(self) except -1
     cdef int answer_handshake(self, const Msg *m) except -1
+    cdef int keep_request_id(self) noexcept
+    cdef int write_request_id(self, const Msg *m, uint8_t tag) except -1
+    cdef int refuse(self, int status, bytes text) except -1
+    cdef int count_refusal(self, int status) except -1
     cdef int write_error(self, int status, bytes text) except -1
     cdef int bad_answer(self, bytes text) except -1
     cdef int discard(self) except -1

@@ -4,7 +4,7 @@ One request at a time: what is pipelined behind it waits in the connection's res
 answers are in order by construction. A body is sent on as it comes; its first bytes travel with the head if they came together.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from fasttunnel._core cimport (
     BODY_CHUNKED, BODY_DONE, BODY_LENGTH, BODY_NONE, BODY_PIECE, BODY_TRAILERS, BODY_UNTIL_CLOSE, Buf, MSG_HTTP_REQUEST,
@@ -139,7 +139,11 @@ cdef class PublicHttp1(Conn):
                     return <Py_ssize_t>pos
         except BadMessage as error:
             if self.exchange is not None:
+                if not self.answer_begun:
+                    self.exchange.status = error.status
                 self.exchange.reset(CANCELLED, b"the request was malformed or too large")
+            elif not self.answer_begun:
+                self.count_refusal(error.status)
             if self.answer_begun:
                 self.abort()
             else:
@@ -179,14 +183,13 @@ cdef class PublicHttp1(Conn):
     cdef Py_ssize_t begin_exchange(self, Link link, const uint8_t *data, size_t n) except -1:
         cdef Head head = self.head
         cdef Msg m
-        cdef bytes trace_id                 # held until it is encoded
+        cdef bytes trace_id = None          # held until it is encoded
         cdef Slice piece
         cdef size_t used = 0
         cdef uint64_t limit
         cdef int result
         self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host, self.said)
         link.open(self, PROTO_HTTP)
-        self.exchange.label = self.gate.label(head.method, head.host, head.target)
         memset(&m, 0, sizeof(m))
         m.kind = MSG_HTTP_REQUEST
         m.first = True
@@ -197,6 +200,8 @@ cdef class PublicHttp1(Conn):
         if head.traceparent is not None:
             trace_id = trace_id_of(head.traceparent)
             set_slice(&m.trace_id, trace_id)
+        self.gate.began(self.exchange, head.method, head.host, head.target, trace_id, self.visitor)
+        self.keep_request_id()
         m.headers.ptr = head.block.data
         m.headers.len = head.block.len
         if self.phase == PHASE_BODY and n:
@@ -284,19 +289,19 @@ cdef class PublicHttp1(Conn):
         """The client may be away: then wait for it, or say so."""
         cdef bytes where = self.head.host + self.head.target.partition(b"?")[0]
         if self.gate.draining:
-            self.write_error(503, b"the server is shutting down")
+            self.refuse(503, b"the server is shutting down")
         elif self.gate.full is not None:
-            self.write_error(self.gate.full_status, self.gate.full)
+            self.refuse(self.gate.full_status, self.gate.full)
         elif self.gate.away(protocol, self.head.host, self.head.target):
             if self.gate.queue(self, self):
                 self.queued_phase = self.phase
                 self.phase = PHASE_QUEUED
                 return self.arm(self.gate.queue_timeout_s)
-            self.write_error(503, b"the client that serves " + where + b" is away")
+            self.refuse(503, b"the client that serves " + where + b" is away")
         else:
-            self.write_error(404, b"no tunnel serves " + where
-                             + b"\n\nA client that serves everything is started with:\n"
-                             b"    fasttunnel client --server HOST:PORT http://127.0.0.1:3000")
+            self.refuse(404, b"no tunnel serves " + where
+                        + b"\n\nA client that serves everything is started with:\n"
+                        b"    fasttunnel client --server HOST:PORT http://127.0.0.1:3000")
         return self.answer_done()
 
     def wake(self):
@@ -322,7 +327,7 @@ cdef class PublicHttp1(Conn):
     cdef int give_up_waiting(self, int status, bytes text) except -1:
         self.gate.unqueue(self)
         self.phase = self.queued_phase
-        self.write_error(status, text)
+        self.refuse(status, text)
         return self.answer_done()
 
     # -- WebSocket handshake
@@ -335,10 +340,10 @@ cdef class PublicHttp1(Conn):
         if head.body_mode != BODY_NONE:     # first of all: whatever else is wrong leaves the connection open
             raise BadMessage(400, "a WebSocket handshake has no body")
         if head.ws_version != b"13":
-            self.write_error(426, b"only WebSocket version 13 is spoken here")
+            self.refuse(426, b"only WebSocket version 13 is spoken here")
             return self.answer_done()
         if not valid_key(head.ws_key):
-            self.write_error(400, b"Sec-WebSocket-Key is missing or not 16 bytes in base64")
+            self.refuse(400, b"Sec-WebSocket-Key is missing or not 16 bytes in base64")
             return self.answer_done()
         link = self.gate.find(PROTO_WEBSOCKET, head.host, head.target)
         if link is None:
@@ -348,13 +353,12 @@ cdef class PublicHttp1(Conn):
     cdef int begin_websocket(self, Link link) except -1:
         cdef Head head = self.head
         cdef Msg m
-        cdef bytes trace_id                 # held until it is encoded
+        cdef bytes trace_id = None          # held until it is encoded
         self.phase = PHASE_HANDSHAKE
         self.ws_key = head.ws_key
         self.visitor.add_fields(&head.block, TAG_HTTP_REQUEST_HEADERS, head.host, self.said)
         hdr_retag(&head.block, TAG_WS_REQUEST_HEADERS)
         link.open(self, PROTO_WEBSOCKET)
-        self.exchange.label = self.gate.label(head.method, head.host, head.target)
         memset(&m, 0, sizeof(m))
         m.kind = MSG_WS_REQUEST
         set_slice(&m.url, head.target)
@@ -364,6 +368,8 @@ cdef class PublicHttp1(Conn):
         if head.traceparent is not None:
             trace_id = trace_id_of(head.traceparent)
             set_slice(&m.trace_id, trace_id)
+        self.gate.began(self.exchange, head.method, head.host, head.target, trace_id, self.visitor)
+        self.keep_request_id()
         m.headers.ptr = head.block.data
         m.headers.len = head.block.len
         self.exchange.send(&m)
@@ -381,11 +387,12 @@ cdef class PublicHttp1(Conn):
         if not m.accepted:
             # Refused: the backend's status, fields and body, as an ordinary answer.
             if m.status < 200 or m.status > 599 or m.status == 204 or m.status == 304:
-                return self.bad_answer(b"bad status of a refused handshake")
+                return self.bad_answer(b"bad status of the backend for a refused handshake")
             write_status_line(&self.out, m.status)
             if write_fields(&self.out, m, TAG_WS_RESPONSE_HEADERS, &has_length, &length):
                 self.out.len = mark
                 return self.bad_answer(b"bad header field from the backend")
+            self.write_request_id(m, TAG_WS_RESPONSE_HEADERS)
             self.keep_alive = self.keep_alive and not self.gate.closing
             write_text(&self.out, "Content-Length: ")
             write_number(&self.out, m.body.len)
@@ -408,6 +415,7 @@ cdef class PublicHttp1(Conn):
         if write_fields(&self.out, m, TAG_WS_RESPONSE_HEADERS, &has_length, &length):
             self.out.len = mark
             return self.bad_answer(b"bad header field from the backend")
+        self.write_request_id(m, TAG_WS_RESPONSE_HEADERS)
         write_text(&self.out, "\r\n")
         extensions = has_field(m, TAG_WS_RESPONSE_HEADERS, "sec-websocket-extensions")
         successor = PublicWebSocket()
@@ -438,10 +446,10 @@ cdef class PublicHttp1(Conn):
         if m.kind == MSG_WS_RESPONSE:
             return self.answer_handshake(m) if self.phase == PHASE_HANDSHAKE else 0
         if self.phase == PHASE_HANDSHAKE:
-            return self.bad_answer(b"frame before the handshake was answered")
+            return self.bad_answer(b"the client sent a frame before the handshake was answered")
         if m.informational:
             if m.status < 100 or m.status > 199 or m.status == 101 or self.answer_begun:
-                return self.bad_answer(b"bad informational answer")
+                return self.bad_answer(b"bad informational answer from the backend")
             if self.http10:
                 return 0                    # RFC 9110 15.2: not for HTTP/1.0
             write_status_line(&self.out, m.status)
@@ -458,12 +466,12 @@ cdef class PublicHttp1(Conn):
             self.answer_begun = True
         if m.body.len and not self.no_body:
             if write_body(self, &self.writer, m.body.ptr, m.body.len):
-                return self.bad_answer(b"answer longer than its Content-Length")
+                return self.bad_answer(b"the backend's answer is longer than its Content-Length")
         self.unconsumed += m.body.len
         self.touch()
         if m.last:
             if not self.no_body and write_body_end(&self.out, &self.writer, m, TAG_HTTP_RESPONSE_TRAILERS):
-                return self.bad_answer(b"answer shorter than its Content-Length")
+                return self.bad_answer(b"the backend's answer is shorter than its Content-Length")
             self.exchange.finish(False)
             return self.answer_done()
         return 0
@@ -478,6 +486,7 @@ cdef class PublicHttp1(Conn):
         write_status_line(&self.out, m.status)
         if write_fields(&self.out, m, TAG_HTTP_RESPONSE_HEADERS, &has_length, &length):
             return 1
+        self.write_request_id(m, TAG_HTTP_RESPONSE_HEADERS)
         self.no_body = self.is_head or m.status == 204 or m.status == 304
         self.writer.mode = BODY_NONE
         if self.no_body:
@@ -518,12 +527,41 @@ cdef class PublicHttp1(Conn):
             self.refeed()
         return self.touch()
 
+    cdef int refuse(self, int status, bytes text) except -1:
+        """An answer to a request that goes into no tunnel."""
+        self.count_refusal(status)
+        return self.write_error(status, text)
+
+    cdef int count_refusal(self, int status) except -1:
+        cdef Head head = self.head
+        if self.phase == PHASE_HEAD:        # it could not be read
+            return self.gate.refused(&self.request_id, PROTO_HTTP, status, None, None, None, self.visitor)
+        return self.gate.refused(&self.request_id, PROTO_WEBSOCKET if head.websocket else PROTO_HTTP, status, head.method,
+                                 head.host, head.target, self.visitor)
+
+    cdef int keep_request_id(self) noexcept:
+        """For an answer that may be made when the exchange is gone."""
+        memcpy(self.request_id.text, self.exchange.id, 16)
+        self.request_id.length = self.exchange.id_len
+        return 0
+
+    cdef int write_request_id(self, const Msg *m, uint8_t tag) except -1:
+        """The field of an answer that names its request, unless the backend's (m, NULL: none) has it."""
+        cdef bytes name = self.gate.request_id_header
+        if self.request_id.length == 0 or not name or m != NULL and has_field(m, tag, name):
+            return 0
+        write_bytes(&self.out, name)
+        write_text(&self.out, ": ")
+        out_append(&self.out, self.request_id.text, self.request_id.length)
+        return write_text(&self.out, "\r\n")
+
     cdef int write_error(self, int status, bytes text) except -1:
         """An answer of our own, as plain text for a person."""
         cdef bytes body = b"%d: %s\n" % (status, text)
         self.keep_alive = self.keep_alive and not self.gate.closing
         write_status_line(&self.out, status)
         write_text(&self.out, "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n")
+        self.write_request_id(NULL, 0)
         if status == 503:
             write_text(&self.out, "Retry-After: 1\r\n")
         elif status == 429:
@@ -598,7 +636,7 @@ cdef class PublicHttp1(Conn):
         if self.phase == PHASE_HEAD and not self.idle and not self.peer_eof:
             self.keep_alive = False
             self.is_head = False
-            self.write_error(408, b"the request head took too long")
+            self.refuse(408, b"the request head took too long")
             self.phase = PHASE_BODY         # the rest of it may still come
             return self.discard()
         if self.phase == PHASE_QUEUED:

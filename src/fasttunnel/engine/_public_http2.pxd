@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from fasttunnel._core cimport Buf, Msg
-from fasttunnel.engine._gate cimport Gate, Visitor
+from fasttunnel.engine._gate cimport Gate, RequestId, Visitor
 from fasttunnel.engine._http2 cimport H2Stream, Http2Conn
 from fasttunnel.engine._io cimport Timer
 from fasttunnel.engine._link cimport Link
@@ -45,6 +45,7 @@ cdef class PublicStream(H2Stream):
     cdef bint first_sent
     cdef bint answer_begun
     cdef bint answer_done
+    cdef RequestId request_id
 
     cdef int begin(self) except -1
     cdef int body_too_large(self) except -1
@@ -58,6 +59,9 @@ cdef class PublicStream(H2Stream):
     cdef int answer_http(self, const Msg *m) except -1
     cdef int add_fields(self, const Msg *m, uint8_t tag) except -1
     cdef int answer_status(self, int status, bytes message, bytes details, const Msg *m) except -1
+    cdef int add_request_id(self, const Msg *m, uint8_t tag) except -1
+    cdef int refuse(self, int status, bytes text) except -1
+    cdef int count_refusal(self, int status) except -1
     cdef int answer_error(self, int status, bytes text) except -1
     cdef int bad_answer(self, bytes text) except -1
     cdef int finish_answer(self) except -1

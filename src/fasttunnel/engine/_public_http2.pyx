@@ -6,7 +6,7 @@ without credit gets no WINDOW_UPDATE, its neighbours flow on.
 import base64
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fasttunnel._core cimport (
     GRPC_E_TOO_LARGE, GRPC_NEED_MORE, HeaderIter, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST, PROTO_GRPC, PROTO_HTTP, Slice,
@@ -15,11 +15,12 @@ from fasttunnel._core cimport (
     hdr_append, hdr_forwarding, hdr_hop_by_hop, hdr_host_ok, hdr_is, hdr_name_ok, hdr_retag, hdr_target_ok,
     hdr_value_ok, msg_headers, msg_next_header,
 )
-from fasttunnel.engine._gate cimport explain, grpc_status_of, http_status_of, trace_id_of
+from fasttunnel.engine._gate cimport explain, grpc_refusal, grpc_status_of, http_status_of, trace_id_of
 from fasttunnel.engine._grpc cimport decode_timeout, encode_message, is_grpc_type, status_text
-from fasttunnel.engine._http1 cimport has_fields
+from fasttunnel.engine._http1 cimport has_field, has_fields
 from fasttunnel.engine._http2 cimport nv_add, nv_add_lower, nv_add_number, nv_add_text, nv_start
 from fasttunnel.engine._link cimport Link
+from fasttunnel.engine._nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX
 
 from fasttunnel import limits
 
@@ -38,10 +39,7 @@ cdef enum:
     OVERLOADED = 8
 
     GRPC_DEADLINE_EXCEEDED = 4
-    GRPC_RESOURCE_EXHAUSTED = 8
-    GRPC_UNIMPLEMENTED = 12
     GRPC_INTERNAL = 13
-    GRPC_UNAVAILABLE = 14
 
     H2_NO_ERROR = 0
     H2_INTERNAL_ERROR = 2
@@ -206,23 +204,23 @@ cdef class PublicStream(H2Stream):
         cdef Link link
         cdef int protocol = PROTO_GRPC if self.is_grpc else PROTO_HTTP
         if (<PublicHttp2>self.conn).refused:
-            return self.answer_error(503, b"there are as many connections from this address as there may be"
+            return self.refuse(503, b"there are as many connections from this address as there may be"
                                      if self.conn.unwelcome else b"the server has as many connections as it may")
         if self.too_large:
-            return self.answer_error(431, b"header list above the limit")
+            return self.refuse(431, b"header list above the limit")
         if self.path is None:
-            return self.answer_error(405, b"CONNECT is not served here")
+            return self.refuse(405, b"CONNECT is not served here")
         if <size_t>len(self.path) > gate.target_bytes:
-            return self.answer_error(414, b"request target above the limit")
+            return self.refuse(414, b"request target above the limit")
         self.authority = self.authority or b""
         if (self.odd_head or not self.path.startswith(b"/") and not (self.path == b"*" and self.method == b"OPTIONS")
                 or not hdr_target_ok(self.path, len(self.path)) or not hdr_host_ok(self.authority, len(self.authority))
                 or not hdr_name_ok(self.method, len(self.method))):
-            return self.answer_error(400, b"bad scheme, path, host or method")
+            return self.refuse(400, b"bad scheme, path, host or method")
         if self.is_grpc and self.timeout_s < 0:
-            return self.answer_error(400, b"bad grpc-timeout")
+            return self.refuse(400, b"bad grpc-timeout")
         if self.is_grpc and last_slash(self.path) == 0:
-            return self.answer_error(404, b"a call has the path /SERVICE/METHOD")
+            return self.refuse(404, b"a call has the path /SERVICE/METHOD")
         if not self.is_grpc and 0 < gate.body_bytes < <uint64_t>max(self.announced, 0):
             return self.body_too_large()
         link = gate.find(protocol, self.authority, self.path)
@@ -231,10 +229,15 @@ cdef class PublicStream(H2Stream):
         return self.begin_exchange(link, self.timeout_s)
 
     cdef int body_too_large(self) except -1:
-        if self.exchange is not None:
+        cdef bint opened = self.exchange is not None
+        if opened:
+            if not self.answer_begun:
+                self.exchange.status = 413
             self.exchange.reset(CANCELLED, b"the request was too large")
         if self.answer_begun:
             return self.on_reset(TOO_LARGE, b"request body above the limit")
+        if not opened:
+            self.count_refusal(413)
         return self.answer_error(413, b"request body above %d bytes" % (<PublicHttp2>self.conn).gate.body_bytes)
 
     cdef int no_link(self, int protocol) except -1:
@@ -243,13 +246,13 @@ cdef class PublicStream(H2Stream):
         cdef bytes where = self.authority + self.path.partition(b"?")[0]
         cdef double wait_s = gate.queue_timeout_s
         if gate.draining:
-            return self.answer_error(503, b"the server is shutting down")
+            return self.refuse(503, b"the server is shutting down")
         if gate.full is not None:
-            return self.answer_error(gate.full_status, gate.full)
+            return self.refuse(gate.full_status, gate.full)
         if not gate.away(protocol, self.authority, self.path):
-            return self.answer_error(404, b"no tunnel serves " + where)
+            return self.refuse(404, b"no tunnel serves " + where)
         if not gate.queue(self, self.conn):
-            return self.answer_error(503, b"the client that serves " + where + b" is away")
+            return self.refuse(503, b"the client that serves " + where + b" is away")
         self.queued = True
         self.queued_ms = self.conn.reactor.now_ms()
         if self.is_grpc and self.timeout_s > 0:
@@ -267,9 +270,9 @@ cdef class PublicStream(H2Stream):
         self.leave_queue()
         if link is None:
             if gate.full is not None:
-                self.answer_error(gate.full_status, gate.full)
+                self.refuse(gate.full_status, gate.full)
             else:
-                self.answer_error(503, b"the server is shutting down")
+                self.refuse(503, b"the server is shutting down")
             return
         waited_s = <double>(self.conn.reactor.now_ms() - self.queued_ms) / 1000.0
         self.begin_exchange(link, max(self.timeout_s - waited_s, 0.001) if self.timeout_s > 0 else 0.0)
@@ -294,7 +297,9 @@ cdef class PublicStream(H2Stream):
         (<PublicHttp2>self.conn).visitor.add_fields(&self.block, TAG_HTTP_REQUEST_HEADERS, self.authority, self.said)
         link.open(self, protocol)
         self.exchange.grpc_stream_id = <uint32_t>self.id
-        self.exchange.label = gate.label(self.method, self.authority, self.path)
+        gate.began(self.exchange, self.method, self.authority, self.path, self.trace_id, (<PublicHttp2>self.conn).visitor)
+        memcpy(self.request_id.text, self.exchange.id, 16)      # an answer may be made when the exchange is gone
+        self.request_id.length = self.exchange.id_len
         if self.is_grpc:
             self.splitter.max_fragment = link.max_fragment
             self.splitter.max_message_bytes = gate.grpc_message_bytes
@@ -365,6 +370,7 @@ cdef class PublicStream(H2Stream):
         if self.exchange is not None and not self.last_sent:
             if self.receive_end and result == GRPC_NEED_MORE:
                 if pos < self.rest.len or not grpc_at_boundary(&self.splitter):
+                    self.exchange.status = GRPC_INTERNAL
                     self.exchange.reset(PROTOCOL_ERROR, b"the request ended inside a message")
                     self.answer_status(GRPC_INTERNAL, b"the request ended inside a message", None, NULL)
                 else:
@@ -413,12 +419,13 @@ cdef class PublicStream(H2Stream):
             overdue = self.is_grpc and 0 < self.timeout_s <= (<PublicHttp2>self.conn).gate.queue_timeout_s
             self.leave_queue()
             if overdue:
-                return self.answer_status(GRPC_DEADLINE_EXCEEDED, b"deadline exceeded", None, NULL)
-            return self.answer_error(503, b"the client that serves this is away")
+                self.count_refusal(504)
+                return self.answer_status(GRPC_DEADLINE_EXCEEDED, b"the deadline passed while no client serves this", None, NULL)
+            return self.refuse(503, b"the client that serves this is away")
         if self.exchange is not None:
             self.exchange.status = GRPC_DEADLINE_EXCEEDED
-            self.exchange.reset(CANCELLED, b"deadline exceeded")
-            self.on_reset(BACKEND_TIMEOUT, b"deadline exceeded")
+            self.exchange.reset(CANCELLED, b"the deadline passed before the backend had answered")
+            self.on_reset(BACKEND_TIMEOUT, b"the deadline passed before the backend had answered")
         return 0
 
     # -- answer
@@ -443,6 +450,16 @@ cdef class PublicStream(H2Stream):
             nv_add_lower(&self.conn.nv, name.ptr, name.len, value.ptr, value.len)
         return 0
 
+    cdef int add_request_id(self, const Msg *m, uint8_t tag) except -1:
+        """The field of an answer that names its request, unless the backend's (m, NULL: none) has it."""
+        cdef bytes name = (<PublicHttp2>self.conn).gate.request_id_header
+        if self.request_id.length and name and (m == NULL or not has_field(m, tag, name)):
+            nv_add(&self.conn.nv, <const uint8_t *><const char *>name, <size_t>len(name), self.request_id.text,
+                   self.request_id.length)
+            # It never comes again: in the peer's table (HPACK) it would only take the place of what does.
+            self.conn.nv.nv[self.conn.nv.count - 1].flags = NGHTTP2_NV_FLAG_NO_INDEX
+        return 0
+
     cdef int answer_grpc(self, const Msg *m) except -1:
         cdef bint typed = False
         cdef HeaderIter it
@@ -457,11 +474,12 @@ cdef class PublicStream(H2Stream):
                 nv_add_text(&self.conn.nv, "content-type", "application/grpc")
             if self.add_fields(m, TAG_GRPC_RESPONSE_INITIAL):
                 return self.bad_answer(b"bad metadata from the backend")
+            self.add_request_id(m, TAG_GRPC_RESPONSE_INITIAL)
             self.answer_begun = True
             self.conn.submit_response(self, True)
         if m.body.ptr != NULL:
             if self.write_chunk(m):
-                return self.bad_answer(b"fragments of a message do not add up")
+                return self.bad_answer(b"the tunnel brought fragments of a message that do not add up")
             if self.overfull():
                 self.exchange.reset(OVERLOADED, b"messages come faster than the public side reads")
                 return self.on_reset(OVERLOADED, b"messages come faster than they are read")
@@ -494,6 +512,8 @@ cdef class PublicStream(H2Stream):
                 nv_add(&self.conn.nv, <const uint8_t *>b"grpc-status-details-bin", 23, details, len(details))
             if m != NULL and (self.add_fields(m, TAG_GRPC_RESPONSE_INITIAL) or self.add_fields(m, TAG_GRPC_RESPONSE_TRAILING)):
                 return self.bad_answer(b"bad metadata from the backend")
+            if m == NULL or not has_field(m, TAG_GRPC_RESPONSE_TRAILING, (<PublicHttp2>self.conn).gate.request_id_header):
+                self.add_request_id(m, TAG_GRPC_RESPONSE_INITIAL)
             self.answer_begun = True
             self.conn.submit_response(self, False)
             return self.finish_answer()
@@ -539,7 +559,7 @@ cdef class PublicStream(H2Stream):
         cdef bint empty
         if m.informational:
             if m.status < 100 or m.status > 199 or m.status == 101 or self.answer_begun:
-                return self.bad_answer(b"bad informational answer")
+                return self.bad_answer(b"bad informational answer from the backend")
             nv_start(&self.conn.nv, <size_t>(m.end - m.run) + 32)
             nv_add_number(&self.conn.nv, ":status", <uint64_t>m.status)
             if self.add_fields(m, TAG_HTTP_RESPONSE_HEADERS):
@@ -553,6 +573,7 @@ cdef class PublicStream(H2Stream):
             nv_add_number(&self.conn.nv, ":status", <uint64_t>m.status)
             if self.add_fields(m, TAG_HTTP_RESPONSE_HEADERS):
                 return self.bad_answer(b"bad header field from the backend")
+            self.add_request_id(m, TAG_HTTP_RESPONSE_HEADERS)
             self.answer_begun = True
             empty = self.is_head or m.status == 204 or m.status == 304 or (
                 m.last and m.body.len == 0 and not has_fields(m, TAG_HTTP_RESPONSE_TRAILERS))
@@ -580,17 +601,27 @@ cdef class PublicStream(H2Stream):
             self.end_request = True         # RFC 9113 8.1: an early answer; the rest of the request is not wanted
         return self.take(self.rest.len)
 
+    cdef int refuse(self, int status, bytes text) except -1:
+        """An answer to a request that goes into no tunnel."""
+        self.count_refusal(status)
+        return self.answer_error(status, text)
+
+    cdef int count_refusal(self, int status) except -1:
+        cdef PublicHttp2 conn = self.conn
+        return conn.gate.refused(&self.request_id, PROTO_GRPC if self.is_grpc else PROTO_HTTP, status, self.method, self.authority,
+                                 self.path, conn.visitor)
+
     cdef int answer_error(self, int status, bytes text) except -1:
-        """An answer of our own to a request that goes nowhere."""
+        """An answer of our own."""
         cdef bytes body
         if self.is_grpc:
-            return self.answer_status({404: GRPC_UNIMPLEMENTED, 503: GRPC_UNAVAILABLE, 431: GRPC_RESOURCE_EXHAUSTED,
-                                       414: GRPC_RESOURCE_EXHAUSTED, 429: GRPC_RESOURCE_EXHAUSTED}.get(status, GRPC_INTERNAL), text, None, NULL)
+            return self.answer_status(grpc_refusal(status), text, None, NULL)
         body = b"%d: %s\n" % (status, text)
         nv_start(&self.conn.nv, 64)
         nv_add_number(&self.conn.nv, ":status", <uint64_t>status)
         nv_add_text(&self.conn.nv, "content-type", "text/plain; charset=utf-8")
         nv_add_text(&self.conn.nv, "x-content-type-options", "nosniff")
+        self.add_request_id(NULL, 0)
         nv_add_number(&self.conn.nv, "content-length", <uint64_t>len(body))
         if status == 503:
             nv_add_text(&self.conn.nv, "retry-after", "1")

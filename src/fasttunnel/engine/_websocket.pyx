@@ -22,7 +22,7 @@ cdef enum:
     OVERLOADED = 8
     UNCOUNTED_LIMIT = 1048576
 
-cdef bytes BAD_FRAME = b"a frame that may not be sent, or whose fragments do not add up"
+cdef bytes BAD_FRAME = b"the tunnel brought a frame that may not be sent, or whose fragments do not add up"
 cdef double CLOSE_ANSWER_S = 30.0       # for a peer to answer a Close frame, before it is taken for dead
 cdef double CLOSE_WAIT_S = 5.0          # for the server of a connection to close the TCP connection (RFC 6455 7.1.1)
 

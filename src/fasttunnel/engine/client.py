@@ -13,6 +13,7 @@ from typing import Any
 from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import Backend, ClientConfig, RouteSpec, parse_address
+from fasttunnel.control.counts import Counts
 from fasttunnel.control.log import Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import RouteTable, at_host, by_protocol
@@ -26,6 +27,7 @@ from fasttunnel.engine._tls import TlsContext
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import connect
+from fasttunnel.engine.recording import recorder
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, describe
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Register, Registered, TunnelMessage
 
@@ -82,6 +84,8 @@ class ClientEngine:
         self._backend_contexts: dict[bool, TlsContext] = {}
         self._sparing = Sparing()
         self._reconnects = 0
+        self._registrations = 0
+        self._losses = 0
         self._requests = 0
 
     # -- starting and stopping
@@ -94,6 +98,7 @@ class ClientEngine:
             if target is None:
                 target = targets[spec.backend] = self._new_target(spec.backend)
             self._routes.add(target, [spec.route])
+        self._acceptor.count(spec.route for spec in self._config.routes)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._runner = asyncio.ensure_future(self._run_all())
         waiter = asyncio.ensure_future(self._registered.wait())
@@ -127,7 +132,8 @@ class ClientEngine:
         self._reactor = Reactor(asyncio.get_running_loop())
         self._reactor.on_error = self.warning
         self._tls_context = self._server_context()
-        self._acceptor = Backends(self._routes)
+        self._on_record = recorder(self._events.request_done, lambda link: self._client_id)
+        self._acceptor = Backends(self._routes, self._reactor.tallies, self._on_record is not None)
 
     async def check_login(self) -> None:
         self._knocks = True
@@ -243,6 +249,17 @@ class ClientEngine:
             "round_trip_s": beat.round_trip_s if beat else None,
         }
 
+    def counts(self) -> Counts:
+        links = [tunnel.link for tunnel in self._tunnels if tunnel.link is not None]
+        told = self._reactor.tallies.told([exchange for link in links for exchange in link.under_way()])
+        told.tunnels.registrations = self._registrations
+        told.tunnels.losses = self._losses
+        told.tunnels.reconnects = self._reconnects
+        beats = [tunnel.heartbeat for tunnel in self._tunnels if tunnel.heartbeat is not None]
+        if times := [beat.round_trip_s for beat in beats if beat.round_trip_s is not None]:
+            told.tunnels.round_trips_s[self._config.server] = max(times)
+        return told
+
     # -- the tunnel
 
     async def _run_all(self) -> None:
@@ -351,6 +368,7 @@ class ClientEngine:
         tunnel = link.info = next(tunnel for tunnel in self._tunnels if tunnel.conn is link.conn)
         tunnel.link = link
         link.attach_tap(self._events.tap, self._config.server)
+        link.on_record = self._on_record
         if self._knocks:
             return link.send_control(knock().SerializeToString())
         register = Register(
@@ -397,6 +415,7 @@ class ClientEngine:
         self._clock_ahead_s = registered.time_ms / 1000 - time.time() if registered.time_ms else None
         host, _ = parse_address(self._config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
+        self._registrations += 1
         tunnel.was_up, tunnel.up_since_s = True, asyncio.get_running_loop().time()
         for older in self._links():
             if older is not link and older.info.number == tunnel.number:
@@ -407,6 +426,7 @@ class ClientEngine:
     def lost(self, link: Link, grpc_status: int, message: str) -> None:
         self._requests += link.requests
         tunnel: Tunnel = link.info
+        self._losses += tunnel.was_up
         tunnel.link = None
         if not tunnel.lost.done():
             tunnel.lost.set_result((grpc_status, one_line(message) or "the server closed the tunnel"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ class HeartbeatTimer:
 
     def _ask(self) -> None:
         self._nonce += 1
-        self._sent_at = self._loop.time()
+        self._sent_at = time.monotonic()
         self._link.send_control(
             TunnelMessage(protocol_type=CONTROL, heartbeat=Heartbeat(nonce=self._nonce)).SerializeToString()
         )
@@ -62,7 +63,7 @@ class HeartbeatTimer:
         """Answer the peer's heartbeat, or note the answer to ours."""
         if heartbeat.reply:
             if heartbeat.nonce == self._nonce:
-                self._round_trips.append(self._loop.time() - self._sent_at)
+                self._round_trips.append(time.monotonic() - self._sent_at)
                 self._link.measured(min(self._round_trips))
                 if self._caught_up is not None and not self._caught_up.done():
                     self._caught_up.set_result(None)

@@ -13,8 +13,9 @@ from fasttunnel import limits
 from fasttunnel.control.addresses import Connections, host_of
 from fasttunnel.control.auth import Authenticator, Identity, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
+from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
-from fasttunnel.control.log import Events, RequestRecord, Sparing
+from fasttunnel.control.log import Events, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import Registrar, fragment_for
 from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
@@ -31,11 +32,11 @@ from fasttunnel.engine._tls import TlsContext
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import listening_sockets
+from fasttunnel.engine.recording import recorder
 from fasttunnel.errors import GrpcStatus, ListenError, RouteTaken, describe
 from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Registered, TunnelMessage
 
-PROTOCOL_NAMES = {1: "http", 2: "grpc", 3: "websocket"}
 REGISTER_TIMEOUT_S = 10.0
 BACKLOG = 4096
 
@@ -97,6 +98,9 @@ class ServerEngine:
         self._idle_timer: asyncio.TimerHandle | None = None
         self._review_timer: asyncio.TimerHandle | None = None
         self._requests = 0  # of tunnels that are gone
+        self._registrations = 0
+        self._losses = 0
+        self._refusals = 0
 
     # -- starting and stopping
 
@@ -106,10 +110,10 @@ class ServerEngine:
         self._reactor.on_error = self._reactor.on_trouble = self.warning
         if self._config.max_connections_per_address:
             self._reactor.addresses = Connections(self._config.max_connections_per_address)
-        recording = self._events.request_done is not None
+        self._on_record = recorder(self._events.request_done, lambda link: link.info.client_id)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._outages = Outages(self._config.queue_timeout_s)
-        self._gate = Gate(self._reactor, self.routes, self._outages, self._config, recording)
+        self._gate = Gate(self._reactor, self.routes, self._outages, self._config, self._on_record)
         self._files = FileWatch(self._config.tls_files, self._reload, self.warning)  # from before they are read
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         try:
@@ -293,6 +297,19 @@ class ServerEngine:
             ],
         }
 
+    def counts(self) -> Counts:
+        told = self._reactor.tallies.told([exchange for link in self._links for exchange in link.under_way()])
+        told.tunnels.registrations = self._registrations
+        told.tunnels.losses = self._losses
+        told.tunnels.refusals = self._refusals
+        for link in self._links:
+            session: Session = link.info
+            round_trip_s = session.heartbeat.round_trip_s if session.heartbeat is not None else None
+            if round_trip_s is not None:
+                known = told.tunnels.round_trips_s
+                known[session.login.name] = max(round_trip_s, known.get(session.login.name, 0.0))
+        return told
+
     # -- what links report (see Link.handler)
 
     def authorize(self, link: Link, authorization: bytes | None) -> tuple[int, str] | Link | None:
@@ -308,6 +325,7 @@ class ServerEngine:
         return metered(link, login.identity.bytes) if login.identity.bytes.rate else None
 
     def _tell_refusal(self, peer: str, status: GrpcStatus, text: str) -> None:
+        self._refusals += 1
         if self._sparing.permits(host_of(peer), status):
             self._events.refused(peer, text)
 
@@ -367,14 +385,15 @@ class ServerEngine:
         except RouteTaken as error:
             return self._refuse(link, GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
+        self._registrations += 1
         session.routes, session.name = routes, name
+        link.tallies = {id(route): self._reactor.tallies.route(str(route)) for route in routes}
         if name:
             self._registrar.names.enter(link, name, session.owner)
         self._set_pace(link)
         if session.timeout is not None:
             session.timeout.cancel()
-        if self._events.request_done is not None:
-            link.on_record = self._record
+        link.on_record = self._on_record
         fragment = fragment_for(self._config.max_fragment, register.max_fragment)
         window = register.initial_window or limits.INITIAL_WINDOW_BYTES
         link.start(window, self._config.initial_window, fragment, self._budget)
@@ -421,6 +440,7 @@ class ServerEngine:
         if session.timeout is not None:
             session.timeout.cancel()
         if session.registered:
+            self._losses += 1
             self._outages.begin(session.owner, session.routes)
             self._events.link_down(session.client_id, session.session_id, message)
         self._check_idle()
@@ -438,37 +458,3 @@ class ServerEngine:
     def _check_idle(self) -> None:
         if self._draining and not any(link.active for link in self._links):
             self._idle.set()
-
-    def _record(
-        self,
-        request_id: str,
-        protocol: int,
-        label: tuple[str, str, str] | None,
-        status: int,
-        reset: int | None,
-        messages_in: int,
-        messages_out: int,
-        bytes_in: int,
-        bytes_out: int,
-        duration_s: float,
-    ) -> None:
-        if self._events.request_done is not None:
-            method, host, path = label or ("", "", "")
-            if protocol == 2:
-                method = path.rpartition("/")[2]
-            self._events.request_done(
-                RequestRecord(
-                    request_id=request_id,
-                    protocol=PROTOCOL_NAMES.get(protocol, "unknown"),
-                    host=host,
-                    method=method,
-                    path=path,
-                    status=status,
-                    reset=reset,
-                    messages_in=messages_in,
-                    messages_out=messages_out,
-                    bytes_in=bytes_in,
-                    bytes_out=bytes_out,
-                    duration_s=duration_s,
-                )
-            )

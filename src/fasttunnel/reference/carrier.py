@@ -6,6 +6,7 @@ grpc.aio hands out bytes; they are parsed here, so that the tap sees them and a 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -149,8 +150,13 @@ class Tunnel(Dispatcher):
 
     def _ask(self) -> None:
         self._nonce += 1
-        self._sent_at = asyncio.get_running_loop().time()
+        self._sent_at = time.monotonic()
         self.send_control(heartbeat=Heartbeat(nonce=self._nonce))
+
+    @property
+    def latest_s(self) -> float | None:
+        """The latest round trip."""
+        return self._round_trips[-1] if self._round_trips else None
 
     async def caught_up(self) -> None:
         """Returns when the peer has read all that was sent so far, and we all that it had sent until then."""
@@ -164,7 +170,7 @@ class Tunnel(Dispatcher):
             self.send_control(heartbeat=Heartbeat(nonce=heartbeat.nonce, reply=True))
         elif heartbeat.nonce == self._nonce:
             # The shortest of a few: others have waited behind what was under way.
-            self._round_trips.append(asyncio.get_running_loop().time() - self._sent_at)
+            self._round_trips.append(time.monotonic() - self._sent_at)
             self.round_trip_s = min(self._round_trips)
             self._answered.set()
 

@@ -14,6 +14,7 @@ from weakref import WeakSet
 from fasttunnel import limits
 from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
+from fasttunnel.control.counts import OWN, Counts
 from fasttunnel.control.log import Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import Route, RouteTable, at_host, by_protocol, format_address
@@ -25,6 +26,8 @@ from fasttunnel.reference.backend_http1 import Http1Backend
 from fasttunnel.reference.carrier import Tunnel, channel_to, dial
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.messages import RequestReset, end_tasks
+from fasttunnel.reference.recording import Recorder
+from fasttunnel.reference.tally import Tallies
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, WEBSOCKET, GoAway, Register, Registered, TunnelMessage
 
 # Statuses that another attempt would only meet again.
@@ -48,6 +51,7 @@ class ClientTunnel(Tunnel):
     def __init__(self, engine: ClientEngine, number: int) -> None:
         super().__init__(engine.config.server, engine.events)
         self.engine = engine
+        self.tallies = engine.tallies
         self.number = number  # which one of several at the same time
         self.was_up = False
         self.up_since_s = 0.0
@@ -66,6 +70,7 @@ class ClientTunnel(Tunnel):
         self.engine.serve(exchange)
 
     def on_end(self, exchange: Exchange) -> None:
+        self.engine.record(exchange)
         if not self.requests:
             self.engine.idle.set()
 
@@ -76,6 +81,7 @@ class ClientEngine:
     def __init__(self, config: settings.ClientConfig, *, events: Events) -> None:
         self.config = config
         self.budget = WindowBudget(config.max_window, config.window_budget)
+        self.tallies = Tallies()
         self.events = events
         self.urls: Sequence[str] = []
         self._server_version = ""
@@ -86,6 +92,8 @@ class ClientEngine:
         self.name = config.name
         self._routes: RouteTable[Backend[Any]] = RouteTable()
         self._backends: dict[settings.Backend, Backend[Any]] = {}
+        self._named: dict[Backend[Any], settings.Backend] = {}
+        self._recorder = Recorder(events.request_done) if events.request_done is not None else None
         self._tunnels: dict[ClientTunnel, asyncio.Task[tuple[int, str]]] = {}  # the newest last
         self._connections: WeakSet[asyncio.StreamWriter] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,7 +104,7 @@ class ClientEngine:
         self._knocks = False  # see check_login
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._reconnects = self._requests = 0
+        self._reconnects = self._requests = self._registrations = self._losses = 0
         self._sparing = Sparing()
 
     # -- starting and stopping
@@ -105,7 +113,8 @@ class ClientEngine:
         await channel_to(self.config).close()  # raises what is wrong with its options
         for spec in self.config.routes:
             if spec.backend not in self._backends:
-                self._backends[spec.backend] = self._new_backend(spec.backend)
+                backend = self._backends[spec.backend] = self._new_backend(spec.backend)
+                self._named[backend] = spec.backend
             self._routes.add(self._backends[spec.backend], [spec.route])
         self._runner = asyncio.create_task(self._run_all())
         waiter = asyncio.create_task(self._registered.wait())
@@ -231,6 +240,15 @@ class ClientEngine:
             "round_trip_s": next((tunnel.round_trip_s or None for tunnel in reversed(tunnels) if tunnel.up), None),
         }
 
+    def counts(self) -> Counts:
+        told = self.tallies.told([exchange for tunnel in self._tunnels for exchange in tunnel.requests.values()])
+        told.tunnels.registrations = self._registrations
+        told.tunnels.losses = self._losses
+        told.tunnels.reconnects = self._reconnects
+        if times := [tunnel.latest_s for tunnel in self._tunnels if tunnel.latest_s is not None]:
+            told.tunnels.round_trips_s[self.config.server] = max(times)
+        return told
+
     # -- the tunnel
 
     async def _run_all(self) -> None:
@@ -307,6 +325,7 @@ class ClientEngine:
             timeout.cancel()
             await end_tasks(dialling)
             self._requests += tunnel.opened
+            self._losses += tunnel.was_up
             del self._tunnels[tunnel]
             self.idle.set()
         status, reason = tunnel.ended.result()
@@ -318,6 +337,7 @@ class ClientEngine:
 
     def welcome(self, tunnel: ClientTunnel, registered: Registered) -> None:
         """The server has taken the registration."""
+        self._registrations += 1
         fragment = fragment_for(self.config.max_fragment, registered.max_fragment)
         tunnel.start(registered.initial_window, self.config.initial_window, fragment, self.budget)
         tunnel.start_heartbeat(heartbeat_of(registered))
@@ -339,6 +359,10 @@ class ClientEngine:
 
     # -- requests
 
+    def record(self, exchange: Exchange) -> None:
+        if self._recorder is not None:
+            self._recorder.ended(exchange, self._client_id)
+
     def serve(self, exchange: Exchange) -> None:
         """A request has come."""
         task = asyncio.create_task(self._serve(exchange))
@@ -354,6 +378,12 @@ class ClientEngine:
         url = f"/{request.service}/{request.method}" if is_grpc else request.url
         host = request.authority if is_grpc else request.host
         found = self._routes.match(exchange.protocol, host, url.partition("?")[0])
+        exchange.method = url if is_grpc else ""
+        named = self._named.get(found[1]) if found is not None else None
+        counted = None if found is None else found[0] if named is not None else OWN
+        self.tallies.began(exchange, counted)
+        method = "" if is_grpc else getattr(request, "method", "GET")
+        exchange.label = (method, host, url.partition("?")[0], str(named or ""))
         if found is None:
             return exchange.reset(ResetCode.NO_ROUTE, "this client has no backend for the request")
         route, backend = found

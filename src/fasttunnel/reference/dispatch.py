@@ -16,6 +16,7 @@ from fasttunnel.control.rates import Bucket
 from fasttunnel.errors import ResetCode
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.grpc_streams import GrpcStream, GrpcStreamManager
+from fasttunnel.reference.tally import Tallies
 from fasttunnel.wire import tunnel_pb2 as pb
 
 OUTGOING_BYTES = 262_144  # beyond this, sources wait until the tunnel has taken some
@@ -26,6 +27,10 @@ OPENING = {"http_request": pb.HTTP, "grpc_request": pb.GRPC, "ws_request": pb.WE
 CONTROL = ("register", "registered", "heartbeat", "go_away")
 
 _numbers = itertools.count(1)  # request_ids are unique in the process
+
+
+def next_request_id(protocol: int) -> str:
+    return f"{PREFIXES[protocol]}-{next(_numbers):x}"
 
 
 class Dispatcher:
@@ -42,6 +47,7 @@ class Dispatcher:
         self.affordable = asyncio.Event()  # payload may pass: see metering.py
         self.affordable.set()
         self.pace = Bucket()  # of requests
+        self.tallies = Tallies()  # of the engine
         self.up = False  # registered: requests may be carried
         self.draining = False
         self.peer_window = self.local_window = limits.INITIAL_WINDOW_BYTES
@@ -107,7 +113,7 @@ class Dispatcher:
 
     def open(self, protocol: int) -> Exchange:
         """A new request of this end; its id is made here."""
-        return self._add(f"{PREFIXES[protocol]}-{next(_numbers):x}", protocol, pb.CLIENT_TO_SERVER)
+        return self._add(next_request_id(protocol), protocol, pb.CLIENT_TO_SERVER)
 
     def _add(self, request_id: str, protocol: int, direction: int) -> Exchange:
         stream = self.grpc_streams.open(request_id) if protocol == pb.GRPC else GrpcStream()
@@ -140,18 +146,20 @@ class Dispatcher:
         begins = kind == "ws_request" or (kind in OPENING and getattr(message, kind).is_first_chunk)
         if begins and self.accepts_requests and self.up and not self.draining and message.request_id:
             exchange = self._add(message.request_id, OPENING[kind], pb.SERVER_TO_CLIENT)
+            exchange.trace_id = message.trace_id
             exchange.deliver(kind, getattr(message, kind))
             if exchange.failure is None:
                 self.on_request(exchange)
         elif kind not in ("reset", "window_update") and message.request_id not in self._ended:
             self._remember(message.request_id)
+            text = f"the {'client' if self.accepts_requests else 'server'} does not know this request"
             code = ResetCode.OVERLOADED if self.draining else ResetCode.PROTOCOL_ERROR
             self.send(
                 pb.TunnelMessage(
                     request_id=message.request_id,
                     direction=pb.SERVER_TO_CLIENT if self.accepts_requests else pb.CLIENT_TO_SERVER,
                     protocol_type=message.protocol_type,
-                    reset=pb.Reset(code=int(code), message="unknown request_id"),  # type: ignore[arg-type]
+                    reset=pb.Reset(code=int(code), message=text),  # type: ignore[arg-type]
                 )
             )
 
@@ -165,6 +173,8 @@ class Dispatcher:
         del self.requests[exchange.request_id]
         self.grpc_streams.close(exchange.request_id)
         self._remember(exchange.request_id)
+        if exchange.route:
+            self.tallies.ended(exchange)
         self.on_end(exchange)
 
     def drain(self) -> None:

@@ -15,6 +15,7 @@ from fasttunnel import limits
 from fasttunnel.errors import ResetCode
 from fasttunnel.reference.grpc_streams import GrpcStream
 from fasttunnel.reference.messages import BadMessage, RequestReset, forever
+from fasttunnel.reference.tally import Tallies
 from fasttunnel.wire import tunnel_pb2 as pb
 
 KILL_S = 2.0  # for what came before a reset to be written, before its socket is cut
@@ -38,6 +39,7 @@ REQUESTS: dict[int, tuple[str, ...]] = {
     pb.GRPC: ("grpc_request",),
     pb.WEBSOCKET: ("ws_request", "ws_frame"),
 }
+STATUSES = ("http_response", "grpc_response", "ws_response")  # they say what became of the request
 ANSWERS: dict[int, tuple[str, ...]] = {
     pb.HTTP: ("http_response",),
     pb.GRPC: ("grpc_response",),
@@ -118,6 +120,7 @@ class Carrier(Protocol):
     max_fragment: int
     writable: asyncio.Event
     affordable: asyncio.Event
+    tallies: Tallies
 
     def send(self, message: pb.TunnelMessage) -> None: ...
     def grant(self, exchange: Exchange, count: int) -> None: ...
@@ -150,7 +153,9 @@ class Exchange:
         self._inside = False  # a frame or message of which more fragments have to come
         # For the record of the request:
         self.trace_id = ""
-        self.label = ("", "", "")  # method, host, path
+        self.label = ("", "", "", "")  # method, host, path, peer
+        self.route = ""  # what it is counted under, and for a call its path
+        self.method = ""
         self.status = 0
         self.reset_code: int | None = None
         self.messages_sent = self.messages_received = self.bytes_sent = self.bytes_received = 0
@@ -213,6 +218,12 @@ class Exchange:
         if facts.interim:
             self.count_interim(payload.ByteSize())
         self.sending.take(first=facts.first, last=facts.last, interim=facts.interim)
+        if self.direction == pb.SERVER_TO_CLIENT and kind in STATUSES and not getattr(payload, "accepted", False):
+            self.status = payload.status_code or self.status
+        if facts.cost and self._send_credit <= facts.cost:
+            self._tunnel.tallies.exhausted(self.direction)
+        if kind == "ws_frame" and facts.whole:
+            self._tunnel.tallies.frame(self.direction, payload.opcode)
         self._send_credit -= facts.cost
         self.bytes_sent += len(facts.body)
         self.messages_sent += facts.whole
@@ -246,7 +257,12 @@ class Exchange:
         try:
             self._accept(kind, message)
         except BadMessage as error:
-            self.reset(error.code, error.text)
+            overloaded = error.code == ResetCode.OVERLOADED
+            self.reset(error.code, error.text if overloaded else self._breach(error.text))
+
+    def _breach(self, text: str) -> str:
+        far_end = "client" if self.direction == pb.CLIENT_TO_SERVER else "server"
+        return f"the {far_end} broke the contract of the tunnel: {text}"
 
     def _accept(self, kind: str, message: Any) -> None:
         if kind not in (REQUESTS if self.direction == pb.SERVER_TO_CLIENT else ANSWERS)[self.protocol]:
@@ -268,12 +284,14 @@ class Exchange:
         unpaid = max(0, message.ByteSize() - facts.cost - (512 if facts.cost else 0))
         self._unpaid += unpaid
         if self._unpaid > UNPAID_BYTES:
-            raise BadMessage("messages come faster than they are read", code=ResetCode.OVERLOADED)
+            raise BadMessage("messages come faster through the tunnel than they are read", code=ResetCode.OVERLOADED)
         self._inside = facts.more
         self._receive_credit -= facts.cost
         self.bytes_received += len(facts.body)
         self._tunnel.passed(len(facts.body))
         self.messages_received += facts.whole
+        if kind == "ws_frame" and facts.whole:
+            self._tunnel.tallies.frame(3 - self.direction, message.opcode)
         self._inbox.append((message, unpaid))
         self._changed.set()
 
@@ -292,7 +310,7 @@ class Exchange:
     def granted(self, count: int) -> None:
         """The peer grants `count` more payload bytes."""
         if self._send_credit + count > limits.MAX_WINDOW_BYTES:
-            return self.reset(ResetCode.FLOW_CONTROL_ERROR, "window above 2^31-1")
+            return self.reset(ResetCode.FLOW_CONTROL_ERROR, self._breach("window above 2^31-1"))
         self._send_credit += count
         self._changed.set()
 
@@ -326,7 +344,7 @@ class Exchange:
         passed = self.messages_sent + self.messages_received + self.bytes_sent + self.bytes_received
         self._passed, self._idle = passed, self._idle + 1 if passed == self._passed else 0
         if self._idle == 2:
-            self.reset(ResetCode.BACKEND_TIMEOUT, "nothing has passed for too long")
+            self.reset(ResetCode.BACKEND_TIMEOUT, "nothing has passed through the tunnel for too long")
 
     def reset(self, code: ResetCode, text: str = "") -> None:
         """This end gives up (or, with NO_ERROR, its answer is complete): tell the peer, and finish."""

@@ -174,10 +174,10 @@ class GrpcStreamAssembler:
             if self._missing == 0:
                 self._missing = chunk.message_length if chunk.more else size
                 if chunk.more and self._missing <= size:
-                    raise BadMessage("fragments of a message do not add up")
+                    raise BadMessage("the tunnel brought fragments of a message that do not add up")
                 prefix = PREFIX.pack(chunk.compressed, self._missing)
             if size > self._missing or (size == self._missing) == chunk.more:
-                raise BadMessage("fragments of a message do not add up")
+                raise BadMessage("the tunnel brought fragments of a message that do not add up")
             self._missing -= size
         if chunk.is_last_chunk and self._missing:
             raise BadMessage("the stream ended inside a message")

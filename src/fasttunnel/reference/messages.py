@@ -23,6 +23,8 @@ BODILESS = (204, 304)
 class RequestReset(Exception):
     """A request ends abnormally: wire contract, Reset."""
 
+    request_id = ""  # where it is known
+
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code = ResetCode(code) if code in ANSWERS else ResetCode.PROTOCOL_ERROR

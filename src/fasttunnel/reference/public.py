@@ -11,9 +11,9 @@ from fasttunnel.control.config import ServerConfig
 from fasttunnel.control.forwarding import Networks
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import RouteTable
-from fasttunnel.errors import GrpcStatus, ResetCode
+from fasttunnel.errors import ANSWERS, GrpcStatus, ResetCode
 from fasttunnel.reference import fields
-from fasttunnel.reference.dispatch import Dispatcher
+from fasttunnel.reference.dispatch import Dispatcher, next_request_id
 from fasttunnel.reference.exchange import Exchange
 from fasttunnel.reference.http1 import READ_BYTES, Http1Stream, linger
 from fasttunnel.reference.http2 import Http2Connection, Http2Stream
@@ -30,6 +30,7 @@ from fasttunnel.reference.messages import (
     while_running,
 )
 from fasttunnel.reference.relay import into_tunnel, out_of_tunnel
+from fasttunnel.reference.tally import Tallies
 from fasttunnel.reference.translation import (
     Chunk,
     GrpcTranslation,
@@ -40,7 +41,7 @@ from fasttunnel.reference.translation import (
 )
 from fasttunnel.reference.websocket import WebSocketRelay
 from fasttunnel.reference.websocket_frames import accept_key, valid_key
-from fasttunnel.wire.tunnel_pb2 import WEBSOCKET, WebSocketRequest, WebSocketResponse
+from fasttunnel.wire.tunnel_pb2 import GRPC, HTTP, WEBSOCKET, WebSocketRequest, WebSocketResponse
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 3.4
 LAST_WORDS_S = 2.0  # for an answer of our own to be taken
@@ -56,8 +57,15 @@ class Gate:
     """What the public's connections share: it finds the tunnel of a request."""
 
     def __init__(
-        self, routes: RouteTable[Dispatcher], outages: Outages, config: ServerConfig, active: Callable[[], int]
+        self,
+        routes: RouteTable[Dispatcher],
+        outages: Outages,
+        config: ServerConfig,
+        active: Callable[[], int],
+        tallies: Tallies,
     ) -> None:
+        self.tallies = tallies
+        self.on_refusal: Callable[[str, int, tuple[str, str, str], int, str], None] | None = None  # for the record
         self.active = active  # requests under way
         self.routes = routes
         self.outages = outages
@@ -73,11 +81,28 @@ class Gate:
         self._arrival.set()
         self._arrival = asyncio.Event()
 
+    def refused(self, protocol: int, reset: RequestReset, head: Head | None, peer: str) -> None:
+        """An answer of ours to a request that goes into no tunnel."""
+        reset.request_id = next_request_id(protocol)
+        self.tallies.refused(protocol, reset.status)
+        if self.on_refusal is not None:
+            status = ANSWERS[reset.code].grpc if protocol == GRPC else reset.status
+            label = label_of(head) if head is not None else ("", "", "")
+            self.on_refusal(reset.request_id, protocol, label, status, peer)
+
+    def named(self, part: Part, request_id: str) -> Part:
+        """The beginning of an answer with the field that names its request, unless the backend has set it."""
+        name, head = self.config.request_id_header.lower().encode(), part.head
+        interim = part.interim and head is not None and head.status != 101
+        if not name or head is None or interim or fields.get_all(head.fields, name):
+            return part
+        return part._replace(head=head._replace(fields=[*head.fields, (name, request_id.encode())]))
+
     def drain(self) -> None:
         self.closing = self.draining = True
         self.wake()
 
-    async def wait(self, protocol: int, head: Head) -> Exchange:
+    async def wait(self, protocol: int, head: Head, peer: str) -> Exchange:
         """For a request that open() has nothing for: wait for its client, if that is only away. Raises RequestReset."""
         host, until = head.authority.decode("latin-1"), asyncio.get_running_loop().time() + self.config.queue_timeout_s
         if not self.draining and not self.outages.covers(protocol, host, head.path):
@@ -88,7 +113,7 @@ class Gate:
                 async with asyncio.timeout_at(until):
                     while not self.draining:
                         await self._arrival.wait()
-                        if (exchange := self.open(protocol, head)) is not None:
+                        if (exchange := self.open(protocol, head, peer)) is not None:
                             return exchange
             except TimeoutError:
                 pass
@@ -97,7 +122,7 @@ class Gate:
         away = "the server is shutting down" if self.draining else f"the client that serves {host}{head.path} is away"
         raise RequestReset(ResetCode.OVERLOADED, away)
 
-    def open(self, protocol: int, head: Head) -> Exchange | None:
+    def open(self, protocol: int, head: Head, peer: str) -> Exchange | None:
         """A request on the tunnel that it goes to, or None when there is none. Raises RequestReset when it is full."""
         if 0 < self.config.max_requests <= self.active():
             raise RequestReset(ResetCode.OVERLOADED, "the server has as many requests under way as it may")
@@ -118,9 +143,16 @@ class Gate:
             assert full is not None
             raise full
         exchange = found[1].open(protocol)
-        exchange.label = (head.method.decode("latin-1"), head.authority.decode("latin-1"), head.path)
+        exchange.label = (*label_of(head), peer)
         exchange.trace_id = fields.trace_id(head.fields)
+        exchange.method = head.target.decode("latin-1") if protocol == GRPC else ""
+        self.tallies.began(exchange, found[0])
         return exchange
+
+
+def label_of(head: Head) -> tuple[str, str, str]:
+    """Method, host and path of a request, for its record."""
+    return head.method.decode("latin-1"), head.authority.decode("latin-1"), head.path
 
 
 class PublicConnection:
@@ -212,6 +244,7 @@ class PublicConnection:
             try:
                 head = await self._next_head(stream)
             except BadMessage as error:
+                self.gate.refused(HTTP, error, None, self._visitor.address)
                 await self._answer_error(stream, HttpTranslation(), error)
                 break
             if head is None:
@@ -261,7 +294,7 @@ class PublicConnection:
                 timeout_s -= asyncio.get_running_loop().time() - begun_s
             exchange.grpc_stream_id = stream.id if isinstance(stream, Http2Stream) else 0
             await while_running(
-                out_of_tunnel(exchange, _recorded(exchange, translation), stream),
+                out_of_tunnel(exchange, self._recorded(exchange, translation), stream),
                 self._upload(exchange, stream, head, translation),
                 _deadline(exchange, timeout_s),
                 exchange.overdue(),
@@ -269,8 +302,14 @@ class PublicConnection:
             )
             exchange.finish()
         except RequestReset as reset:
-            if exchange is not None:
+            if exchange is None and not reset.request_id:
+                handshake = isinstance(stream, Http1Stream) and _is_handshake(stream, head)
+                self.gate.refused(WEBSOCKET if handshake else translation.protocol, reset, head, self._visitor.address)
+            elif exchange is not None:
+                if isinstance(reset, BadMessage) and reset.of_public and not exchange.status:
+                    exchange.status = reset.status
                 exchange.reset(reset.code, reset.text)
+                reset.request_id = exchange.request_id
             await self._answer_error(stream, translation, reset)
         except BaseException:
             stream.abort(ResetCode.CANCELLED)
@@ -281,14 +320,16 @@ class PublicConnection:
 
     async def _open(self, protocol: int, stream: HttpStream, head: Head, timeout_s: float | None = None) -> Exchange:
         """A request on a tunnel, perhaps after a while. Raises RequestReset."""
-        if (exchange := self.gate.open(protocol, head)) is not None:
+        if (exchange := self.gate.open(protocol, head, self._visitor.address)) is not None:
             return exchange
         watched = stream.ended or isinstance(stream, Http2Stream)  # otherwise what comes is the body, and has to wait
         try:
             async with asyncio.timeout(timeout_s):
-                return await while_running(self.gate.wait(protocol, head), *([stream.gone()] if watched else []))
+                return await while_running(
+                    self.gate.wait(protocol, head, self._visitor.address), *([stream.gone()] if watched else [])
+                )
         except TimeoutError:
-            raise RequestReset(ResetCode.BACKEND_TIMEOUT, "deadline exceeded") from None
+            raise RequestReset(ResetCode.BACKEND_TIMEOUT, "the deadline passed while no client serves this") from None
 
     def _check(self, stream: HttpStream, head: Head) -> None:
         config = self.gate.config
@@ -317,6 +358,8 @@ class PublicConnection:
         """A status if it can still be given; else the missing end of the answer has to tell."""
         stream.final = isinstance(reset, BadMessage) and reset.final
         part = translation.error_part(reset)
+        if part is not None:
+            part = self.gate.named(part, reset.request_id)
         try:
             async with asyncio.timeout(LAST_WORDS_S):
                 if part is None:
@@ -324,6 +367,17 @@ class PublicConnection:
                 await stream.send(part)
         except (RequestReset, TimeoutError):
             stream.abort(reset.code)
+
+    def _recorded(self, exchange: Exchange, translation: Translation) -> Callable[[Chunk], Part]:
+        """Translate answers, name their request, and note the status for its record."""
+
+        def to_part(chunk: Chunk) -> Part:
+            part = translation.answer_part(chunk)
+            if not part.interim:
+                exchange.status = chunk.status_code or exchange.status
+            return self.gate.named(part, exchange.request_id)
+
+        return to_part
 
     # -- WebSocket
 
@@ -353,10 +407,11 @@ class PublicConnection:
             exchange.send(opening)
             answer = await while_running(exchange.receive(), stream.gone(), exchange.overdue())
             exchange.status = answer.status_code
-            await self._answer_handshake(stream, answer, keys[0])
+            await self._answer_handshake(stream, answer, keys[0], exchange.request_id)
         except BaseException as error:
             reset = error if isinstance(error, RequestReset) else RequestReset(ResetCode.CANCELLED, "cancelled")
             exchange.reset(reset.code, reset.text)
+            reset.request_id = exchange.request_id
             raise
         if not answer.accepted:
             return exchange.finish()
@@ -364,7 +419,9 @@ class PublicConnection:
         config = self.gate.config
         await WebSocketRelay(exchange, stream, answer, config.ws_message_bytes, config.ws_ping_interval_s).run()
 
-    async def _answer_handshake(self, stream: Http1Stream, answer: WebSocketResponse, key: bytes) -> None:
+    async def _answer_handshake(
+        self, stream: Http1Stream, answer: WebSocketResponse, key: bytes, request_id: str
+    ) -> None:
         if answer.accepted:
             upgrade: list[Field] = [
                 (b"Upgrade", b"websocket"),
@@ -372,30 +429,20 @@ class PublicConnection:
                 (b"Sec-WebSocket-Accept", accept_key(key)),
             ]
             passing = fields.from_tunnel([*fields.subprotocol(answer), *answer.headers])
-            return await stream.upgrade(Head(upgrade + passing, status=101))
+            head = Head(upgrade + passing, status=101)
+            return await stream.upgrade(self.gate.named(Part(head), request_id).head or head)
         # Refused: the backend's status, fields and body, as an ordinary answer.
         if not 200 <= answer.status_code <= 599 or answer.status_code in BODILESS:
-            raise BadMessage("bad status of a refused handshake")
+            raise BadMessage("bad status of the backend for a refused handshake")
         passing = fields.from_tunnel(answer.headers, without=(b"content-length",))
-        await stream.send(Part(Head(passing, status=answer.status_code), answer.body, last=True))
+        part = Part(Head(passing, status=answer.status_code), answer.body, last=True)
+        await stream.send(self.gate.named(part, request_id))
 
 
 def _is_handshake(stream: Http1Stream, head: Head) -> bool:
     upgrade = [value.lower() for value in fields.get_all(head.fields, b"upgrade")] == [b"websocket"]
     nominated = b"upgrade" in fields.tokens(head.fields, b"connection")
     return upgrade and nominated and head.method == b"GET" and not stream.http10
-
-
-def _recorded(exchange: Exchange, translation: Translation) -> Callable[[Chunk], Part]:
-    """Translate answers, and note the status for the record of the request."""
-
-    def to_part(chunk: Chunk) -> Part:
-        part = translation.answer_part(chunk)
-        if not part.interim:
-            exchange.status = chunk.status_code or exchange.status
-        return part
-
-    return to_part
 
 
 def _check_call(head: Head) -> float | None:
@@ -411,5 +458,5 @@ async def _deadline(exchange: Exchange, timeout_s: float | None) -> None:
     """grpc-timeout: the public is told that it is over, the backend that nobody waits any more."""
     await (forever() if timeout_s is None else asyncio.sleep(timeout_s))
     exchange.status = GrpcStatus.DEADLINE_EXCEEDED
-    exchange.reset(ResetCode.CANCELLED, "deadline exceeded")
-    raise RequestReset(ResetCode.BACKEND_TIMEOUT, "deadline exceeded")
+    exchange.reset(ResetCode.CANCELLED, "the deadline passed before the backend had answered")
+    raise RequestReset(ResetCode.BACKEND_TIMEOUT, "the deadline passed before the backend had answered")

@@ -16,8 +16,9 @@ from fasttunnel import limits
 from fasttunnel.control.addresses import Connections, Verdict, host_of
 from fasttunnel.control.auth import Authenticator, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
+from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
-from fasttunnel.control.log import Events, RequestRecord, Sparing
+from fasttunnel.control.log import Events, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import Registrar, fragment_for
 from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
@@ -29,10 +30,11 @@ from fasttunnel.reference.dispatch import Dispatcher
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.metering import MeteredTunnel
 from fasttunnel.reference.public import Gate, PublicConnection
+from fasttunnel.reference.recording import Recorder
+from fasttunnel.reference.tally import Tallies
 from fasttunnel.version import __version__
-from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, HTTP, WEBSOCKET, Register, Registered, TunnelMessage
+from fasttunnel.wire.tunnel_pb2 import CONTROL, Register, Registered, TunnelMessage
 
-PROTOCOL_NAMES: dict[int, str] = {HTTP: "http", GRPC: "grpc", WEBSOCKET: "websocket"}
 REGISTER_TIMEOUT_S = 10.0
 BACKLOG = 4096
 CROWDED = "there are as many connections from this address as there may be"
@@ -44,6 +46,7 @@ class Session(MeteredTunnel):
     def __init__(self, engine: ServerEngine, login: Login, peer: str) -> None:
         super().__init__(peer, engine.events, login.identity.bytes)
         self.engine = engine
+        self.tallies = engine.tallies
         self.login = login
         self.pace = login.identity.requests
         self.session_id = secrets.token_hex(6)
@@ -72,7 +75,8 @@ class Session(MeteredTunnel):
 
     def on_end(self, exchange: Exchange) -> None:
         super().on_end(exchange)
-        self.engine.record(exchange)
+        if self.engine.recorder is not None:
+            self.engine.recorder.ended(exchange, self.client_id)
         self.engine.check_idle()
 
     def give_up_silent(self) -> None:
@@ -110,6 +114,7 @@ class ServerEngine:
     def __init__(self, config: ServerConfig, *, authenticator: Authenticator, events: Events) -> None:
         self.config = config
         self.budget = WindowBudget(config.max_window, config.window_budget)
+        self.tallies = Tallies()
         self.events = events
         self.routes: RouteTable[Dispatcher] = RouteTable()
         self._registrar = Registrar(self.routes, config.domain)
@@ -117,7 +122,10 @@ class ServerEngine:
         self.tunnel_addresses: Sequence[tuple[str, int]] = []
         self._authenticator = authenticator
         self._outages = Outages(config.queue_timeout_s)
-        self._gate = Gate(self.routes, self._outages, config, self._active)
+        self._gate = Gate(self.routes, self._outages, config, self._active, self.tallies)
+        self.recorder = Recorder(events.request_done) if events.request_done is not None else None
+        if self.recorder is not None:
+            self._gate.on_refusal = self.recorder.refused
         self._addresses = Connections(config.max_connections_per_address)
         self._idle_timer: asyncio.TimerHandle | None = None
         self._review_timer: asyncio.TimerHandle | None = None
@@ -132,6 +140,7 @@ class ServerEngine:
         self._idle = asyncio.Event()
         self._closed = asyncio.Event()
         self._requests = 0  # of tunnels that are gone
+        self._registrations = self._losses = self._refusals = 0
         self._context: ServerContext | None = None  # TLS of the public port
         self._fresh: Any = None  # certificates of the tunnel port that grpc does not have yet
 
@@ -339,6 +348,17 @@ class ServerEngine:
             "links": [session.status() for session in self._sessions if session.up],
         }
 
+    def counts(self) -> Counts:
+        told = self.tallies.told([exchange for session in self._sessions for exchange in session.requests.values()])
+        told.tunnels.registrations = self._registrations
+        told.tunnels.losses = self._losses
+        told.tunnels.refusals = self._refusals
+        for session in self._sessions:
+            if session.latest_s is not None:
+                known = told.tunnels.round_trips_s
+                known[session.login.name] = max(session.latest_s, known.get(session.login.name, 0.0))
+        return told
+
     # -- the public
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -393,6 +413,7 @@ class ServerEngine:
             await context.abort(STATUS[status], text)
 
     def _tell_refusal(self, peer: str, status: GrpcStatus, text: str) -> None:
+        self._refusals += 1
         if self._sparing.permits(host_of(peer), status):
             self.events.refused(peer, text)
 
@@ -410,6 +431,7 @@ class ServerEngine:
             self._sessions.discard(session)
             self._requests += session.opened
             if session.registered:
+                self._losses += 1
                 self.events.link_down(session.client_id, session.session_id, text)
             if status in (GrpcStatus.INTERNAL, GrpcStatus.RESOURCE_EXHAUSTED):
                 self.events.warning(f"tunnel with {session.peer} ended: {text}")
@@ -445,6 +467,7 @@ class ServerEngine:
         except RouteTaken as error:
             return self._refuse(session, GrpcStatus.ALREADY_EXISTS, str(error))
         session.registered = True
+        self._registrations += 1
         session.routes, session.name = routes, name
         if name:
             self._registrar.names.enter(session, name, session.owner)
@@ -476,28 +499,6 @@ class ServerEngine:
             time_ms=time.time_ns() // 1_000_000,
         )
         return TunnelMessage(client_id=session.client_id, protocol_type=CONTROL, registered=registered)
-
-    def record(self, exchange: Exchange) -> None:
-        """Report a finished request."""
-        if self.events.request_done is None:
-            return
-        method, host, path = exchange.label
-        self.events.request_done(
-            RequestRecord(
-                request_id=exchange.request_id,
-                protocol=PROTOCOL_NAMES[exchange.protocol],
-                host=host,
-                method=path.rpartition("/")[2] if exchange.protocol == GRPC else method,
-                path=path,
-                status=exchange.status,
-                reset=exchange.reset_code,
-                messages_in=exchange.messages_sent,
-                messages_out=exchange.messages_received,
-                bytes_in=exchange.bytes_sent,
-                bytes_out=exchange.bytes_received,
-                duration_s=exchange.duration_s,
-            )
-        )
 
 
 def _check_free(host: str, port: int, reuse_port: bool) -> None:

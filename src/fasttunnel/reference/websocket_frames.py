@@ -152,7 +152,7 @@ class WebSocketFrameEncoder:
             self._missing = frame.payload_length if frame.more else size
             head = self._head(frame, self._missing)
         if size > self._missing or (size == self._missing) == frame.more:
-            raise BadMessage("fragments of a frame do not add up")
+            raise BadMessage("the tunnel brought fragments of a frame that do not add up")
         self._missing -= size
         return head + (bytes(self._masker.process(bytearray(frame.payload))) if self._masker else frame.payload)
 
@@ -161,7 +161,7 @@ class WebSocketFrameEncoder:
         if frame.opcode not in OPCODES or frame.rsv > (7 if self._extensions else 0):
             raise BadMessage("a frame that may not be sent")
         if frame.more and (frame.payload_length <= len(frame.payload) or frame.payload_length >> 63):
-            raise BadMessage("fragments of a frame do not add up")
+            raise BadMessage("the tunnel brought fragments of a frame that do not add up")
         if frame.opcode < CLOSE:
             if (frame.opcode == Opcode.CONTINUATION) != self._in_message:
                 raise BadMessage("a continuation without a start, or a start inside a message")
