@@ -207,8 +207,17 @@ class ClientEngine:
         await end_tasks(*self._tasks)
         for backend in self._backends.values():
             backend.close()
+        secure = []
         for writer in self._connections:
             writer.close()
+            if writer.get_extra_info("ssl_object") is not None:
+                secure.append(writer)
+        if secure:  # each waits for the other end's close_notify, which may never come
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await asyncio.gather(*(writer.wait_closed() for writer in secure), return_exceptions=True)
+            for writer in secure:
+                writer.transport.abort()
         self._closed.set()
 
     async def wait_closed(self) -> None:
