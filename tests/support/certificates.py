@@ -1,8 +1,11 @@
 """An authority and certificates of tests, made once in a run."""
 
+import atexit
 import datetime
 import functools
 import ipaddress
+import os
+import shutil
 import ssl
 import tempfile
 from pathlib import Path
@@ -67,7 +70,7 @@ class Issued:
 
 @functools.cache
 def authority(name: str = "authority") -> Authority:
-    return Authority(Path(_folder().name), name)
+    return Authority(Path(_folder()), name)
 
 
 @functools.cache
@@ -77,8 +80,11 @@ def here() -> Issued:
 
 
 @functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="fasttunnel-tests-")  # until the process ends
+def _folder() -> str:
+    """Until this process ends; a fork of it that ends first leaves it."""
+    path, owner = tempfile.mkdtemp(prefix="fasttunnel-tests-"), os.getpid()
+    atexit.register(lambda: shutil.rmtree(path, ignore_errors=True) if os.getpid() == owner else None)
+    return path
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
