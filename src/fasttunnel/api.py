@@ -66,6 +66,7 @@ class ServerLimits(TypedDict, total=False):
     tokens_file: str
     max_failed_logins: int
     max_connections_per_address: int
+    trusted_proxies: Sequence[str] | str
     max_connections: int
     max_requests: int
     max_requests_per_tunnel: int

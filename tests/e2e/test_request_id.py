@@ -117,7 +117,7 @@ async def test_answers_of_the_tunnel_name_the_hop(stack: AsyncExitStack, tmp_pat
     """Whose fault it was: of the server, the tunnel, the client or the backend."""
 
     async def unary(request: Any, context: Context) -> Any:
-        await asyncio.sleep(30)
+        await asyncio.Event().wait()
 
     tunnel, session = await start(stack, tmp_path, Unary=unary)
     for host, hop in (("down.example", "the backend cannot be reached"), ("nobody.example", "no tunnel serves")):

@@ -17,7 +17,7 @@ from tests.support.frames import (
     TEXT,
     UPGRADE,
     Frame,
-    accept_key,
+    answer_upgrade,
     close_payload,
     expect_upgrade,
     frame,
@@ -26,19 +26,11 @@ from tests.support.frames import (
     read_frame,
     read_frame_head,
 )
-from tests.support.raw import Head, Peer, request
+from tests.support.raw import Peer, request
 
 attack = Section("WebSocket").attack
 LIMITED = {"server": ["--set", "ws_message_bytes=1000"], "client": ["--set", "ws_message_bytes=1000"]}
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
-
-
-async def accept(backend: Peer, head: Head, *fields: str) -> None:
-    """The backend's side of the handshake."""
-    key = head.get("sec-websocket-key")
-    assert key is not None
-    lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
-    await backend.send("\r\n".join([*lines, f"Sec-WebSocket-Accept: {accept_key(key)}", *fields, "\r\n"]))
 
 
 async def opened(
@@ -47,7 +39,7 @@ async def opened(
     """Both ends of a WebSocket connection."""
     handshake = request("GET", attacker.target, *UPGRADE, *offered, host=VICTIM)
     public, backend, head = await attacker.pass_on(handshake, public)
-    await accept(backend, head, *accepted)
+    await answer_upgrade(backend, head, *accepted)
     await expect_upgrade(public)
     return public, backend
 

@@ -97,11 +97,16 @@ async def ask_upgrade(peer: Peer, target: str = "/", *fields: str, host: str = "
 async def accept_upgrade(peer: Peer, *fields: str) -> Head:
     """The backend's side of the handshake; returns what it was asked."""
     head = await peer.head()
+    await answer_upgrade(peer, head, *fields)
+    return head
+
+
+async def answer_upgrade(peer: Peer, head: Head, *fields: str) -> None:
+    """The same, when the head has been read."""
     key = head.get("sec-websocket-key")
     assert key is not None
     lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
     await peer.send("\r\n".join([*lines, f"Sec-WebSocket-Accept: {accept_key(key)}", *fields]) + "\r\n\r\n")
-    return head
 
 
 async def expect_upgrade(peer: Peer) -> Head:

@@ -106,9 +106,8 @@ async def test_a_stream_is_written_piece_by_piece_and_ends_with_its_reader() -> 
 
     async def endless() -> AsyncGenerator[bytes, None]:
         try:
-            while True:
-                yield b"piece\n"
-                await asyncio.sleep(3600)
+            yield b"piece\n"
+            await asyncio.Event().wait()
         finally:
             closed.set()
 

@@ -12,8 +12,10 @@ import pytest
 
 import fasttunnel
 from fasttunnel import api
+from fasttunnel.api import ClientLimits, ServerLimits
 from fasttunnel.control.auth import Authenticator, Refused
 from fasttunnel.control.config import ClientConfig, Secret, ServerConfig
+from fasttunnel.control.kinds import of_fields
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import Route, RouteTable
 
@@ -234,3 +236,14 @@ def test_without_its_packages_the_asyncio_engine_says_what_to_install(monkeypatc
     monkeypatch.setitem(sys.modules, "fasttunnel.reference.client", None)
     with pytest.raises(fasttunnel.BuildError, match=r"pip install fasttunnel\[reference\]"):
         api._load("ClientEngine", "asyncio", Events())
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "limits"),
+    [
+        (ServerConfig, {"listen", "tunnel", "token"}, ServerLimits),
+        (ClientConfig, {"server", "routes", "token", "client_id"}, ClientLimits),
+    ],
+)
+def test_every_option_is_typed_for_programs(config: type, arguments: set[str], limits: Any) -> None:
+    assert set(of_fields(config)) - arguments == set(limits.__annotations__)

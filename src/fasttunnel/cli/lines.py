@@ -13,7 +13,7 @@ import msgspec
 
 from fasttunnel.control.config import Backend, ClientConfig, ServerConfig
 from fasttunnel.control.home import shown
-from fasttunnel.control.log import Events, one_line
+from fasttunnel.control.log import Events, one_line, timestamp
 from fasttunnel.control.own_token import OwnToken
 from fasttunnel.control.routes import Route
 from fasttunnel.reach.backends import BackendWatch
@@ -35,8 +35,7 @@ class LogLines(Events):
     def _line(self, level: str, event: str, text: str, **fields: Any) -> None:
         if LEVELS[level] < self._level:
             return
-        now = time.time()
-        clock = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03}Z"
+        clock = timestamp(time.time())
         if self._json:
             line = msgspec.json.encode({"time": clock, "level": level, "event": event, "text": text, **fields}).decode()
         else:

@@ -30,10 +30,6 @@ KINDS: dict[str, Kind] = {"server": ServerConfig, "client": ClientConfig}
 Function = Callable[..., None]
 Decorator = Callable[[Any], Any]
 
-# Of a command, and not of its configuration.
-_SHOWN = ("trace_messages", "plain", "qr", "open_browser", "help")
-OF_COMMANDS = ("config", "assignments", "engine", "user", "no_token", "no_check", *_SHOWN)
-
 token_file = click.option(
     "--token-file",
     type=click.Path(),
@@ -170,7 +166,8 @@ def gather(kind: Kind, given: dict[str, Any]) -> Options:
         option.name: option.opts[0] if isinstance(option, click.Option) else COMMAND_LINE
         for option in click.get_current_context().command.params
     }
-    used = {name: value for name, value in given.items() if name not in OF_COMMANDS and value not in (None, ())}
+    known = {*of_fields(kind), "token_file"}  # others are of the command, and not of its configuration
+    used = {name: value for name, value in given.items() if name in known and value not in (None, ())}
     found = merged(
         from_file(Path(given["config"])) if given["config"] is not None else {},
         from_environment(os.environ, kind),

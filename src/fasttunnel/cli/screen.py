@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttunnel.cli.traffic import Traffic
-from fasttunnel.control.log import Events
+from fasttunnel.control.log import Events, timestamp
 from fasttunnel.version import __version__
 
 
@@ -57,10 +57,7 @@ class Screen(Events):
         self.console.print(text, soft_wrap=True)
 
     def _start(self) -> Text:
-        if not self._timed:
-            return Text("  ")
-        now = time.time()
-        return Text(f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03}Z ")
+        return Text(f"{timestamp(time.time())} " if self._timed else "  ")
 
     def title(self, program: str) -> None:
         if self._level != "info":

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from fasttunnel.control.counts import answer_to, grpc_status_of
-from fasttunnel.control.log import RequestRecord, Sparing
+from fasttunnel.control.log import RequestRecord, Sparing, timestamp
 from fasttunnel.control.terms import as_word, grpc_status, reset_code
 from fasttunnel.errors import ConfigError, describe
 
@@ -66,7 +66,6 @@ class AccessLog:
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sparing = Sparing()
-        self._second, self._clock = 0, ""
         self._work: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
         self._reopening = False
         self._broken = False  # the last line may be half written
@@ -83,11 +82,7 @@ class AccessLog:
     # -- on the event loop
 
     def __call__(self, record: RequestRecord) -> None:
-        now = time.time()
-        if int(now) != self._second:
-            self._second = int(now)
-            self._clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-        self._lines.append(self._format(f"{self._clock}.{int(now % 1 * 1000):03}Z", record))
+        self._lines.append(self._format(timestamp(time.time()), record))
         if self._timer is None:
             self._loop = asyncio.get_running_loop()
             self._timer = self._loop.call_later(FLUSH_S, self._flush)

@@ -35,6 +35,16 @@ class RequestRecord(NamedTuple):
     peer: str = ""  # at the server the address that asked, at the client the backend
 
 
+def timestamp(now_s: float) -> str:
+    """Of time.time(), in UTC: 2026-11-25T12:00:00.123Z."""
+    return f"{_second(int(now_s))}.{int(now_s % 1 * 1000):03}Z"
+
+
+@functools.lru_cache(maxsize=1)  # a busy log has thousands of lines a second
+def _second(now_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s))
+
+
 def one_line(text: str) -> str:
     """What a peer says, as it may stand in a line of a log or on a terminal: in bounds, what cannot be seen escaped."""
     text = text[:TEXT_CHARACTERS]

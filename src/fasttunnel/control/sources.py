@@ -25,7 +25,7 @@ COMMAND_LINE: Final = "the command line"  # of an argument, which has no name
 
 # Those that are no options of a configuration: of commands, and of the build.
 _OF_COMMANDS: Final = ("CONFIG", "ENGINE", "USER", "NO_TOKEN", "NO_CHECK", "PLAIN")
-OTHER_VARIABLES: Final = (*_OF_COMMANDS, "DEBUG", "SANITIZE", "COVERAGE", "ANNOTATE")
+OTHER_VARIABLES: Final = (*_OF_COMMANDS, "DEBUG", "SANITIZE", "COVERAGE", "ANNOTATE", "STATIC")
 
 # Options that name files: beside the file that says so.
 _FILES = ("token_file", "tokens_file", "cert", "key", "ca", "client_ca", "backend_ca")

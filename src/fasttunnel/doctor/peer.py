@@ -10,11 +10,9 @@ import time
 from collections.abc import AsyncIterator
 
 from fasttunnel.errors import describe
+from fasttunnel.reach import http2
 
 TIMEOUT_S = 5.0
-# RFC 9113 3.4: what a client begins with, and an empty SETTINGS frame.
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-SETTINGS = 4
 FRAME_HEADER = 9
 
 CLOSED = "it closed the connection"
@@ -86,9 +84,9 @@ async def greet(streams: Streams) -> str | None:
     """Begin HTTP/2. None when the peer answers in it, otherwise what it does. Nothing is asked of it."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            streams.writer.write(PREFACE)
+            streams.writer.write(http2.opening())
             head = await streams.reader.readexactly(FRAME_HEADER)
-            if head[3] == SETTINGS and head[:5] != b"HTTP/":
+            if head[3] == http2.SETTINGS and head[:5] != b"HTTP/":
                 return None
             rest = await streams.reader.read(4096)
     except TimeoutError:

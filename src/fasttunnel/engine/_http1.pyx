@@ -48,6 +48,14 @@ cdef bytes same_or_new(bytes old, Slice slice):
     return slice.ptr[:slice.len]
 
 
+cdef inline size_t first_field(const uint8_t *data) noexcept nogil:
+    """Where the fields of a head that has been parsed begin: behind its first line."""
+    cdef size_t pos = 0
+    while data[pos] != 10:
+        pos += 1
+    return pos + 1
+
+
 cdef class Head:
     def __cinit__(self, bint is_request):
         self.is_request = is_request
@@ -97,11 +105,8 @@ cdef class Head:
     cdef bytes joined_protocols(self, const uint8_t *data, size_t n):
         """A list may come in several fields (RFC 9110 5.3)."""
         cdef Slice name, value
-        cdef size_t pos = 0
+        cdef size_t pos = first_field(data)
         cdef list found = []
-        while data[pos] != 10:
-            pos += 1
-        pos += 1
         while head_field(data, n, &pos, &name, &value) > 0:
             if hdr_is(name.ptr, name.len, "sec-websocket-protocol"):
                 found.append(value.ptr[:value.len])
@@ -109,11 +114,8 @@ cdef class Head:
 
     cdef list forwarding(self, const uint8_t *data, size_t n):
         cdef Slice name, value
-        cdef size_t pos = 0
+        cdef size_t pos = first_field(data)
         cdef list found = []
-        while data[pos] != 10:
-            pos += 1
-        pos += 1
         while head_field(data, n, &pos, &name, &value) > 0:
             if hdr_forwarding(name.ptr, name.len):
                 found.append((name.ptr[:name.len], value.ptr[:value.len]))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fasttunnel.control.counts import PROTOCOLS
 from fasttunnel.control.log import RequestRecord
 from fasttunnel.engine._link import Link
 
-PROTOCOL_NAMES = {1: "http", 2: "grpc", 3: "websocket"}
 GRPC = 2
 
 OnRecord = Callable[..., None]
@@ -38,7 +38,7 @@ def recorder(tell: Callable[[RequestRecord], None] | None, client_id: Callable[[
         tell(
             RequestRecord(
                 request_id,
-                PROTOCOL_NAMES.get(protocol, "unknown"),
+                PROTOCOLS[protocol],
                 host,
                 method,
                 path,

@@ -12,13 +12,18 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 _LONGEST: Final = 16_384  # what a peer may send that was told nothing else
 
 
+def opening() -> bytes:
+    """What a client begins with (3.4)."""
+    return PREFACE + _frame(SETTINGS)
+
+
 async def call(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, authority: str, path: str, secure: bool
 ) -> bool:
     """Whether the call at this path is answered to its end, with whatever status."""
     head = [(":method", "POST"), (":scheme", "https" if secure else "http"), (":path", path), (":authority", authority)]
     head += [("te", "trailers"), ("content-type", "application/grpc")]
-    writer.write(PREFACE + _frame(SETTINGS) + _frame(HEADERS, END_HEADERS | END_STREAM, 1, _fields(head)))
+    writer.write(opening() + _frame(HEADERS, END_HEADERS | END_STREAM, 1, _fields(head)))
     while True:
         kind, flags, stream = await _next(reader, writer)
         if stream == 1 and kind == HEADERS and flags & END_STREAM:
