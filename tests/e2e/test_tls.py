@@ -24,7 +24,7 @@ import fasttunnel
 from fasttunnel.errors import ConfigError
 from tests.support.certificates import Issued, authority, here
 from tests.support.grpc_peers import UNLIMITED, Echo, Note, services
-from tests.support.raw import Peer, connect, request, start_raw
+from tests.support.raw import Peer, answer, connect, request, start_raw
 from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, RawTls
 from tests.support.site import content, start_site
 from tests.support.tunnel import WAIT_S, Recorder, Tunnel, engines, eventually, start_client, start_server, start_tunnel
@@ -631,3 +631,54 @@ async def test_a_server_that_never_ends_the_handshake(stack: AsyncExitStack, mon
     await asyncio.gather(starting, return_exceptions=True)
     await client.stop(0)
     assert events.warnings == []
+
+
+# -- ends of connections whose other end says nothing more
+
+
+def to_its_end(sock: ssl.SSLSocket) -> None:
+    """Reads what comes on the TCP connection, and answers nothing, not even the end of TLS."""
+    with socket.socket(fileno=os.dup(sock.fileno())) as raw:
+        raw.settimeout(WAIT_S)
+        try:
+            while raw.recv(65_536):
+                pass
+        except ConnectionResetError:
+            pass
+
+
+async def test_a_stop_waits_for_no_visitor_to_end_tls(stack: AsyncExitStack) -> None:
+    server = await start_server(stack, **of_server())
+    sock = await asyncio.to_thread(
+        lambda: authority().context().wrap_socket(socket.create_connection(server.address), server_hostname="localhost")
+    )
+    stack.callback(sock.close)
+    await asyncio.to_thread(sock.sendall, request("GET", "/"))
+    assert (await asyncio.to_thread(sock.recv, 65_536)).startswith(b"HTTP/1.1 404")
+    ended = asyncio.create_task(asyncio.to_thread(to_its_end, sock))
+    await server.stop(0)
+    await ended
+
+
+async def test_a_stop_waits_for_no_backend_to_end_tls(stack: AsyncExitStack) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    stack.callback(listener.close)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(here().cert, here().key)
+
+    def serve() -> ssl.SSLSocket:
+        sock = context.wrap_socket(listener.accept()[0], server_side=True)
+        assert sock.recv(65_536).startswith(b"GET /")
+        sock.sendall(answer("200 OK", body=b"kept"))
+        return sock
+
+    serving = asyncio.create_task(asyncio.to_thread(serve))
+    url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+    tunnel = await start_tunnel(stack, url, client={"backend_ca": authority().ca})
+    public = await connect(stack, tunnel.host, tunnel.port)
+    assert (await public.ask(request("GET", "/"))).body == b"kept"
+    sock = await serving
+    stack.callback(sock.close)
+    ended = asyncio.create_task(asyncio.to_thread(to_its_end, sock))
+    await tunnel.client.stop(0)
+    await ended

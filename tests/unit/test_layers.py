@@ -45,7 +45,7 @@ LAYERS = """
     engine.server
     engine.client
     reference.messages
-    reference.fields reference.strict reference.grpc_streams reference.websocket_frames
+    reference.closing reference.fields reference.strict reference.grpc_streams reference.websocket_frames
     reference.tally
     reference.exchange reference.translation reference.http2
     reference.dispatch reference.relay reference.http1

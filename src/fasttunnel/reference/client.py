@@ -24,6 +24,7 @@ from fasttunnel.reference.backend import Backend, Streams
 from fasttunnel.reference.backend_grpc import GrpcBackend
 from fasttunnel.reference.backend_http1 import Http1Backend
 from fasttunnel.reference.carrier import Tunnel, channel_to, dial
+from fasttunnel.reference.closing import settle
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.messages import RequestReset, end_tasks
 from fasttunnel.reference.recording import Recorder
@@ -207,17 +208,10 @@ class ClientEngine:
         await end_tasks(*self._tasks)
         for backend in self._backends.values():
             backend.close()
-        secure = []
-        for writer in self._connections:
+        writers = list(self._connections)
+        for writer in writers:
             writer.close()
-            if writer.get_extra_info("ssl_object") is not None:
-                secure.append(writer)
-        if secure:  # each waits for the other end's close_notify, which may never come
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS_S):
-                    await asyncio.gather(*(writer.wait_closed() for writer in secure), return_exceptions=True)
-            for writer in secure:
-                writer.transport.abort()
+        await settle(writers)
         self._closed.set()
 
     async def wait_closed(self) -> None:

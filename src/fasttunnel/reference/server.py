@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import grpc
 
@@ -26,6 +27,7 @@ from fasttunnel.control.tls import PUBLIC_PROTOCOLS, ServerContext, check, read_
 from fasttunnel.control.watch import FileWatch
 from fasttunnel.errors import GrpcStatus, ListenError, ResetCode, RouteTaken, describe
 from fasttunnel.reference.carrier import SERVER_OPTIONS, STATUS, service
+from fasttunnel.reference.closing import settle
 from fasttunnel.reference.dispatch import Dispatcher
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.metering import MeteredTunnel
@@ -131,6 +133,7 @@ class ServerEngine:
         self._review_timer: asyncio.TimerHandle | None = None
         self._sessions: set[Session] = set()
         self._connections: dict[asyncio.Task[None], PublicConnection] = {}
+        self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()  # of the public, those that are being closed included
         self._listener: asyncio.Server | None = None
         self._grpc: grpc.aio.Server | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -294,6 +297,7 @@ class ServerEngine:
             task.cancel()
         if self._connections:
             await asyncio.wait(list(self._connections))
+        await settle(list(self._writers))
         for timer in (self._idle_timer, self._review_timer):
             if timer is not None:
                 timer.cancel()
@@ -364,6 +368,7 @@ class ServerEngine:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self._writers.add(writer)
         address = str((writer.get_extra_info("peername") or ("unknown",))[0])
         verdict = self._addresses.enter(address, "public")
         refused = CROWDED if verdict else ""
