@@ -41,6 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the process that sees the reports of all
+        config.pluginmanager.register(_Failures(config))
     if "libasan" in os.environ.get("LD_PRELOAD", ""):
         # Everything takes several times as long.
         hypothesis.settings.register_profile(
@@ -51,6 +53,21 @@ def pytest_configure(config: pytest.Config) -> None:
         pair = certificates.here()
         support.of_tunnels["server"] = {"cert": pair.cert, "key": pair.key, "tls": ["tunnel"]}
         support.of_tunnels["client"] = {"ca": certificates.authority().ca}
+
+
+class _Failures:
+    """Tells a failure at once as well: a run that is cut off has no summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.getplugin("terminalreporter")
+        if report.failed and terminal is not None:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            what = crash.message if crash is not None else str(report.longrepr)
+            terminal.write_line(f"\n{report.nodeid}: {report.when} failed after {report.duration:.1f} s: {what[:300]}")
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

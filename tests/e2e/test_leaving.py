@@ -263,7 +263,7 @@ class Load:
     async def kept_connection(self) -> None:
         """As often as the server likes."""
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
-            for _ in range(200):
+            for _ in range(20):
                 async with session.post(f"{self.url}/echo", data=b"kept") as got:
                     assert (got.status, await got.read()) == (200, b"kept")
 
@@ -283,7 +283,7 @@ class Load:
         host, _, port = self.url.removeprefix("http://").partition(":")
         async with AsyncExitStack() as stack:
             connection = await http2.connect_http2(stack, host, int(port))
-            for _ in range(50):
+            for _ in range(10):
                 stream = await (await connection.ask("POST", "/echo", body=b"stream")).done()
                 assert (stream.status, bytes(stream.body)) == (200, b"stream"), stream.reset
                 if connection.go_away is not None:

@@ -503,7 +503,10 @@ async def test_keys_that_change_over_and_over(stack: AsyncExitStack, version: st
     await lives(tunnel)
 
 
-async def test_a_stop_ends_handshakes(stack: AsyncExitStack, tunnel: Tunnel) -> None:
+async def test_a_stop_ends_handshakes(stack: AsyncExitStack, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the asyncio server it is their time-out that does: asyncio tells of a connection when that is over."""
+    monkeypatch.setattr("fasttunnel.limits.HANDSHAKE_TIMEOUT_S", 0.5)
+    tunnel = await start_tunnel(stack, site, server=of_server(), client=TRUSTING)
     public = await connect(stack, tunnel.host, tunnel.port)
     await asyncio.sleep(0.05)
     await tunnel.server.stop(0)

@@ -278,7 +278,7 @@ class Secured(Stage):
         await super()._open()
         await self.sing()
         self.bystander = Bystander()
-        self._contexts = [each for each in gc.get_objects() if isinstance(each, TlsContext)]
+        self._contexts = [each for each in gc.get_objects() if type(each) is TlsContext]
         self._held = self.held()
 
     def held(self) -> int:
