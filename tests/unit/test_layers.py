@@ -23,7 +23,7 @@ LAYERS = """
     control.names
     control.config control.outage control.tokens control.kinds control.descriptions
     control.sources control.schema control.files
-    control.auth control.log control.trace control.certificates control.own_token control.login control.last_time
+    control.auth control.log control.taps control.trace control.certificates control.own_token control.login control.last_time
     control.registration control.access
     abc
     reach.http2 reach.backends

@@ -75,8 +75,8 @@ cdef class Link(Carrier):
     cdef int64_t light_left             # bytes before the ring has a turn again, though light ones are waiting
     cdef uint64_t recent[RECENT]        # hashes of ids that ended abnormally
     cdef public object on_record        # callable for each finished request, or None
-    cdef object tap                     # callable for each message, or None (see Events.tap)
-    cdef str far_end                    # what the tap calls this tunnel
+    cdef public object tap              # callable for each message, or None (control.taps.Listener)
+    cdef public str far_end             # address of the other end, in messages and for taps
     # output
     cdef Out batch                      # prefixed messages behind 9 bytes of headroom for the DATA frame's header
     cdef size_t batch_pos               # sent of it

@@ -32,6 +32,8 @@ from fasttunnel.engine._tally cimport RouteTally, monotonic_s
 from fasttunnel.engine._tls cimport tls_identity
 
 from fasttunnel import limits
+from fasttunnel.control.counts import PROTOCOLS
+from fasttunnel.control.taps import UnderWay
 from fasttunnel.engine._tls import TlsError
 from fasttunnel.errors import describe
 
@@ -410,10 +412,22 @@ cdef class Link(Carrier):
             self.show(True, room + 5, n)
         self.commit(n + 5)
 
-    def attach_tap(self, object tap, str far_end):
-        """Have `tap(far_end, sent, message)` called for each message, see Events.tap; None: not any more."""
-        self.tap = tap
-        self.far_end = far_end
+    def request(self, str request_id):
+        """What is known of a request under way, for a tap (control.taps.UnderWay)."""
+        cdef bytes key = request_id.encode()
+        cdef void *entry = tbl_find(&self.table, <const uint8_t *><const char *>key, <size_t>min(len(key), 16))
+        cdef Exchange exchange
+        cdef bint up
+        if entry == NULL or len(key) > 16:
+            return None
+        exchange = <Exchange>entry
+        up = exchange.direction == TO_BACKEND
+        method, host, path = exchange.label[:3] if exchange.label is not None else ("", "", "")
+        return UnderWay(
+            PROTOCOLS[exchange.protocol], (<RouteTally>exchange.tally).name if exchange.tally is not None else "",
+            method, host, path or (exchange.method or b"").decode("latin-1"), monotonic_s() - exchange.started_s,
+            exchange.messages_sent if up else exchange.messages_received,
+            exchange.messages_received if up else exchange.messages_sent)
 
     def start(self, int64_t peer_window, int64_t local_window, uint64_t max_fragment, WindowBudget budget not None):
         """The two ends have agreed (Register, Registered): requests may be carried. All in bytes."""
@@ -664,12 +678,8 @@ cdef class Link(Carrier):
         return self.commit(n)
 
     cdef int show(self, bint sent, const uint8_t *data, size_t n) except -1:
-        """Hand a message to the tap. One that fails is taken off: it only looks on."""
-        try:
-            self.tap(self.far_end, bool(sent), data[:n])
-        except Exception as error:
-            self.tap = None
-            self.handler.warning("the tap failed: " + "".join(traceback.format_exception(error)))
+        """Hand a message to the taps."""
+        self.tap(self, bool(sent), data[:n])
         return 0
 
     cdef bint congested(self) noexcept:
