@@ -23,8 +23,10 @@ LAYERS = """
     control.names
     control.config control.outage control.tokens control.kinds control.descriptions
     control.sources control.schema control.files
-    control.auth control.log control.taps control.trace control.certificates control.own_token control.login control.last_time
-    control.registration control.access
+    control.auth control.log control.taps control.trace control.certificates
+    control.own_token control.login control.last_time
+    control.registration control.access control.redaction
+    control.view
     abc
     reach.http2 reach.backends
     reach.marker
@@ -56,7 +58,7 @@ LAYERS = """
     reference.client
     admin
     admin.lag admin.http admin.subject
-    admin.metrics
+    admin.metrics admin.tap
     admin.pages
     admin.port
     api
