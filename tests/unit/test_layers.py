@@ -28,7 +28,7 @@ LAYERS = """
     control.registration control.access control.redaction
     control.view
     abc
-    reach.http2 reach.backends
+    reach.http2 reach.backends reach.admin
     reach.marker
     reach.urls
     _core
@@ -68,7 +68,7 @@ LAYERS = """
     doctor.machine doctor.certificates doctor.peer
     doctor.client doctor.server
     doctor
-    cli.traffic cli.first_url
+    cli.traffic cli.first_url cli.tap_lines
     cli.options cli.running cli.screen cli.live cli.lines
     cli.server_screen cli.client_screen
     cli.client_checks
@@ -78,7 +78,7 @@ LAYERS = """
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.cert cli.config cli.demo cli.login cli.token cli.version cli.completion cli.doctor
+    cli.server cli.client cli.cert cli.config cli.demo cli.login cli.token cli.version cli.completion cli.doctor cli.tap
     cli.short
     cli
     __main__
