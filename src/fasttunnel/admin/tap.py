@@ -7,6 +7,8 @@ is not listened to.
 from __future__ import annotations
 
 import asyncio
+import functools
+import operator
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any, Final, NamedTuple
@@ -77,25 +79,29 @@ class Tap:
 
     def _join(self, reader: _Reader, taps: Taps) -> None:
         self._readers.append(reader)
-        self._look()
-        if self._taps is None:
-            self._taps = taps
-            taps.add(self._see)
+        self._taps = taps
+        self._listen(taps)
 
     def _leave(self, reader: _Reader) -> None:
         self._readers.remove(reader)
-        self._look()
-        if not self._readers and self._taps is not None:
-            self._taps.remove(self._see)
-            self._taps = None
-            self._requests = Requests()
-            if self._flushing is not None:
-                self._flushing.cancel()
-                self._flushing = None
+        if self._taps is None:
+            return
+        if self._readers:
+            return self._listen(self._taps)
+        self._taps.remove(self._see)
+        self._taps = None
+        self._requests = Requests()
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
 
-    def _look(self) -> None:
-        wanted = [reader.view.requests for reader in self._readers]
-        self._only = tuple(one.encode() for one in frozenset().union(*wanted)) if all(wanted) else ()
+    def _listen(self, taps: Taps) -> None:
+        """To what the readers want, together."""
+        views = [reader.view for reader in self._readers]
+        only = frozenset[str]().union(*(view.requests for view in views)) if all(v.requests for v in views) else ()
+        self._only = tuple(one.encode() for one in only)
+        taps.add(self._see, functools.reduce(operator.or_, (view.bits for view in views)))
+        self._requests.missed()
 
     def _see(self, tunnel: Tapped, sent: bool, message: bytes) -> None:
         if self._only and not any(name in message for name in self._only):

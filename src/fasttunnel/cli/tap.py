@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import click
@@ -15,7 +16,7 @@ import click
 from fasttunnel.cli import options, running
 from fasttunnel.cli.tap_lines import TapLines
 from fasttunnel.control.sources import PREFIX, of_one
-from fasttunnel.errors import ConfigError, FasttunnelError
+from fasttunnel.errors import ConfigError, FasttunnelError, describe
 
 PROTOCOLS: Final = ("http", "grpc", "websocket", "control")
 PAYLOAD_BYTES: Final = 64
@@ -88,7 +89,7 @@ def tap(
         filters: list[tuple[str, str | int]] = [("protocol", protocol) for protocol in protocols]
         filters += [("route", route) for route in routes]
         filters += [("request", request) for request in requests]
-        filters += [("text", text)] if text else []
+        filters += [("text", _text(text))] if text is not None else []
         filters += [("payload", size)] if size else []
         filters += [(name, 1) for name, wanted in (("headers", headers), ("query", query)) if wanted]
         stream = AdminStream(_where(admin, config))
@@ -107,6 +108,14 @@ def tap(
             shown.end()
     except FasttunnelError as error:
         running.fail(error)
+
+
+def _text(given: str) -> str:
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("--text is not UTF-8") from None
+    return given
 
 
 def _payload(given: str | None, admin: str | None) -> tuple[int, str | None]:
@@ -140,8 +149,9 @@ class _Shown:
         self._json = as_json
         self._limit = limit
         self._seen = self._lost = 0
-        out: IO[str] = sys.stdout
-        terminal = out.isatty()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal of another encoding
+        terminal = sys.stdout.isatty()
         colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._headed = terminal and not as_json
         self._lines = TapLines(colour=colour, width=shutil.get_terminal_size().columns if terminal else None)
@@ -187,9 +197,11 @@ class _Shown:
         try:
             sys.stdout.write("\n".join(lines) + "\n")
             sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is flushed at the end goes nowhere
-            return False
+            if isinstance(error, BrokenPipeError):
+                return False
+            raise FasttunnelError("standard output takes no more", detail=describe(error)) from None
         return True
 
     def end(self) -> None:

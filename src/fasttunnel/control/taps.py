@@ -3,9 +3,13 @@
 An engine has one `Taps`. While nobody listens its tunnels have None to call, and nothing is copied or made.
 """
 
+import functools
 import logging
+import operator
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+ALL: Final = 0xFF  # of bits: 1 << ProtocolType
 
 
 class UnderWay(NamedTuple):
@@ -38,13 +42,11 @@ Listener = Callable[[Tapped, bool, bytes], None]
 
 class Tappable(Tapped, Protocol):
     tap: Listener | None
+    tap_protocols: int  # a tunnel need not show others
 
 
 class Taps:
-    """`tunnels` returns those of the engine; new ones get `tell` when they begin.
-
-    `first` is Events.tap, which listens from the start.
-    """
+    """`tunnels` returns those of the engine that are up. `first` is Events.tap, which listens from the start."""
 
     def __init__(
         self,
@@ -52,24 +54,30 @@ class Taps:
         first: Callable[[str, bool, bytes], None] | None = None,
     ) -> None:
         self._tunnels = tunnels
-        self._listeners: tuple[Listener, ...] = ()
-        self.tell: Listener | None = None  # what a tunnel is to call
+        self._listeners: dict[Listener, int] = {}  # with the protocols that each wants; a new one at each change
         if first is not None:
-            self._listeners = (lambda tunnel, sent, message: first(tunnel.far_end, sent, message),)
-            self.tell = self._tell
+            self._listeners = {lambda tunnel, sent, message: first(tunnel.far_end, sent, message): ALL}
 
-    def add(self, listener: Listener) -> None:
-        self._set((*self._listeners, listener))
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    def add(self, listener: Listener, protocols: int = ALL) -> None:
+        """One that is there already wants others from now on. It may be shown more than it wants."""
+        self._set({**self._listeners, listener: protocols})
 
     def remove(self, listener: Listener) -> None:
         """One that is not there any more is no mistake."""
-        self._set(tuple(other for other in self._listeners if other != listener))
+        self._set({other: protocols for other, protocols in self._listeners.items() if other != listener})
 
-    def _set(self, listeners: tuple[Listener, ...]) -> None:
+    def _set(self, listeners: dict[Listener, int]) -> None:
         self._listeners = listeners
-        self.tell = self._tell if listeners else None
         for tunnel in self._tunnels():
-            tunnel.tap = self.tell
+            self.attend(tunnel)
+
+    def attend(self, tunnel: Tappable) -> None:
+        """Have a tunnel call those who listen now."""
+        tunnel.tap = self._tell if self._listeners else None
+        tunnel.tap_protocols = functools.reduce(operator.or_, self._listeners.values(), 0)
 
     def _tell(self, tunnel: Tapped, sent: bool, message: bytes) -> None:
         """A listener that fails is taken off: it only looks on."""

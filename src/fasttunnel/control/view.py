@@ -37,10 +37,11 @@ _GRPC: Final = 2
 class Request:
     """What is known of one request. Empty texts: not known."""
 
-    __slots__ = ("begun_s", "closed", "counts", "host", "method", "path", "protocol", "query", "route")
+    __slots__ = ("begun_s", "closed", "counts", "epoch", "host", "method", "path", "protocol", "query", "route")
 
-    def __init__(self, protocol: str | None) -> None:
+    def __init__(self, protocol: str | None, epoch: int = 0) -> None:
         self.protocol = protocol
+        self.epoch = epoch  # see Requests.missed
         self.route = ""
         self.method = ""
         self.host = ""
@@ -80,6 +81,11 @@ class Requests:
     def __init__(self, most: int = REQUESTS) -> None:
         self._most = most
         self._known: OrderedDict[tuple[int, str], Request] = OrderedDict()
+        self._epoch = 0
+
+    def missed(self) -> None:
+        """Messages pass, or have passed, that are not shown to see(): what has been counted is to be asked for."""
+        self._epoch += 1
 
     def __len__(self) -> int:
         return len(self._known)
@@ -99,8 +105,12 @@ class Requests:
         opens = kind == "ws_request" or (kind in _OPENING and payload.is_first_chunk)
         if request is None or opens:
             request = self._find(key, tunnel, sent and whole, message, opens)
-        elif not request.route:
-            _complete(request, tunnel.request(message.request_id))
+        elif not request.route or request.epoch != self._epoch:
+            known = tunnel.request(message.request_id)
+            _complete(request, known)
+            if request.epoch != self._epoch and known is not None:
+                _recount(request, known, message, sent and whole)
+                request.epoch = self._epoch
         if opens:
             _begin(request, kind, payload)
         sight = Sight(tunnel, sent, message, request, 0)
@@ -124,15 +134,13 @@ class Requests:
     def _find(
         self, key: tuple[int, str], tunnel: Tapped, counted: bool, message: TunnelMessage, opens: bool
     ) -> Request:
-        request = Request(PROTOCOLS.get(message.protocol_type))
+        request = Request(PROTOCOLS.get(message.protocol_type), self._epoch)
         known = tunnel.request(message.request_id)
         if opens:
             request.begun_s = time.monotonic()
         elif known is not None:
             request.begun_s = time.monotonic() - known.age_s
-            request.counts = [known.to_backend, known.to_public]
-            if counted and message.direction in (1, 2):  # what is sent is counted before it is shown
-                request.counts[message.direction - 1] -= 1
+            _recount(request, known, message, counted)
         _complete(request, known)
         if opens or known is not None:
             self._known[key] = request
@@ -140,6 +148,13 @@ class Requests:
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
         return request
+
+
+def _recount(request: Request, known: UnderWay, message: TunnelMessage, counted: bool) -> None:
+    """`counted`: the message is in it already, as engines count what they send before they show it."""
+    request.counts = [known.to_backend, known.to_public]
+    if counted and message.direction in (1, 2):
+        request.counts[message.direction - 1] -= 1
 
 
 def _complete(request: Request, known: UnderWay | None) -> None:
@@ -178,6 +193,9 @@ def _facts(kind: str, payload: Any) -> tuple[bool, bool, bool]:
     return False, False, kind == "ws_response" and not payload.accepted
 
 
+_BITS: Final = {**{name: 1 << number for number, name in PROTOCOLS.items()}, CONTROL: 1 << 4}
+
+
 class View(msgspec.Struct, frozen=True):
     """What one reader wants. Filters that are empty leave everything in; what stands in several has to be in all."""
 
@@ -193,6 +211,11 @@ class View(msgspec.Struct, frozen=True):
     def reveals(self) -> bool:
         """Whether it can tell what is said, and not only that something is: a text that is sought in payloads can."""
         return bool(self.payload or self.headers or self.query or self.text)
+
+    @property
+    def bits(self) -> int:
+        """The protocols, for control.taps."""
+        return sum(_BITS[name] for name in self.protocols)
 
     def wants(self, sight: Sight) -> bool:
         """All but the route, which may not be known yet."""

@@ -51,6 +51,7 @@ class Link(Carrier):
     tallies: dict[int, RouteTally]  # by id of the route
     on_record: Callable[..., None] | None
     tap: Listener | None
+    tap_protocols: int
     far_end: str
     messages_sent: int
     messages_received: int

@@ -369,7 +369,8 @@ class ClientEngine:
     def opened(self, link: Link) -> None:
         tunnel = link.info = next(tunnel for tunnel in self._tunnels if tunnel.conn is link.conn)
         tunnel.link = link
-        link.tap, link.far_end = self.taps.tell, self._config.server
+        link.far_end = self._config.server
+        self.taps.attend(link)
         link.on_record = self._on_record
         if self._knocks:
             return link.send_control(knock().SerializeToString())

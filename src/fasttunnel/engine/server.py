@@ -334,7 +334,8 @@ class ServerEngine:
     def opened(self, link: Link) -> None:
         session: Session = link.info
         session.peer = link.peer
-        link.tap, link.far_end = self.taps.tell, session.peer
+        link.far_end = session.peer
+        self.taps.attend(link)
         self._links.add(link)
         session.timeout = asyncio.get_running_loop().call_later(
             REGISTER_TIMEOUT_S, link.end, GrpcStatus.INVALID_ARGUMENT, "no Register came"

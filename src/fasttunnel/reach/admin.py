@@ -61,8 +61,8 @@ class AdminStream:
         if response.status == 200 and response.headers.get_content_type() == "application/x-ndjson":
             self._response = response
             return
-        text = one_line(response.read(4096).decode("utf-8", "replace").strip())
-        first = self._ask(_Connection(self._where), "/").read(100)
+        text = one_line(_start(response).decode("utf-8", "replace").strip())
+        first = _start(self._ask(_Connection(self._where), "/"))
         if not first.startswith(b"fasttunnel "):
             raise ConnectError(f"what listens on {self.admin} is no admin port of fasttunnel", hint=_HINT)
         if response.status == 404:
@@ -116,6 +116,14 @@ class AdminStream:
         if self._response is not None:
             self._response.close()
         self._connection.close()
+
+
+def _start(response: http.client.HTTPResponse) -> bytes:
+    """Of an answer that may be anybody's."""
+    try:
+        return response.read1(4096)
+    except (http.client.HTTPException, OSError):
+        return b""
 
 
 def decoded(line: bytes) -> dict[str, object]:

@@ -47,8 +47,9 @@ class Tunnel(Dispatcher):
     """A dispatcher on a stream, and what is known of its peer."""
 
     def __init__(self, peer: str, taps: Taps) -> None:
-        super().__init__(peer, taps.tell)
+        super().__init__(peer)
         self.peer = peer
+        taps.attend(self)
         self.ended: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self.over = asyncio.get_running_loop().create_future()  # nothing of it is left
         self._round_trips: deque[float] = deque(maxlen=6)

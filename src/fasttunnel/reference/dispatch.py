@@ -39,7 +39,7 @@ class Dispatcher:
 
     accepts_requests = False  # whether the peer opens requests, as it does at the client
 
-    def __init__(self, far_end: str = "", tap: Listener | None = None) -> None:
+    def __init__(self, far_end: str = "") -> None:
         self.requests: dict[str, Exchange] = {}
         self.grpc_streams = GrpcStreamManager()
         self.outgoing: asyncio.Queue[bytes] = asyncio.Queue()
@@ -57,7 +57,8 @@ class Dispatcher:
         self.round_trip_s = 0.0  # not known yet
         self.opened = self.messages_sent = self.messages_received = 0
         self.far_end = far_end  # its address
-        self.tap = tap  # is shown every message
+        self.tap: Listener | None = None  # is shown every message
+        self.tap_protocols = 0  # that it wants; here it makes no difference
         self.queued_bytes = 0
         self._ended: OrderedDict[str, None] = OrderedDict()
 
