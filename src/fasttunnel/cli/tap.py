@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -94,18 +95,19 @@ def tap(
         filters += [(name, 1) for name, wanted in (("headers", headers), ("query", query)) if wanted]
         stream = AdminStream(_where(admin, config))
         shown = _Shown(as_json, limit)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        stream.open(f"/tap?{urlencode(filters)}")
-        shown.begin()
-        try:
-            for lines in stream.lines(for_s):
-                if shown.take(lines, routes):
-                    break
-        except KeyboardInterrupt:
-            pass
-        finally:
-            stream.close()
-            shown.end()
+        with closing(stream):
+            stream.open(f"/tap?{urlencode(filters)}")
+            shown.begin()
+            terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            try:
+                for lines in stream.lines(for_s):
+                    if shown.take(lines, routes):
+                        break
+            except KeyboardInterrupt:
+                pass
+            finally:
+                signal.signal(signal.SIGTERM, terminated)
+                shown.end()
     except FasttunnelError as error:
         running.fail(error)
 

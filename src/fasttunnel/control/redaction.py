@@ -43,5 +43,5 @@ def field(name: str, value: str) -> str:
         return REDACTED
     value = _JWT.sub(REDACTED, _USERINFO.sub(REDACTED, _BEARER.sub(rf"\1\2{REDACTED}", value)))
     # Referer, Location and those that proxies add hold URLs.
-    path, mark, rest = value.partition("?")
-    return path + query(mark + rest) if mark else value
+    start = re.search("[?#]", value)
+    return value[: start.start()] + query(value[start.start() :]) if start is not None else value

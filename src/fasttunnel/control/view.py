@@ -29,8 +29,8 @@ MOST_PAYLOAD_BYTES: Final = 65_536
 
 _OF_TUNNEL: Final = frozenset(("register", "registered", "heartbeat", "go_away", "window_update", "tcp_data"))
 _OPENING: Final = frozenset(("http_request", "grpc_request", "ws_request"))
-_TEXT_CONTROLS: Final = frozenset(b"\t\n\r")
-_UNPRINTABLE: Final = bytes(set(range(32)) - _TEXT_CONTROLS) + b"\x7f"
+_CONTROLS: Final = bytes([*range(32), 127])
+_NOT_IN_TEXT: Final = bytes(set(_CONTROLS) - set(b"\t\n\r\x1b"))
 _GRPC: Final = 2
 
 
@@ -274,7 +274,7 @@ class View(msgspec.Struct, frozen=True):
     def cost(self, sight: Sight) -> int:
         """Bytes that its record takes, about."""
         fields = sight.message.ByteSize() - sight.size if sight.message is not None and self.headers else 0
-        return 600 + 4 * min(self.payload, sight.size) + 2 * fields + len(sight.request.path) + len(sight.request.query)
+        return 600 + 2 * min(self.payload, sight.size) + 2 * fields + len(sight.request.path) + len(sight.request.query)
 
 
 # -- what each kind of message says of itself -------------------------------------------------------------------------
@@ -395,24 +395,26 @@ def _payload(sight: Sight, most: int) -> dict[str, Any]:
     """As text where it is one, else in hexadecimal."""
     start = sight.body[:most]
     message = sight.message
-    packed = False
-    told = ""
     assert message is not None
+    strangers, packed = _NOT_IN_TEXT, False
     if sight.kind == "ws_frame":
         frame = message.ws_frame
-        packed = bool(frame.rsv & 4)  # permessage-deflate (RFC 7692)
-        told = "" if frame.opcode != 1 else "text"
         if frame.opcode == 8:
             start = sight.body[2 : most + 2]  # behind the code
+        if frame.opcode == 1:
+            strangers = b""
+        packed = bool(frame.rsv & 4)  # permessage-deflate (RFC 7692)
+    elif sight.request.protocol == "grpc":
+        strangers = _CONTROLS  # protobuf has its lengths and tags there, and a line feed is a common one
     if not start:
         return {}
-    text = None if packed else _text(start, cut=len(start) < len(sight.body), told=bool(told))
+    text = _text(start, strangers, cut=len(start) < len(sight.body)) if not packed else None
     return {"payload": text} if text is not None else {"payload_hex": start.hex()}
 
 
-def _text(data: bytes, *, cut: bool, told: bool) -> str | None:
+def _text(data: bytes, strangers: bytes, *, cut: bool) -> str | None:
     """None: it is none. A character that the cut has halved is left away."""
-    if not told and data.translate(None, _UNPRINTABLE) != data:
+    if data.translate(None, strangers) != data:
         return None
     try:
         return data.decode()

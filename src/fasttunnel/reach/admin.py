@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,7 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         if isinstance(self._where, Path):
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)  # close() closes it, connected or not
             self.sock.settimeout(ANSWER_S)
             self.sock.connect(os.fspath(self._where))
         else:
@@ -57,12 +58,12 @@ class AdminStream:
 
     def open(self, target: str) -> None:
         """Ask for a page that goes on. Raises ConnectError where there is no end, FasttunnelError where it refuses."""
-        response = self._ask(self._connection, target)
+        response = self._response = self._ask(self._connection, target)
         if response.status == 200 and response.headers.get_content_type() == "application/x-ndjson":
-            self._response = response
             return
         text = one_line(_start(response).decode("utf-8", "replace").strip())
-        first = _start(self._ask(_Connection(self._where), "/"))
+        with closing(_Connection(self._where)) as connection, self._ask(connection, "/") as index:
+            first = _start(index)
         if not first.startswith(b"fasttunnel "):
             raise ConnectError(f"what listens on {self.admin} is no admin port of fasttunnel", hint=_HINT)
         if response.status == 404:
