@@ -211,6 +211,27 @@ async def test_readers_have_filters_of_their_own(stack: AsyncExitStack) -> None:
             assert by_id.records == []
 
 
+async def test_long_payloads_pass_whether_they_are_shown_or_not(stack: AsyncExitStack) -> None:
+    """What is sent from where it lies is not shown: a tap on its protocol has it copied, another one does not."""
+    tunnel, session = await start(stack)
+    text, size = "x" * 300_000, 300_000
+    async with tapped(tunnel.server, "?protocol=http") as other, session.ws_connect(f"{tunnel.ws_url}/ws") as socket:
+        for _ in range(3):
+            await socket.send_str(text)
+            assert (await socket.receive()).data == text
+        async with tapped(tunnel.server) as at_server, tapped(tunnel.client) as at_client:
+            await socket.send_str(text)
+            assert (await socket.receive()).data == text
+            for reader in (at_server, at_client):
+                for way in ("to_backend", "to_public"):
+                    ours = [reader.records, way]
+                    await eventually(lambda o=ours: sum(r["size"] for r in o[0] if r["direction"] == o[1]) == size)
+                    parts = [record for record in reader.records if record["direction"] == way]
+                    assert {record["number"] for record in parts} == {4}
+                    assert [record["more"] for record in parts] == [True] * (len(parts) - 1) + [False]
+        assert other.records == []
+
+
 async def test_a_slow_reader_loses_lines_and_nobody_waits(
     stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
