@@ -59,6 +59,7 @@ class ServerLimits(TypedDict, total=False):
     header_list_bytes: int
     target_bytes: int
     domain: str
+    public_url: str
     reuse_port: bool
     ws_message_bytes: int
     grpc_message_bytes: int

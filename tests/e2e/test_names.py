@@ -50,6 +50,24 @@ async def test_each_client_gets_a_name_of_its_own(stack: AsyncExitStack) -> None
     assert (await ask(server, server.public_url.rpartition("/")[2]))[0] == 404
 
 
+@pytest.mark.parametrize(
+    ("public_url", "urls"),
+    [
+        ("https://Example.com", ["https://example.com", "https://shop.example.com/api", "grpcs://example.com:443"]),
+        ("http://[::1]:80/", ["http://[::1]", "http://shop.example.com/api", "grpc://[::1]:80"]),
+        (
+            "https://example.com:8443",
+            ["https://example.com:8443", "https://shop.example.com:8443/api", "grpcs://example.com:8443"],
+        ),
+    ],
+)
+async def test_urls_behind_a_proxy(stack: AsyncExitStack, public_url: str, urls: list[str]) -> None:
+    server = await start_server(stack, public_url=public_url)
+    routes = ["http://127.0.0.1:1", "shop.example.com/api=http://127.0.0.1:1", "grpc://127.0.0.1:1"]
+    assert (await start_client(stack, server.tunnel, routes)).urls == urls
+    assert server.public_url == f"http://127.0.0.1:{server.address[1]}", "from this machine"
+
+
 async def test_a_name_that_is_asked_for(stack: AsyncExitStack) -> None:
     server = await domain_server(stack)
     client = await start_client(stack, server.tunnel, ["http://127.0.0.1:1"], name="Shop", connections=2)

@@ -57,6 +57,7 @@ FORMS = {
         "--listen": "HOST:PORT",
         "--tunnel": "HOST:PORT",
         "--domain": "NAME",
+        "--public-url": "URL",
         "--cert": "F",
         "--key": "F",
         "--client-ca": "F",
