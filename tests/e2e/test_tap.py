@@ -17,6 +17,7 @@ from fasttunnel.admin import tap as tapping
 from fasttunnel.wire.tunnel_pb2 import TunnelMessage
 from tests.support.command import command
 from tests.support.grpc_peers import Note, open_channel, start_grpc
+from tests.support.terminal import Terminal
 from tests.support.tunnel import Tunnel, eventually, start_tunnel
 from tests.support.web import start_web
 
@@ -348,6 +349,16 @@ async def test_the_command(stack: AsyncExitStack, tmp_path: Path) -> None:
         plain.signal(signal.SIGINT)
         assert await plain.end() == 0
         assert plain.lines[-1] == "seen 2 messages, lost 0"
+    for colour in ("", "1"):
+        async with Terminal("tap", tunnel.server.admin, "--limit", "1", columns=70, NO_COLOR=colour) as terminal:
+            await terminal.until(r"time +request +kind")
+            await eventually(lambda: len(taps_of(tunnel.server)) == 1)
+            async with session.post(tunnel.url + "/" + "x" * 100) as answer:
+                await answer.read()
+            await terminal.until("seen 1 messages")
+            assert ("\x1b[" in terminal.raw) is not bool(colour)
+            (line,) = [line for line in terminal.lines if "POST" in line]
+            assert (len(line), line[-1]) == (70, "\N{HORIZONTAL ELLIPSIS}")
     await eventually(lambda: all(len(taps_of(end)) == 0 for end in ends))
     async with command("tap", "--route", "nobodys", f"http://{tunnel.server.admin}") as left:
         await left.line("nobody serves the route nobodys at the moment; there are shop.example")

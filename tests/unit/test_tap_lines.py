@@ -48,6 +48,7 @@ def test_a_narrow_terminal_cuts_what_is_long_but_no_payload() -> None:
     first, payload = (click.unstyle(line) for line in lines)
     assert len(first) == 80
     assert first.endswith("\u2026")
+    assert "shop" not in first, "no room for the route"
     assert payload == f"    | {'y' * 200} ... 100 more"
     assert lines[0] != first, "in colour"
     plain = next(TapLines(colour=False, width=80).lines(HTTP))

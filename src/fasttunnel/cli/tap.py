@@ -153,13 +153,18 @@ class _Shown:
         self._seen = self._lost = 0
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal of another encoding
-        terminal = sys.stdout.isatty()
+        self._terminal = terminal = sys.stdout.isatty()
         colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        self._headed = terminal and not as_json
-        self._lines = TapLines(colour=colour, width=shutil.get_terminal_size().columns if terminal else None)
+        self._lines = TapLines(colour=colour)
+        self._fit()
+
+    def _fit(self) -> None:
+        """The terminal may have become wider or narrower."""
+        if self._terminal:
+            self._lines.width = shutil.get_terminal_size().columns
 
     def begin(self) -> None:
-        if self._headed:
+        if self._terminal and not self._json:
             click.echo(self._lines.head, color=True)
 
     def take(self, lines: list[bytes], routes: tuple[str, ...]) -> bool:
@@ -168,6 +173,7 @@ class _Shown:
 
         out: list[str] = []
         over = False
+        self._fit()
         for line in lines:
             record = decoded(line)
             if "tap" in record:

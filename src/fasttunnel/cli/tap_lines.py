@@ -16,7 +16,7 @@ _PROTOCOLS: Final = {"http": "http", "grpc": "grpc", "websocket": "ws", "control
 _ARROWS: Final = {"to_backend": ("->", "cyan"), "to_public": ("<-", "magenta")}
 _RESETS: Final = {code.name: answer.text for code, answer in ANSWERS.items()}
 _INDENT: Final = " " * 4
-_HEAD: Final = f"{'time':<12} {'request':<9} {'kind':<4}    {'bytes':>9} {'after':>8} {'route':<{ROUTE}} what"
+NARROW: Final = 100  # columns of a terminal below which there is no room for routes
 
 
 class TapLines:
@@ -24,11 +24,17 @@ class TapLines:
 
     def __init__(self, *, colour: bool, width: int | None = None) -> None:
         self._colour = colour
-        self._width = width
+        self.width = width
 
     @property
     def head(self) -> str:
-        return self._paint(_HEAD[: self._width], dim=True)
+        route = f" {'route':<{ROUTE}}" * self._has_routes
+        text = f"{'time':<12} {'request':<9} {'kind':<4}    {'bytes':>9} {'after':>8}{route} what"
+        return self._paint(text[: self.width], dim=True)
+
+    @property
+    def _has_routes(self) -> bool:
+        return self.width is None or self.width >= NARROW
 
     def lines(self, record: dict[str, Any]) -> Iterator[str]:
         """Of one record: itself, then its header fields and its payload."""
@@ -37,9 +43,10 @@ class TapLines:
             f"{_clock(record['time'])} {escaped(record['request_id'] or '-'):<9} "
             f"{_PROTOCOLS.get(record['protocol'] or '', '?'):<4} "
         )
-        middle = f" {record['size']:>9,} {_age(record['age_s']):>8} {_fitted(escaped(record['route'] or '-'), ROUTE)} "
+        route = f" {_fitted(escaped(record['route'] or '-'), ROUTE)}" * self._has_routes
+        middle = f" {record['size']:>9,} {_age(record['age_s']):>8}{route} "
         what, style, where = described(record)
-        room = self._width - len(start) - len(arrow) - len(middle) if self._width is not None else None
+        room = self.width - len(start) - len(arrow) - len(middle) if self.width is not None else None
         what = _cut(escaped(what), room)
         where = _cut(escaped(f"  {where}"), room - len(what) if room is not None else None) if where else ""
         paint = self._paint

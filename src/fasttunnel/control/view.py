@@ -24,7 +24,6 @@ REQUESTS: Final = 4096  # that are remembered; of others that are under way the 
 CONTROL: Final = "control"  # registration, heartbeats, credit: what belongs to the tunnel and not to what it carries
 SHOWN: Final = frozenset(PROTOCOLS.values())  # unless control is asked for
 CHOICES: Final = (*PROTOCOLS.values(), CONTROL)
-PAYLOAD_BYTES: Final = 64  # of each message, where payloads are wanted
 MOST_PAYLOAD_BYTES: Final = 65_536
 
 _OF_TUNNEL: Final = frozenset(("register", "registered", "heartbeat", "go_away", "window_update", "tcp_data"))
