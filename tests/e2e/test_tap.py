@@ -1,6 +1,7 @@
 """A tap on either end: what it shows of real traffic, how it comes and goes, and that it holds nothing up."""
 
 import asyncio
+import functools
 import json
 import signal
 import socket
@@ -195,7 +196,9 @@ async def test_readers_have_filters_of_their_own(stack: AsyncExitStack) -> None:
             for path, body in (("/hay", b"needle in the body"), ("/needle", b"")):
                 async with session.post(tunnel.url + path, data=body) as answer:
                     assert await answer.read() == body
-            await eventually(lambda: any(r.get("last") and r["kind"] == "http_response" for r in by_path.records))
+            for reader, count in ((by_path, 1), (by_body, 1), (by_both, 2)):
+                await eventually(functools.partial(_has_answers, reader, count))
+            await eventually(functools.partial(_has_answers, by_route, 1))
             assert {record["path"] for record in by_path.records} == {"/needle"}
             assert {record["protocol"] for record in by_route.records} == {"grpc"}
             assert [record["direction"] for record in by_body.records] == ["to_backend", "to_public"]
@@ -210,6 +213,12 @@ async def test_readers_have_filters_of_their_own(stack: AsyncExitStack) -> None:
                 await socket.send_str("x")
                 await socket.receive()
             assert by_id.records == []
+
+
+def _has_answers(reader: Reader, count: int) -> bool:
+    """Whole ones."""
+    ends = [r for r in reader.records if r["kind"] in ("http_response", "grpc_response") and r["last"]]
+    return len(ends) == count
 
 
 async def test_long_payloads_pass_whether_they_are_shown_or_not(stack: AsyncExitStack) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import signal
 import sys
 from contextlib import closing
@@ -161,7 +160,7 @@ class _Shown:
     def _fit(self) -> None:
         """The terminal may have become wider or narrower."""
         if self._terminal:
-            self._lines.width = shutil.get_terminal_size().columns
+            self._lines.width = os.get_terminal_size(sys.stdout.fileno()).columns or None  # 0: it does not know
 
     def begin(self) -> None:
         if self._terminal and not self._json:
