@@ -31,7 +31,7 @@ from fasttunnel.control.config import (
     ServerConfig,
     parse_address,
 )
-from fasttunnel.control.log import Events, guard
+from fasttunnel.control.log import Ended, Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.control.sources import client_config, server_config
 from fasttunnel.control.tls import covers_domain
@@ -269,6 +269,10 @@ class Server:
         """Counts and links."""
         return self._running.status()
 
+    def last_requests(self, n: int) -> list[Ended]:
+        """The last n that have finished, the newest last: when, and the record. `Events.keeps_last` bounds them."""
+        return self._engine.last_requests(n) if self._engine is not None else []
+
     @property
     def _running(self) -> abc.ServerEngine:
         if self._engine is None:
@@ -423,6 +427,10 @@ class Client:
     def status(self) -> dict[str, Any]:
         """Counts and connections."""
         return self._running.status()
+
+    def last_requests(self, n: int) -> list[Ended]:
+        """The last n that have finished, the newest last: when, and the record. `Events.keeps_last` bounds them."""
+        return self._engine.last_requests(n) if self._engine is not None else []
 
     async def _check_host(self) -> None:
         """A name that does not exist is a mistake to be told at once; a network that is down for now is not."""
