@@ -1,5 +1,5 @@
 """What an engine leaves of finished requests, for those who asked: the access log, a status, a callback."""
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 
 from fasttunnel.engine._exchange cimport Exchange
 from fasttunnel.engine._out cimport Out
@@ -29,7 +29,10 @@ cdef class Journal:
     # for a callback
     cdef object tell                    # callable(RequestRecord), or None
     cdef Out one
+    cdef double looked_s                # at the clock of the day, by the monotonic one
+    cdef double ahead_s                 # what it was ahead of that
 
-    cdef int ended(self, Exchange exchange, bytes client_id, double duration_s) except -1
+    cdef int ended(self, Exchange exchange, bytes client_id, double now_s) except -1
     cdef int refused(self, const uint8_t *request_id, size_t id_len, int protocol, int status, bytes label) except -1
-    cdef int add(self, Record *head, bytes label, bytes route, bytes client_id) except -1
+    cdef int add(self, Record *head, bytes label, bytes route, bytes client_id, double now_s) except -1
+    cdef int64_t time_us(self, double now_s) noexcept

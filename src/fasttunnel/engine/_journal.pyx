@@ -1,7 +1,7 @@
 """Requests that have ended are appended to memory, in C; whoever reads them does so later, and elsewhere if it takes long."""
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
@@ -9,7 +9,7 @@ from fasttunnel._core cimport TO_BACKEND
 from fasttunnel.engine._lines cimport Clock, line_bound, line_human, line_json
 from fasttunnel.engine._out cimport out_clear, out_lend, out_reserve
 from fasttunnel.engine._record cimport label_of, record_pack, record_read, record_size, slice_of
-from fasttunnel.engine._tally cimport RouteTally
+from fasttunnel.engine._tally cimport RouteTally, monotonic_s
 
 from fasttunnel import limits
 
@@ -22,6 +22,7 @@ cdef enum:
     HALF = 65536                        # bytes, of the last ones
     LINES = 524288                      # bytes that are handed out at once: few calls, and a cache holds them
 
+cdef double LOOK_S = 0.1
 cdef size_t WAITING = limits.ACCESS_LOG_BYTES
 
 
@@ -95,6 +96,7 @@ cdef class Journal:
         self.ready = ready
         self.tell = tell
         self.keeps = keeps
+        self.looked_s = -LOOK_S
 
     def __dealloc__(self):
         out_clear(&self.waiting)
@@ -132,15 +134,15 @@ cdef class Journal:
         head.id_len = <uint8_t>min(len(request_id), 16)
         memcpy(head.id, <const char *>request_id, head.id_len)
         self.add(&head, label_of(slice_of(texts[0]), slice_of(texts[1]), slice_of(texts[2]), slice_of(texts[3]),
-                                 slice_of(texts[4])), route, client_id)
+                                 slice_of(texts[4])), route, client_id, monotonic_s())
 
-    cdef int ended(self, Exchange exchange, bytes client_id, double duration_s) except -1:
+    cdef int ended(self, Exchange exchange, bytes client_id, double now_s) except -1:
         cdef Record head
         cdef bint up = exchange.direction == TO_BACKEND
         head.protocol = exchange.protocol
         head.status = exchange.status
         head.reset = exchange.reset_code
-        head.duration_us = <uint64_t>(max(duration_s, 0.0) * 1e6 + 0.5)
+        head.duration_us = <uint64_t>(max(now_s - exchange.started_s, 0.0) * 1e6 + 0.5)
         head.messages_in = exchange.messages_sent if up else exchange.messages_received
         head.messages_out = exchange.messages_received if up else exchange.messages_sent
         head.bytes_in = exchange.bytes_sent if up else exchange.bytes_received
@@ -148,7 +150,7 @@ cdef class Journal:
         head.id_len = exchange.id_len
         memcpy(head.id, exchange.id, 16)
         return self.add(&head, exchange.label, (<RouteTally>exchange.tally).text if exchange.tally is not None else b"",
-                        client_id)
+                        client_id, now_s)
 
     cdef int refused(self, const uint8_t *request_id, size_t id_len, int protocol, int status, bytes label) except -1:
         """A request that went into no tunnel."""
@@ -159,13 +161,21 @@ cdef class Journal:
         head.reset = -1
         head.id_len = <uint8_t>id_len
         memcpy(head.id, request_id, head.id_len)
-        return self.add(&head, label, b"", b"")
+        return self.add(&head, label, b"", b"", monotonic_s())
 
-    cdef int add(self, Record *head, bytes label, bytes route, bytes client_id) except -1:
-        cdef size_t size = record_size(label, route, client_id)
+    cdef int64_t time_us(self, double now_s) noexcept:
+        """What the clock of the day says. It is looked at now and then: to do so costs as much as all else of a record."""
         cdef timespec now
-        clock_gettime(CLOCK_REALTIME, &now)
-        head.ended_us = <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000
+        if now_s - self.looked_s > LOOK_S:
+            clock_gettime(CLOCK_REALTIME, &now)
+            self.looked_s = monotonic_s()
+            self.ahead_s = <double>now.tv_sec + <double>now.tv_nsec * 1e-9 - self.looked_s
+        return <int64_t>((now_s + self.ahead_s) * 1e6)
+
+    cdef int add(self, Record *head, bytes label, bytes route, bytes client_id, double now_s) except -1:
+        cdef size_t size = record_size(label, route, client_id)
+        head.size = <uint32_t>size
+        head.ended_us = self.time_us(now_s)
         if self.keeps:
             if self.fresh.len + size > HALF and self.fresh_count >= self.keeps:
                 self.full, self.fresh = self.fresh, self.full

@@ -552,7 +552,7 @@ cdef class Link(Carrier):
         return exchange
 
     cdef int retire(self, Exchange exchange, bint abnormal) except -1:
-        cdef double duration_s
+        cdef double now_s
         if self.last == <PyObject *>exchange:
             self.last = NULL
         if tbl_pop(&self.table, exchange.id, exchange.id_len) == NULL:
@@ -562,10 +562,10 @@ cdef class Link(Carrier):
             self.recent[id_hash(exchange.id, exchange.id_len) % RECENT] = id_hash(exchange.id, exchange.id_len)
         if self.turn is exchange:
             self.turn = None
-        duration_s = monotonic_s() - exchange.started_s
-        self.reactor.tallies.ended(exchange, duration_s)
+        now_s = monotonic_s()
+        self.reactor.tallies.ended(exchange, now_s - exchange.started_s)
         if self.journal is not None:
-            self.journal.ended(exchange, self.client_id, duration_s)
+            self.journal.ended(exchange, self.client_id, now_s)
         Py_DECREF(exchange)
         if (self.draining or self.watched) and self.table.count == 0:
             self.handler.idle(self)

@@ -43,11 +43,16 @@ cdef struct Texts:                      # where they lie in a record
 
 cdef bytes label_of(Slice method, Slice host, Slice target, Slice trace_id, Slice peer)
 cdef tuple label_texts(bytes label)     # method, host and path
-cdef size_t record_size(bytes label, bytes route, bytes client_id) noexcept
-# Lay it at `at`, where there is room for record_size(); all but sizes and texts is in `head`.
+# Lay it at `at`, where there is room for `head.size`, which is record_size(); `head` has all but the texts and their sizes.
 cdef int record_pack(const Record *head, bytes label, bytes route, bytes client_id, uint8_t *at) except -1
 cdef void record_texts(const Record *record, Texts *texts) noexcept nogil
 cdef object record_read(const Record *record)               # as control.log.RequestRecord
+
+
+cdef inline size_t record_size(bytes label, bytes route, bytes client_id) noexcept:
+    cdef size_t n = sizeof(Record) - sizeof(Label) + len(route) + len(client_id)
+    n += <size_t>len(label) if label is not None else sizeof(Label)
+    return max(n, sizeof(Record)) + 7 & ~<size_t>7          # the next one is aligned
 
 
 cdef inline Slice slice_of(bytes text) noexcept:

@@ -8,9 +8,6 @@ from fasttunnel._core cimport PROTO_GRPC, Slice
 from fasttunnel.control.counts import PROTOCOLS
 from fasttunnel.control.log import RequestRecord
 
-cdef enum:
-    ALIGNMENT = 8
-
 
 cdef inline uint8_t *put(uint8_t *at, Slice *text, uint32_t *n) noexcept:
     n[0] = <uint32_t>text.len
@@ -49,18 +46,10 @@ cdef tuple label_texts(bytes label):
             at[sizes.method + sizes.host:sizes.method + sizes.host + sizes.path].decode("latin-1"))
 
 
-cdef size_t record_size(bytes label, bytes route, bytes client_id) noexcept:
-    cdef size_t n = sizeof(Record) - sizeof(Label) + len(route) + len(client_id)
-    n += <size_t>len(label) if label is not None else sizeof(Label)
-    n = max(n, sizeof(Record))
-    return (n + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
-
-
 cdef int record_pack(const Record *head, bytes label, bytes route, bytes client_id, uint8_t *at) except -1:
     cdef Record *record = <Record *>at
     cdef uint8_t *texts = <uint8_t *>&record.label
     memcpy(record, head, sizeof(Record) - sizeof(Label))
-    record.size = <uint32_t>record_size(label, route, client_id)
     record.route = <uint32_t>len(route)
     record.client_id = <uint32_t>len(client_id)
     if label is not None:

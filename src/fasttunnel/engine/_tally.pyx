@@ -66,7 +66,6 @@ cdef class Tallies:
             route = self.route(counts.NO_ROUTE)
         exchange.tally = route
         (<RouteTally>route).flows[exchange.protocol].requests += 1
-        exchange.started_s = monotonic_s()
         return 0
 
     cdef int refused(self, int protocol, int status) noexcept:
