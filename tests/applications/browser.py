@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -211,3 +212,4 @@ async def start_browser(folder: Path, domain: str) -> AsyncIterator[Browser]:
         if process.returncode is None:
             os.killpg(process.pid, 9)  # it and all its processes
             await process.wait()
+        await asyncio.to_thread(shutil.rmtree, profile, ignore_errors=True)

@@ -69,8 +69,11 @@ async def start(stack: AsyncExitStack, port: int, log: Path, *arguments: str, **
 
     def listens() -> bool:
         assert process.returncode is None, log.read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
+        try:
+            socket.create_connection(("localhost", port)).close()  # ::1 or 127.0.0.1, as the application likes
+        except OSError:
+            return False
+        return True
 
     await eventually(listens, log.read_text)
 

@@ -92,9 +92,9 @@ async def test_a_notebook_a_terminal_and_files(stack: AsyncExitStack, browser: B
     await shell.click(TERMINAL)
     await eventually(lambda: heard(shell, "/terminals/", "setup"))
     await shell.click(".jp-Terminal-body")
-    await shell.enter("echo $((6 * 7))")
+    await shell.enter("n=42; echo $((n / 2))")
     await shell.press("Enter")
-    await eventually(lambda: heard(shell, "/terminals/", "42"))
+    await eventually(lambda: heard(shell, "/terminals/", "21"))
     assert set(page.protocols.values()) == {"h2"}
     assert page.trouble == shell.trouble == []
 
@@ -104,7 +104,7 @@ async def test_a_notebook_a_terminal_and_files(stack: AsyncExitStack, browser: B
     await eventually(lambda: opened(shell, "/terminals/") == 2, lambda: f"{shell.opened} {shell.trouble}")
     await page.press("Enter", SHIFT)
     await page.text(f"{CELL}:nth-child(2) .jp-OutputArea", "42")
-    await shell.enter("echo $((7 * 7))")
+    await shell.enter("echo $((n + 7))")
     await shell.press("Enter")
     await eventually(lambda: heard(shell, "/terminals/", "49"))
     lost = page.trouble + shell.trouble

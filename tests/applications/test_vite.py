@@ -28,8 +28,7 @@ async def start_vite(stack: AsyncExitStack, folder: Path, config: dict[str, obje
     (sources / "vite.config.js").write_text(f"export default {json.dumps({'cacheDir': '.cache', **config})};")
     port = free_port()
     program = str(PROJECT / "node_modules" / "vite" / "bin" / "vite.js")
-    options = ("--host", "127.0.0.1", "--port", str(port), "--strictPort")
-    await start(stack, port, folder / "vite.log", node, program, str(sources), *options)
+    await start(stack, port, folder / "vite.log", node, program, str(sources), "--port", str(port), "--strictPort")
     return port, sources
 
 
@@ -42,7 +41,7 @@ def edit(path: Path, old: str, new: str) -> None:
 @pytest.mark.timeout(180)
 async def test_edits_are_seen_without_a_reload(stack: AsyncExitStack, browser: Browser, tmp_path: Path) -> None:
     port, sources = await start_vite(stack, tmp_path, ALLOWED)
-    reach = await start_reach(stack, port, "page", tls=True)
+    reach = await start_reach(stack, port, "page", tls=True, server=("--queue-timeout", "20"))
     page = await browser.page()
     await page.open(reach.url)
     await page.text("#greeting", "Hello from Vite")
