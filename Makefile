@@ -142,7 +142,7 @@ types: $(VENV)/with-dev build ## mypy, and the stubs of extension modules agains
 # -- documents --------------------------------------------------------------------------------------------------------
 
 .PHONY: docs generated
-docs: $(VENV)/with-docs build ## the documentation site, into build/site; warnings are errors
+docs: $(VENV)/with-docs ## the documentation site, into build/site; warnings are errors
 	@$(BIN)/python -m mkdocs build --quiet --strict
 	@echo "build/site/index.html"
 

@@ -41,8 +41,8 @@ What each message means: [Troubleshooting](troubleshooting.md).
 
 A client calls a URL `online` when a request through it has come back to the client itself: it goes to the public URL,
 through server and tunnel, and no backend sees it. A URL that cannot be reached from there, for want of a DNS record for
-example, is `unverified`, with the reason, and is tried again. A backend that does not listen is said at once, the tunnel
-stays, and it is said when it begins to. With `--no-check` none of this is looked at.
+example, is `unverified`, with the reason, and is tried again. A backend that does not listen is said at once, the
+tunnel stays, and it is said when it begins to. With `--no-check` none of this is looked at.
 
 On a terminal, below what has happened, both ends keep up a status: tunnels with their round trip, routes, requests per
 second and under way, and at the server the last requests. It is drawn anew at most four times a second, and only when

@@ -25,7 +25,7 @@ PICTURES = {
 }
 
 _STYLE = """
-    text { font-family: system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #1f2328; font-size: 12px }
+    text { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #1f2328 }
     .page { fill: #ffffff; stroke: #d0d7de } .title { font-weight: 600 }
     .other { fill: #b6bec8 } .ours { fill: #3f51b5 } .number { fill: #57606a }
     @media (prefers-color-scheme: dark) {
@@ -41,7 +41,7 @@ def results() -> dict[str, dict[str, str]]:
     lines = ("| load |" + table.partition("\n\n")[0]).splitlines()
     rows = [[cell.strip() for cell in line[1:].rstrip("|").split("|")] for line in lines]
     systems = rows[0][1:]
-    return {row[0].partition(",")[0]: dict(zip(systems, row[1:])) for row in rows[2:]}
+    return {row[0].partition(",")[0]: dict(zip(systems, row[1:], strict=True)) for row in rows[2:]}
 
 
 def picture(systems: list[str]) -> str:

@@ -34,8 +34,16 @@ HOST = "shop.localhost:8080"
 THEME = TerminalTheme(
     (13, 17, 23),
     (230, 237, 243),
-    [(72, 79, 88), (255, 123, 114), (63, 185, 80), (210, 153, 34), (88, 166, 255), (188, 140, 255), (57, 197, 207)]
-    + [(177, 186, 196)],
+    [
+        (72, 79, 88),
+        (255, 123, 114),
+        (63, 185, 80),
+        (210, 153, 34),
+        (88, 166, 255),
+        (188, 140, 255),
+        (57, 197, 207),
+        (177, 186, 196),
+    ],
 )
 
 
@@ -45,6 +53,7 @@ class Terminal:
     def __init__(self, stack: AsyncExitStack, home: str, *arguments: str) -> None:
         self._screen = pyte.Screen(COLUMNS, ROWS)
         self._stream = pyte.ByteStream(self._screen)
+        self._news = asyncio.Event()
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         environment = {**os.environ, "TERM": "xterm-256color", "HOME": home, "FASTTUNNEL_TOKEN": ""}
@@ -67,11 +76,13 @@ class Terminal:
             self._stream.feed(os.read(self._master, 65536))
         except OSError:
             asyncio.get_running_loop().remove_reader(self._master)
+        self._news.set()
 
     async def until(self, text: str) -> None:
         async with asyncio.timeout(20):
             while not any(text in line for line in self._screen.display):
-                await asyncio.sleep(0.05)
+                self._news.clear()
+                await self._news.wait()
 
     def picture(self, command: str) -> str:
         console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
@@ -98,6 +109,15 @@ class Terminal:
         return text
 
 
+def made_before(home: str) -> Path:
+    """A token, where an earlier start of the server has kept it: no picture shows one."""
+    token = Path(home, ".local", "state", "fasttunnel", "token")
+    token.parent.mkdir(parents=True)
+    token.write_text("of-a-server-that-is-gone-when-this-is-read\n")
+    token.chmod(0o600)
+    return token
+
+
 def resolve_localhost() -> None:
     """Names below localhost are this machine (RFC 6761 6.3), which not every resolver knows."""
     loop = asyncio.get_running_loop()
@@ -113,10 +133,7 @@ async def main() -> None:
     resolve_localhost()
     async with AsyncExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory())
-        token = Path(home, ".local", "state", "fasttunnel", "token")  # as a start before has made it
-        token.parent.mkdir(parents=True)
-        token.write_text("of-a-server-that-is-gone-when-this-is-read\n")
-        token.chmod(0o600)
+        token = made_before(home)
         behind = await backends.start(stack)
         server = Terminal(stack, home, "server", "--domain", "localhost")
         await server.until("routes")

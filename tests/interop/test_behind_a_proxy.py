@@ -1,4 +1,4 @@
-"""The configurations of docs/guides/behind-a-proxy.md, in the programs that they are for, with other ports and names."""
+"""The configurations of docs/guides/behind-a-proxy.md, run by the programs that they are for, with other ports."""
 
 import asyncio
 import io
@@ -18,6 +18,7 @@ import grpc
 import pytest
 from aiohttp import web
 
+from fasttunnel.control.tls import read_pem
 from tests.support import programs
 from tests.support.certificates import authority
 from tests.support.child import start_child
@@ -31,6 +32,7 @@ from tests.support.web_servers import bind
 
 PAGE = "guides/behind-a-proxy.md"
 HOST = "shop.t.example.com"
+KINDS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")  # of what nginx keeps in files
 BEHIND = {"trusted_proxies": ["127.0.0.1"], "max_failed_logins": 0, "max_connections_per_address": 0}
 
 
@@ -70,11 +72,19 @@ def nginx(folder: Path, ports: dict[str, int], *, tunnel: bool = False) -> list[
     (folder / "conf").write_text(
         f"{user}\ndaemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log stderr warn;\n"
         f"events {{ worker_connections 256; }}\nhttp {{\naccess_log off;\n"
-        + "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        + "".join(
+            f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
         + filled(block, ports)
         + "}\n"
     )
-    return [programs.need("nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"), "-p", str(folder), "-c", f"{folder}/conf"]
+    return [
+        programs.need("nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"),
+        "-p",
+        str(folder),
+        "-c",
+        f"{folder}/conf",
+    ]
 
 
 def caddy(folder: Path, ports: dict[str, int]) -> list[str]:
@@ -188,7 +198,7 @@ async def of_websocket(http: aiohttp.ClientSession) -> None:
 
 async def of_grpc(stack: AsyncExitStack, port: int) -> None:
     options = [("grpc.ssl_target_name_override", HOST), ("grpc.use_local_subchannel_pool", 1)]
-    trusted = grpc.ssl_channel_credentials(Path(authority().ca).read_bytes())
+    trusted = grpc.ssl_channel_credentials(read_pem(authority().ca))
     channel = grpc.aio.secure_channel(f"127.0.0.1:{port}", trusted, options=options)
     echo = services.EchoStub(await stack.enter_async_context(channel))
     assert (await echo.Unary(Note(number=7))).number == 7
