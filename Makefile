@@ -143,7 +143,7 @@ types: $(VENV)/with-dev build ## mypy, and the stubs of extension modules agains
 
 .PHONY: docs generated
 docs: $(VENV)/with-docs ## the documentation site, into build/site; warnings are errors
-	@$(BIN)/python -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "build/site/index.html"
 
 generated: $(VENV)/with-test build ## pages and pictures of docs/ and man pages that are made from the code

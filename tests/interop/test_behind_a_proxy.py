@@ -26,7 +26,7 @@ from tests.support.command import Command
 from tests.support.documents import blocks
 from tests.support.grpc_peers import Note, services, start_grpc
 from tests.support.site import fields, upload, websocket
-from tests.support.tunnel import start_client, start_server, start_tunnel
+from tests.support.tunnel import WAIT_S, start_client, start_server, start_tunnel
 from tests.support.web import start_web
 from tests.support.web_servers import bind
 
@@ -180,7 +180,8 @@ async def of_http(http: aiohttp.ClientSession, events: Events) -> None:
     for kind in ("text/event-stream", "application/x-ndjson"):
         async with http.get("/events", params={"type": kind}) as answer:
             for number in range(5):
-                assert await answer.content.readuntil(b"\n\n") == b"data: %d\n\n" % number
+                async with asyncio.timeout(WAIT_S):
+                    assert await answer.content.readuntil(b"\n\n") == b"data: %d\n\n" % number, kind
                 events.wanted.release()
             assert await answer.content.read() == b""
     async with http.post("/upload", data=io.BytesIO(bytes(3_000_000))) as answer:
