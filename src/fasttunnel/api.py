@@ -10,6 +10,7 @@ The command line does nothing that cannot be done with these.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import socket
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from fasttunnel.control.config import (
 from fasttunnel.control.log import Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.control.sources import client_config, server_config
+from fasttunnel.control.tls import covers_domain
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
 from fasttunnel.reach import urls
 
@@ -59,6 +61,7 @@ class ServerLimits(TypedDict, total=False):
     header_list_bytes: int
     target_bytes: int
     domain: str
+    public_url: str
     reuse_port: bool
     ws_message_bytes: int
     grpc_message_bytes: int
@@ -538,6 +541,12 @@ def _access_log(config: ServerConfig | ClientConfig, events: Events | None) -> A
 def _warn(config: ServerConfig | ClientConfig, events: Events) -> None:
     for text in config.warnings():
         events.warning(text)
+    if isinstance(config, ServerConfig) and config.domain and config.secures("public"):
+        with contextlib.suppress(ConfigError):  # the engine will say which file it is
+            if not covers_domain(config.certificates, config.domain):
+                events.warning(
+                    f"no certificate is for *.{config.domain}: visitors of such URLs will be warned, or refuse"
+                )
 
 
 def _reachable(address: tuple[str, int]) -> str:

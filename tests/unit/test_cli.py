@@ -55,6 +55,7 @@ FORMS = {
         "--listen": "HOST:PORT",
         "--tunnel": "HOST:PORT",
         "--domain": "NAME",
+        "--public-url": "URL",
         "--cert": "F",
         "--key": "F",
         "--client-ca": "F",

@@ -131,6 +131,13 @@ def test_open_to_the_network_needs_a_token(option: str, address: str) -> None:
         ({"drain_timeout_s": 0}, "drain_timeout_s cannot be 0: it is a number above 0"),
         ({"tls": "both"}, 'it is a list of "public" or "tunnel"'),
         ({"connections": 2}, "connections is an option of the client"),
+        ({"public_url": "example.com"}, "'example.com' is not the URL of a server (write http:// or https:// and"),
+        ({"public_url": "ftp://example.com"}, "is not the URL of a server"),
+        ({"public_url": "https://"}, "is not the URL of a server"),
+        ({"public_url": "https://example.com/app"}, "is not the URL of a server"),
+        ({"public_url": "https://u:p@example.com"}, "is not the URL of a server"),
+        ({"public_url": "https://example.com:99999"}, "has no port between 0 and 65535"),
+        ({"public_url": "https://*.example.com"}, "option domain tells"),
         ({"token": 5}, "token cannot be: it is a text"),
     ],
 )

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     "readable one at random.",
 )
 @click.option(
+    "--public-url",
+    metavar="URL",
+    help="Where the public finds this server, if a proxy stands in front of it, such as https://example.com: the URLs "
+    "that clients print begin so.",
+)
+@click.option(
     "--cert",
     multiple=True,
     type=click.Path(),
@@ -153,8 +159,8 @@ def server(
     def started() -> None:
         if account is not None:
             become(account)
-        screen.public = parse_address(end.public_url.rpartition("/")[2])
-        screen.secure = settings.secures("public")
+        host, port, screen.secure = settings.seen_at(*parse_address(end.public_url.rpartition("/")[2]))
+        screen.public = (host, port)
         screen.title("server")
         screen.summary(end.public_url, end.tunnel, settings, own, end.admin)
         up.set()

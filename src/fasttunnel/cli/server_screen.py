@@ -33,9 +33,9 @@ class ServerScreen(Screen):
     def summary(
         self, public_url: str, tunnel: str, config: ServerConfig, own: OwnToken | None = None, admin: str = ""
     ) -> None:
-        if config.domain:
-            scheme, _, address = public_url.partition("://")
-            where = Route(host=f"*.{config.domain}").url("", parse_address(address)[1], secure=scheme == "https")
+        if config.domain or config.public_url:
+            route = Route(host=f"*.{config.domain}" if config.domain else "")
+            where = route.url(*self.public, secure=self.secure)
             self.line("public", (where, "bold green"), f"  HTTP, WebSocket and gRPC; here {public_url}")
         else:
             self.line("public", (public_url, "bold green"), "  HTTP, WebSocket and gRPC")

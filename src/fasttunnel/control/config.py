@@ -98,6 +98,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     listen: str = DEFAULT_LISTEN
     tunnel: str = DEFAULT_TUNNEL
     domain: str = ""
+    public_url: str = ""
     reuse_port: bool = False
     token: Secret | None = None
     cert: tuple[str, ...] = ()
@@ -143,6 +144,10 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         """What is read again when it changes."""
         return (*self.cert, *self.key, *([self.client_ca] if self.client_ca else []))
 
+    def seen_at(self, host: str, port: int) -> tuple[str, int, bool]:
+        """Host, port, and whether by TLS, where the public finds a server that listens at `host` and `port`."""
+        return parse_public_url(self.public_url) if self.public_url else (host, port, self.secures("public"))
+
     def secures(self, port: str) -> bool:
         """Whether this port, "public" or "tunnel", speaks TLS."""
         return bool(self.cert) and (self.tls is None or port in self.tls)
@@ -166,6 +171,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ConfigError(f"{self.domain!r} is not a domain", hint="clients get names below it: example.com")
         if self.tls and not self.cert:
             raise ConfigError("TLS needs a certificate", hint="name it with --cert and --key")
+        if self.public_url:
+            parse_public_url(self.public_url)
         _ = Networks(self.trusted_proxies)
         if self.client_ca and not self.secures("tunnel"):
             raise ConfigError("--client-ca needs TLS on the tunnel port", hint="add --cert and --key")
@@ -294,6 +301,23 @@ def parse_address(text: str) -> tuple[str, int]:
     elif ":" in host or "/" in host or any(character.isspace() for character in host):
         raise ConfigError(f"{text!r} is not an address", hint=hint)
     return host, int(port)
+
+
+def parse_public_url(text: str) -> tuple[str, int, bool]:
+    """http[s]://HOST[:PORT]: host, port, and whether by TLS. Raises ConfigError."""
+    scheme, separator, rest = text.partition("://")
+    usual = {"http": 80, "https": 443}.get(scheme)
+    where = rest.removesuffix("/")
+    if not separator or usual is None or not where or set("/?#@") & set(where):
+        raise ConfigError(
+            f"{text!r} is not the URL of a server",
+            hint="write http:// or https:// and a host, with a port where it is not the usual one: https://example.com",
+        )
+    port_given = ":" in where.rpartition("]")[2]
+    host, port = parse_address(where if port_given else f"{where}:{usual}")
+    if "*" in host:
+        raise ConfigError(f"{text!r} is not the URL of a server", hint="of names below a domain, option domain tells")
+    return host if ":" in host else check_host(host), port, scheme == "https"
 
 
 _FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")

@@ -26,6 +26,8 @@ SERVER: Final = {
     "tunnel": "Where clients dial in: HOST:PORT.",
     "domain": "Clients that name no host get NAME.DOMAIN, and *.DOMAIN has to lead here. NAME is what they ask for, or "
     "a readable one at random.",
+    "public_url": "Where the public finds this server, if a proxy or a balancer stands in front of it, such as "
+    "https://example.com: the URLs that clients print begin so. Default: the address of the public port.",
     "reuse_port": "Share both ports with another server that has this option, to take over from it (docs/failures.md).",
     "token": "One token for all clients, which permits everything; better in a file of its own (token_file).",
     "cert": "Certificate chains (PEM): both ports speak TLS. Of several, the name that is asked for (SNI) chooses. "

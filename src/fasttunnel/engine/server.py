@@ -410,7 +410,7 @@ class ServerEngine:
         link.end(status, text)
 
     def _registered(self, session: Session) -> TunnelMessage:
-        host, port = self.public_addresses[0]
+        host, port, secure = self._config.seen_at(*self.public_addresses[0])
         return TunnelMessage(
             client_id=session.client_id,
             protocol_type=CONTROL,
@@ -418,7 +418,7 @@ class ServerEngine:
                 session_id=session.session_id,
                 client_id=session.client_id,
                 routes=[route.to_message() for route in session.routes],
-                urls=[route.url(host, port, secure=self._config.secures("public")) for route in session.routes],
+                urls=[route.url(host, port, secure=secure) for route in session.routes],
                 heartbeat_interval_ms=int(self._config.heartbeat_interval_s * 1000),
                 initial_window=self._config.initial_window,
                 max_fragment=self._config.max_fragment,

@@ -490,12 +490,12 @@ class ServerEngine:
         session.end(status, text)
 
     def _registered(self, session: Session) -> TunnelMessage:
-        host, port = self.public_addresses[0]
+        host, port, secure = self.config.seen_at(*self.public_addresses[0])
         registered = Registered(
             session_id=session.session_id,
             client_id=session.client_id,
             routes=[route.to_message() for route in session.routes],
-            urls=[route.url(host, port, secure=self.config.secures("public")) for route in session.routes],
+            urls=[route.url(host, port, secure=secure) for route in session.routes],
             heartbeat_interval_ms=int(self.config.heartbeat_interval_s * 1000),
             initial_window=self.config.initial_window,
             max_fragment=self.config.max_fragment,
