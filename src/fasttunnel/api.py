@@ -83,6 +83,7 @@ class ServerLimits(TypedDict, total=False):
     request_id_header: str
     drain_timeout_s: float
     admin: str
+    tap: Literal["none", "messages", "payloads"]
     access_log: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
@@ -115,6 +116,7 @@ class ClientLimits(TypedDict, total=False):
     backoff_max_s: float
     drain_timeout_s: float
     admin: str
+    tap: Literal["none", "messages", "payloads"]
     access_log: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
@@ -526,7 +528,7 @@ async def _open_admin(
         lambda: end.unready,
         lambda: [str(route) for route in end.routes] if end._engine is not None else [],
     )
-    port = AdminPort(end.config.admin, subject, end._events.warning, reuse_port=reuse_port)
+    port = AdminPort(end.config.admin, subject, end._events.warning, reuse_port=reuse_port, tap=end.config.tap)
     await port.start()
     return port
 

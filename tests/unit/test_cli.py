@@ -33,7 +33,9 @@ def test_version() -> None:
     assert __version__ in out
 
 
-@pytest.mark.parametrize("command", ["server", "client", "http", "grpc", "login", "logout", "token", "cert", "demo"])
+@pytest.mark.parametrize(
+    "command", ["server", "client", "http", "grpc", "login", "logout", "token", "cert", "demo", "tap"]
+)
 def test_help_teaches_by_example(command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -120,6 +122,10 @@ FORMS = {
     "logout": {},
     "demo": {"--keep": None, "--engine": None},
     "version": {"--json": None},
+    "tap": {
+        **{"--config": "F", "--protocol": None, "--route": "R", "--request": "ID", "--text": "S", "--payload": "[N]"},
+        **{"--headers": None, "--query": None, "--json": None, "--limit": "N", "--for": "S"},
+    },
     "doctor": {"--set": "NAME=VALUE", "--engine": None, "--json": None},
     "completion": {},
 }
