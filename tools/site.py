@@ -24,19 +24,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         path, name = waiting.pop()
         if files.get_file_from_path(_page(name)) is None:
             files.append(File.generated(config, _page(name), content=_content(path, name)))
-            if path.suffix == ".md":
-                waiting += _outside([(path, path.read_text())])
+            waiting += _outside([(path / "…", _content(path, name))]) if path.is_dir() else []
+            waiting += _outside([(path, path.read_text())]) if path.suffix == ".md" else []
     return files
 
 
 def on_page_markdown(markdown: str, *, page: object, config: MkDocsConfig, files: Files) -> str:
-    """Links to what is outside lead to the pages made of it, links of those back into docs/."""
+    """Links to what is outside lead to the pages made of it, and links of those back into docs/."""
     uri = page.file.src_uri  # type: ignore[attr-defined]
     generated = uri.startswith(f"{FOLDER}/")
     here = PurePosixPath(uri).relative_to(FOLDER) if generated else PurePosixPath("docs", uri)
+    folder = here.with_suffix("") if (ROOT / here.with_suffix("")).is_dir() and generated else here.parent
 
     def replaced(match: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(here.parent, match[1]))
+        target = posixpath.normpath(posixpath.join(folder, match[1]))
         inside = target.startswith("docs/")
         if inside and not generated:
             return match[0]
@@ -52,7 +53,7 @@ def _outside(pages: object) -> list[tuple[Path, str]]:
     for path, text in pages:  # type: ignore[attr-defined]
         for match in _LINK.finditer(text):
             target = Path(posixpath.normpath(path.parent / match[1]))
-            if target.is_file() and not target.is_relative_to(ROOT / "docs"):
+            if target.exists() and not target.is_relative_to(ROOT / "docs"):
                 found.append((target, target.relative_to(ROOT).as_posix()))
     return found
 
@@ -62,10 +63,13 @@ def _page(name: str) -> str:
 
 
 def _content(path: Path, name: str) -> str:
+    head = "---\nsearch:\n  exclude: true\n---\n"
+    if path.is_dir():
+        files = sorted(each.name for each in path.iterdir() if each.is_file())
+        return f"{head}# {name}\n\n" + "".join(f"- [{each}]({each})\n" for each in files)
     text = path.read_text()
     if path.suffix == ".md":
         return text
-    head = "---\nsearch:\n  exclude: true\n---\n"
     return f"{head}# {name}\n\n````{_LANGUAGES.get(path.suffix, '')}\n{text}````\n"
 
 

@@ -16,7 +16,7 @@ GAP = "…"  # stands for what differs
 TOLD = {
     **dict.fromkeys(["ConfigError", "ListenError", "ConnectError", "AuthError", "RegisterError", "RouteTaken"], 0),
     **dict.fromkeys(["FasttunnelError", "BuildError", "Unreachable", "warning", "_warn"], 0),
-    **dict.fromkeys(["Refused", "RequestReset", "reset", "problem", "note"], 1),
+    **dict.fromkeys(["Refused", "RequestReset", "reset", "problem", "note", "words"], 1),
     "BadMessage": 1,
 }
 # The same in Cython: names, whose texts are all literals between the parentheses.
