@@ -1,6 +1,6 @@
 """Draws docs/images/server.svg and client.svg: what terminals show of a real server and client with traffic.
 
-Needs pyte, and the ports 7000, 8080 and those of the backends of `fasttunnel demo`.
+Needs pyte (extra dev), and the ports 7000, 8080 and those of the backends of `fasttunnel demo`.
 """
 
 import asyncio
