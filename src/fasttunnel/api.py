@@ -10,6 +10,7 @@ The command line does nothing that cannot be done with these.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import socket
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from fasttunnel.control.config import (
 from fasttunnel.control.log import Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.control.sources import client_config, server_config
+from fasttunnel.control.tls import covers_domain
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
 from fasttunnel.reach import urls
 
@@ -81,6 +83,7 @@ class ServerLimits(TypedDict, total=False):
     request_id_header: str
     drain_timeout_s: float
     admin: str
+    tap: Literal["none", "messages", "payloads"]
     access_log: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
@@ -113,6 +116,7 @@ class ClientLimits(TypedDict, total=False):
     backoff_max_s: float
     drain_timeout_s: float
     admin: str
+    tap: Literal["none", "messages", "payloads"]
     access_log: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
@@ -524,7 +528,7 @@ async def _open_admin(
         lambda: end.unready,
         lambda: [str(route) for route in end.routes] if end._engine is not None else [],
     )
-    port = AdminPort(end.config.admin, subject, end._events.warning, reuse_port=reuse_port)
+    port = AdminPort(end.config.admin, subject, end._events.warning, reuse_port=reuse_port, tap=end.config.tap)
     await port.start()
     return port
 
@@ -539,6 +543,12 @@ def _access_log(config: ServerConfig | ClientConfig, events: Events | None) -> A
 def _warn(config: ServerConfig | ClientConfig, events: Events) -> None:
     for text in config.warnings():
         events.warning(text)
+    if isinstance(config, ServerConfig) and config.domain and config.secures("public"):
+        with contextlib.suppress(ConfigError):  # the engine will say which file it is
+            if not covers_domain(config.certificates, config.domain):
+                events.warning(
+                    f"no certificate is for *.{config.domain}: visitors of such URLs will be warned, or refuse"
+                )
 
 
 def _reachable(address: tuple[str, int]) -> str:

@@ -23,10 +23,12 @@ LAYERS = """
     control.names
     control.config control.outage control.tokens control.kinds control.descriptions
     control.sources control.schema control.files
-    control.auth control.log control.trace control.certificates control.own_token control.login control.last_time
-    control.registration control.access
+    control.auth control.log control.taps control.trace control.certificates
+    control.own_token control.login control.last_time
+    control.registration control.access control.redaction
+    control.view
     abc
-    reach.http2 reach.backends
+    reach.http2 reach.backends reach.admin
     reach.marker
     reach.urls
     _core
@@ -56,7 +58,7 @@ LAYERS = """
     reference.client
     admin
     admin.lag admin.http admin.subject
-    admin.metrics
+    admin.metrics admin.tap
     admin.pages
     admin.port
     api
@@ -66,7 +68,7 @@ LAYERS = """
     doctor.machine doctor.certificates doctor.peer
     doctor.client doctor.server
     doctor
-    cli.traffic cli.first_url
+    cli.traffic cli.first_url cli.tap_lines
     cli.options cli.running cli.screen cli.live cli.lines
     cli.server_screen cli.client_screen
     cli.client_checks
@@ -76,7 +78,7 @@ LAYERS = """
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.cert cli.config cli.demo cli.login cli.token cli.version cli.completion cli.doctor
+    cli.server cli.client cli.cert cli.config cli.demo cli.login cli.token cli.version cli.completion cli.doctor cli.tap
     cli.short
     cli
     __main__

@@ -31,6 +31,7 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Window = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_WINDOW_BYTES)]
 Fragment = Annotated[int, msgspec.Meta(ge=limits.MIN_FRAGMENT_BYTES, le=limits.MAX_FRAGMENT_BYTES)]
+TapScope = Literal["none", "messages", "payloads"]
 HeaderList = Annotated[int, msgspec.Meta(ge=4096, le=1024 * 1024)]
 
 
@@ -131,6 +132,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     request_id_header: str = "x-request-id"
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
     admin: str = ""
+    tap: TapScope | None = None
     access_log: str = ""
     log_format: Literal["human", "json"] | None = None
     log_level: Literal["info", "warning", "error"] = "info"
@@ -160,7 +162,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
                 texts.append(f"clients send their tokens to {self.tunnel} in the clear; add --cert and --key")
             if self.token and self.token.short:
                 texts.append("the token is so short that it can be guessed; `fasttunnel token NAME` makes a long one")
-        return texts + _open_admin(self.admin)
+        return texts + _open_admin(self.admin, self.tap)
 
     def __post_init__(self) -> None:
         _ = self.certificates
@@ -218,6 +220,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     backoff_max_s: Positive = limits.BACKOFF_MAX_S
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
     admin: str = ""
+    tap: TapScope | None = None
     access_log: str = ""
     log_format: Literal["human", "json"] | None = None
     log_level: Literal["info", "warning", "error"] = "info"
@@ -240,7 +243,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         texts = _exposed(self.token, [self.certificate] if self.certificate else [])
         if self.token and not self.secure and not is_loopback(parse_address(self.server)[0]):
             texts.append(f"the token goes to {self.server} in the clear; --tls encrypts the tunnel")
-        return texts + _open_admin(self.admin)
+        return texts + _open_admin(self.admin, self.tap)
 
     def __post_init__(self) -> None:
         parse_address(self.server)
@@ -352,13 +355,12 @@ def check_admin(text: str) -> None:
         )
 
 
-def _open_admin(admin: str) -> list[str]:
+def _open_admin(admin: str, tap: TapScope | None) -> list[str]:
     where = parse_admin(admin) if admin else None
     if where is None or isinstance(where, Path) or is_loopback(where[0]):
         return []
-    return [
-        f"the admin port {admin} is open to the network: it shows routes, clients and traffic to whoever reaches it"
-    ]
+    shown = "routes, clients and traffic" + ", and what is in it (--tap payloads)," * (tap == "payloads")
+    return [f"the admin port {admin} is open to the network: it shows {shown} to whoever reaches it"]
 
 
 def is_loopback(host: str) -> bool:

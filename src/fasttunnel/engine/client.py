@@ -17,6 +17,7 @@ from fasttunnel.control.counts import Counts
 from fasttunnel.control.log import Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import RouteTable, at_host, by_protocol
+from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
 from fasttunnel.engine._backends import Backends
 from fasttunnel.engine._exchange import WindowBudget
@@ -64,6 +65,7 @@ class ClientEngine:
     def __init__(self, config: ClientConfig, *, events: Events) -> None:
         self._config = config
         self._events = events
+        self.taps = Taps(lambda: [tunnel.link for tunnel in self._tunnels if tunnel.link is not None], events.tap)
         self._instance_id = secrets.token_hex(8)
         self._client_id = config.client_id
         self.name = config.name
@@ -367,7 +369,8 @@ class ClientEngine:
     def opened(self, link: Link) -> None:
         tunnel = link.info = next(tunnel for tunnel in self._tunnels if tunnel.conn is link.conn)
         tunnel.link = link
-        link.attach_tap(self._events.tap, self._config.server)
+        link.far_end = self._config.server
+        self.taps.attend(link)
         link.on_record = self._on_record
         if self._knocks:
             return link.send_control(knock().SerializeToString())

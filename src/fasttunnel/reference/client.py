@@ -18,6 +18,7 @@ from fasttunnel.control.counts import OWN, Counts
 from fasttunnel.control.log import Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import Route, RouteTable, at_host, by_protocol, format_address
+from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
 from fasttunnel.reference.backend import Backend, Streams
@@ -50,7 +51,7 @@ class ClientTunnel(Tunnel):
     accepts_requests = True
 
     def __init__(self, engine: ClientEngine, number: int) -> None:
-        super().__init__(engine.config.server, engine.events)
+        super().__init__(engine.config.server, engine.taps)
         self.engine = engine
         self.tallies = engine.tallies
         self.number = number  # which one of several at the same time
@@ -96,6 +97,7 @@ class ClientEngine:
         self._named: dict[Backend[Any], settings.Backend] = {}
         self._recorder = Recorder(events.request_done) if events.request_done is not None else None
         self._tunnels: dict[ClientTunnel, asyncio.Task[tuple[int, str]]] = {}  # the newest last
+        self.taps = Taps(lambda: self._tunnels, events.tap)
         self._connections: WeakSet[asyncio.StreamWriter] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
         self._backend_contexts: dict[str, ssl.SSLContext] = {}
