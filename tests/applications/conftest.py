@@ -19,6 +19,7 @@ from tests.support.tunnel import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAIN = "tunnel.test"  # a public name, to which no application makes an exception, as many do to localhost
+PROGRAMS = Path(os.environ.get("FASTTUNNEL_APPLICATIONS", ROOT / ".venv-applications" / "bin"))
 ENGINES = ("cython", "asyncio")
 
 
@@ -35,12 +36,9 @@ async def browser(stack: AsyncExitStack, tmp_path: Path) -> Browser:
     return await stack.enter_async_context(start_browser(tmp_path, DOMAIN))
 
 
-def application(name: str) -> str:
-    """A program of `make test-applications`; without it the test is skipped."""
-    folder = Path(os.environ.get("FASTTUNNEL_APPLICATIONS", ROOT / ".venv-applications" / "bin"))
-    if not (folder / name).exists():
-        pytest.skip(f"{name} is not installed in {folder} (make test-applications)")
-    return str(folder / name)
+def needs(path: Path) -> pytest.MarkDecorator:
+    """Skip the tests of a module where this part of `make test-applications` is missing."""
+    return pytest.mark.skipif(not path.exists(), reason=f"there is no {path} (make test-applications)")
 
 
 def free_port() -> int:

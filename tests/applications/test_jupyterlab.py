@@ -8,8 +8,11 @@ import aiohttp
 import pytest
 
 from tests.applications.browser import CONTROL, SHIFT, Browser, Page
-from tests.applications.conftest import application, free_port, picture, start, start_reach
+from tests.applications.conftest import PROGRAMS, free_port, needs, picture, start, start_reach
 from tests.support.tunnel import eventually
+
+JUPYTER = PROGRAMS / "jupyter-lab"
+pytestmark = needs(JUPYTER)
 
 TOKEN = "a-token-of-this-test"
 STEPS = """import time
@@ -30,7 +33,6 @@ def notebook(*cells: str) -> str:
 
 async def start_jupyter(stack: AsyncExitStack, folder: Path, *options: str) -> int:
     """Its port; the files that it serves are in `files`."""
-    program = application("jupyter")
     files = folder / "files"
     files.mkdir()
     (files / "steps.ipynb").write_text(notebook(STEPS, "print(kept + 1)"))
@@ -43,8 +45,7 @@ async def start_jupyter(stack: AsyncExitStack, folder: Path, *options: str) -> i
         stack,
         port,
         folder / "jupyter.log",
-        program,
-        "lab",
+        str(JUPYTER),
         "--no-browser",
         f"--IdentityProvider.token={TOKEN}",
         *(f"--ServerApp.{name}={value}" for name, value in named.items()),

@@ -6,19 +6,21 @@ from pathlib import Path
 import pytest
 
 from tests.applications.browser import Browser
-from tests.applications.conftest import ROOT, application, free_port, start, start_reach
+from tests.applications.conftest import PROGRAMS, ROOT, free_port, needs, start, start_reach
 from tests.support.tunnel import eventually
+
+STREAMLIT = PROGRAMS / "streamlit"
+pytestmark = needs(STREAMLIT)
 
 APP = ROOT / "tests" / "applications" / "counter.py"
 
 
 @pytest.mark.timeout(120)
 async def test_a_session_lives_on(stack: AsyncExitStack, browser: Browser, tmp_path: Path) -> None:
-    program = application("streamlit")
     port = free_port()
     options = ("--server.headless=true", "--browser.gatherUsageStats=false", "--server.fileWatcherType=none")
     address = ("--server.address=127.0.0.1", f"--server.port={port}")
-    await start(stack, port, tmp_path / "streamlit.log", program, "run", str(APP), *options, *address)
+    await start(stack, port, tmp_path / "streamlit.log", str(STREAMLIT), "run", str(APP), *options, *address)
     reach = await start_reach(stack, port, "counter", tls=True, server=("--queue-timeout", "20"))
     page = await browser.page()
     await page.open(reach.url)

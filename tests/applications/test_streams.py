@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.applications.browser import Browser
-from tests.applications.conftest import ROOT, Reach, application, free_port, start, start_reach
+from tests.applications.conftest import PROGRAMS, ROOT, Reach, free_port, needs, start, start_reach
+
+UVICORN = PROGRAMS / "uvicorn"
+pytestmark = needs(UVICORN)
 
 MANY = 50
 HTTP1_CONNECTIONS = 6  # what a browser opens to one host
@@ -19,9 +22,9 @@ def tls(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 async def reach(stack: AsyncExitStack, tmp_path: Path, tls: bool) -> Reach:
-    program, port = application("uvicorn"), free_port()
+    port = free_port()
     app = ("tests.applications.streams:app", "--app-dir", str(ROOT), "--port", str(port), "--log-level", "warning")
-    await start(stack, port, tmp_path / "app.log", program, *app)
+    await start(stack, port, tmp_path / "app.log", str(UVICORN), *app)
     return await start_reach(stack, port, "streams", tls=tls, server=("--queue-timeout", "20"))
 
 

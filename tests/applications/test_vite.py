@@ -9,26 +9,26 @@ import aiohttp
 import pytest
 
 from tests.applications.browser import Browser
-from tests.applications.conftest import DOMAIN, free_port, picture, start, start_reach
+from tests.applications.conftest import DOMAIN, free_port, needs, picture, start, start_reach
 from tests.support import programs
 from tests.support.tunnel import eventually
 
 PROJECT = Path(__file__).with_name("vite")
+VITE = PROJECT / "node_modules" / "vite" / "bin" / "vite.js"
+pytestmark = needs(VITE)
+
 ALLOWED = {"server": {"allowedHosts": [f".{DOMAIN}"]}}
 
 
 async def start_vite(stack: AsyncExitStack, folder: Path, config: dict[str, object]) -> tuple[int, Path]:
     """Its port, and its sources: a copy, to be edited."""
-    if not (PROJECT / "node_modules" / "vite").is_dir():
-        pytest.skip(f"vite is not installed in {PROJECT} (make test-applications)")
     node = programs.need("node")
     sources = folder / "sources"
     shutil.copytree(PROJECT, sources, ignore=shutil.ignore_patterns("node_modules"))
     (sources / "node_modules").symlink_to(PROJECT / "node_modules")
     (sources / "vite.config.js").write_text(f"export default {json.dumps({'cacheDir': '.cache', **config})};")
     port = free_port()
-    program = str(PROJECT / "node_modules" / "vite" / "bin" / "vite.js")
-    await start(stack, port, folder / "vite.log", node, program, str(sources), "--port", str(port), "--strictPort")
+    await start(stack, port, folder / "vite.log", node, str(VITE), str(sources), "--port", str(port), "--strictPort")
     return port, sources
 
 
