@@ -126,6 +126,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     keep_alive_timeout_s: Positive = limits.KEEP_ALIVE_TIMEOUT_S
     idle_timeout_s: NotNegative = limits.IDLE_TIMEOUT_S
     ws_ping_interval_s: NotNegative = limits.WS_PING_INTERVAL_S
+    ws_lost_close: Literal[1001, 1006, 1011, 1012, 1013] = 1001
     queue_timeout_s: NotNegative = limits.QUEUE_TIMEOUT_S
     queued_requests: Size = limits.QUEUED_REQUESTS
     heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
