@@ -44,7 +44,8 @@ async def _check_all(end: Client, screen: UrlScreen, count: int) -> None:
 
     async def problem_of(index: int) -> str | None:
         async with turns:
-            return await end.problem_of(index)
+            # After a reload others are looked at, and this will be cancelled.
+            return await end.problem_of(index) if len(end.urls) == count else None
 
     async def follow(index: int, told: str) -> None:
         """Until it leads here."""
