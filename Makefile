@@ -139,6 +139,16 @@ types: $(VENV)/with-dev build ## mypy, and the stubs of extension modules agains
 	@$(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases \
 		$(subst /,.,$(patsubst src/%.pyi,%,$(STUBS)))
 
+# -- documents --------------------------------------------------------------------------------------------------------
+
+.PHONY: docs generated
+docs: $(VENV)/with-docs ## the documentation site, into build/site; warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "build/site/index.html"
+
+generated: $(VENV)/with-test build ## pages and pictures of docs/ and man pages that are made from the code
+	@for tool in configuration command_line man_pages plots; do $(BIN)/python tools/$$tool.py || exit 1; done
+
 # -- other ------------------------------------------------------------------------------------------------------------
 
 .PHONY: proto clean

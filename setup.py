@@ -235,12 +235,12 @@ def main() -> None:
             "binding": True,
         },
     )
-    setup(
-        ext_modules=modules,
-        install_requires=dependencies(None),
-        options={"build_ext": {"force": force, "parallel": os.cpu_count() or 1}},
-    )
-    if "build_ext" in sys.argv or "editable_wheel" in sys.argv:
+    options = {"force": force, "parallel": os.cpu_count() or 1}
+    in_place = bool({"build_ext", "editable_wheel"} & set(sys.argv))
+    if in_place:  # what `pip install -e` has compiled is up to date for `make build`
+        options |= {"build_lib": "build/lib", "build_temp": "build/temp"}
+    setup(ext_modules=modules, install_requires=dependencies(None), options={"build_ext": options})
+    if in_place:
         stamp.parent.mkdir(exist_ok=True)
         stamp.write_text(switches)
 

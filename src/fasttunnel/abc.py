@@ -8,6 +8,7 @@ from fasttunnel.control.config import ClientConfig, RouteSpec, ServerConfig
 from fasttunnel.control.counts import Counts
 from fasttunnel.control.log import Events
 from fasttunnel.control.routes import RouteTable
+from fasttunnel.control.taps import Taps
 
 
 class ServerEngine(Protocol):
@@ -26,6 +27,10 @@ class ServerEngine(Protocol):
     @property
     def routes(self) -> RouteTable[Any]:
         """What is up."""
+
+    @property
+    def taps(self) -> Taps:
+        """Who looks on at the messages of its tunnels."""
 
     async def start(self) -> None:
         """Listen. Raises ListenError."""
@@ -63,6 +68,10 @@ class ClientEngine(Protocol):
     @property
     def urls(self) -> Sequence[str]:
         """How the public reaches the routes, as the server said."""
+
+    @property
+    def taps(self) -> Taps:
+        """As for the server."""
 
     async def start(self) -> None:
         """Returns once registered, waits while the server is away. Raises AuthError, RegisterError, ConnectError."""

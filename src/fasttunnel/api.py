@@ -10,6 +10,7 @@ The command line does nothing that cannot be done with these.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import socket
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ from fasttunnel.control.files import check_files
 from fasttunnel.control.log import Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.control.sources import client_config, server_config
+from fasttunnel.control.taps import Taps
+from fasttunnel.control.tls import covers_domain
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
 from fasttunnel.reach import urls
 from fasttunnel.succession import Succession
@@ -86,6 +89,7 @@ class ServerLimits(TypedDict, total=False):
     request_id_header: str
     drain_timeout_s: float
     admin: str
+    tap: Literal["none", "messages", "payloads"]
     access_log: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
@@ -119,6 +123,7 @@ class ClientLimits(TypedDict, total=False):
     backoff_max_s: float
     drain_timeout_s: float
     admin: str
+    tap: Literal["none", "messages", "payloads"]
     access_log: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
@@ -237,8 +242,8 @@ class Server:
                 max_failed_logins=changes.config.max_failed_logins,
             )
             self._running.reload(changes.config)
-            self.config = changes.config
-            _warn(self.config, self._events)
+            before, self.config = self.config, changes.config
+            _warn(self.config, self._events, before)
         if config is not None:
             self._events.reloaded(changes)
         if self._access is not None:
@@ -296,6 +301,11 @@ class Server:
         """What has been since the start, and is under way; None where an engine of one's own does not count."""
         counts = getattr(self._running, "counts", None)
         return counts() if counts is not None else None
+
+    @property
+    def taps(self) -> Taps | None:
+        """Where to listen to the messages of its tunnels; None where an engine of one's own cannot be tapped."""
+        return getattr(self._running, "taps", None)
 
     @property
     def started(self) -> bool:
@@ -463,10 +473,9 @@ class Client:
 
     async def _go_on(self, changes: Changes[ClientConfig]) -> None:
         def in_force() -> None:
-            self.config = changes.config
+            before, self.config = self.config, changes.config
             self._events.reloaded(changes)
-            if changes.changed:
-                _warn(self.config, self._events)
+            _warn(self.config, self._events, before)
 
         if self._engines.current is None or changes.names <= _OF_NO_TUNNEL:
             return in_force()
@@ -522,6 +531,11 @@ class Client:
         if self._engines.current is None:
             raise FasttunnelError("the client has not been started")
         return self._engines.current
+
+    @property
+    def taps(self) -> Taps | None:
+        """Where to listen to the messages of its tunnels; None where an engine of one's own cannot be tapped."""
+        return getattr(self._running, "taps", None)
 
     @property
     def started(self) -> bool:
@@ -614,7 +628,7 @@ async def _open_admin(
         lambda: end.unready,
         lambda: [str(route) for route in end.routes] if end.started else [],
     )
-    port = AdminPort(end.config.admin, subject, end._events.warning, reuse_port=reuse_port)
+    port = AdminPort(end.config.admin, subject, end._events.warning, reuse_port=reuse_port, tap=end.config.tap)
     await port.start()
     return port
 
@@ -626,9 +640,25 @@ def _access_log(config: ServerConfig | ClientConfig, events: Events | None) -> A
     return AccessLog(config.access_log, (events or Events()).warning, json=config.log_format == "json")
 
 
-def _warn(config: ServerConfig | ClientConfig, events: Events) -> None:
-    for text in config.warnings():
-        events.warning(text)
+def _warn(
+    config: ServerConfig | ClientConfig, events: Events, before: ServerConfig | ClientConfig | None = None
+) -> None:
+    """Of what has been said of the configuration `before` it nothing is said again."""
+    said = _warnings(before) if before is not None else []
+    for text in _warnings(config):
+        if text not in said:
+            events.warning(text)
+
+
+def _warnings(config: ServerConfig | ClientConfig) -> list[str]:
+    texts = config.warnings()
+    if isinstance(config, ServerConfig) and config.domain and config.secures("public"):
+        with contextlib.suppress(ConfigError):  # the engine will say which file it is
+            if not covers_domain(config.certificates, config.domain):
+                texts.append(
+                    f"no certificate is for *.{config.domain}: visitors of such URLs will be warned, or refuse"
+                )
+    return texts
 
 
 def _reachable(address: tuple[str, int]) -> str:

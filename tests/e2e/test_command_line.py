@@ -16,6 +16,7 @@ import pytest
 from aiohttp import ClientPayloadError, ClientSession, web
 
 from tests.support import programs
+from tests.support import tunnel as support
 from tests.support.child import start_child
 from tests.support.command import Command, command
 from tests.support.tunnel import engines, eventually
@@ -453,3 +454,30 @@ async def test_logs_for_machines(stack: AsyncExitStack, http: ClientSession, tmp
     quiet.signal(signal.SIGTERM)
     assert await quiet.end() == 0
     assert quiet.lines == []
+
+
+@pytest.mark.cython_only("what a command writes knows nothing of engines")
+async def test_what_a_client_logs(stack: AsyncExitStack) -> None:
+    """Where its routes are, whether URLs lead to it, backends that come, a server that goes."""
+    server = await support.start_server(stack)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    routes = [f"a.localhost=http://127.0.0.1:{port}", f"a.example.invalid=http://127.0.0.1:{port}"]
+    client = await stack.enter_async_context(
+        command("client", "--log-format", "json", "--server", server.tunnel, *routes)
+    )
+    url = f"http://a.localhost:{server.address[1]}"
+    await client.line('"event":"unverified"')
+    backend = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", port)
+    stack.callback(backend.close)
+    await client.line("listens now")
+    events = [json.loads(line) for line in client.lines]
+    told = {(event["event"], event["level"]): event for event in events}
+    assert told["connected", "info"]["urls"][0] == told["online", "info"]["url"] == url
+    assert "a.example.invalid" in told["unverified", "warning"]["url"]
+    assert told["backend", "warning"]["reason"]
+    assert told["backend", "info"]["reason"] is None
+    await server.stop(0)
+    assert json.loads((await client.line('"disconnected"'))[0] and client.lines[-1])["level"] == "warning"
+    client.signal(signal.SIGTERM)
+    assert await client.end() == 0

@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -43,6 +44,35 @@ async def of_client(server: str, routes: Sequence[str] | str, **given: Any) -> d
     findings = Findings(lambda finding: None)
     await check_client(findings, settings, engines["client"])
     return sorted_out(findings)
+
+
+@pytest.mark.cython_only("the server is not started")
+@pytest.mark.parametrize(
+    ("domain", "name", "problems"),
+    [
+        ("t.example", "*.t.example", []),
+        ("t.example", "t.example", ["no certificate is for *.t.example"]),
+        ("nowhere.invalid", "*.nowhere.invalid", [".nowhere.invalid is not found: there is no such host"]),
+    ],
+)
+async def test_a_domain(domain: str, name: str, problems: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *arguments: Any, **named: Any) -> Any:
+        return asked("127.0.0.9" if host.endswith(".t.example") else host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    pair = authority().issue(f"domain-{name.replace('*', 'any')}", name)
+    ports = {"listen": "127.0.0.1:0", "tunnel": "127.0.0.1:0"}
+    findings = Findings(lambda finding: None)
+    await check_server(findings, server_config({**ports, "domain": domain, "cert": pair.cert, "key": pair.key}))
+    told = [(one.level, one.text) for one in findings.all if one.subject == "domain"]
+    found = [text for level, text in told if level == "problem"]
+    assert len(found) == len(problems)
+    assert all(problem in text for problem, text in zip(problems, found, strict=True))
+    assert [text for level, text in told if level == "ok"] == [f"*.{domain} leads to 127.0.0.9"] * (
+        domain == "t.example"
+    )
 
 
 async def answering(stack: AsyncExitStack, answer: bytes) -> str:

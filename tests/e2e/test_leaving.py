@@ -1,6 +1,7 @@
 """Either end goes in order: WebSockets are told, clients connect anew, another server takes over without a failure."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -27,12 +28,13 @@ from tests.support.frames import (
     frame_head,
     read_frame,
 )
-from tests.support.raw import Peer, start_raw
+from tests.support.raw import Peer, answer, start_raw
 from tests.support.site import start_site
 from tests.support.stock import StockEnd, start_stock_server
 from tests.support.tunnel import WAIT_S, Recorder, eventually, start_client, start_server
 
 GOING_AWAY = (1001).to_bytes(2, "big")
+PING = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + b"12345678"  # RFC 9113 6.7
 
 
 @pytest.fixture(params=["server", "client"])
@@ -211,6 +213,26 @@ async def test_a_client_that_is_told_to_go_can_be_stopped(stack: AsyncExitStack)
     async with asyncio.timeout(WAIT_S):
         await client.stop()
     assert client.status()["connected"] is False
+
+
+async def test_who_writes_while_it_reads_the_last_answer_loses_nothing(ends: Ends) -> None:
+    """A server that had closed the connection at once would answer with an RST, which costs what was not read yet."""
+    connection = await http2.connect_http2(ends.stack, ends.tunnel.host, ends.tunnel.port)
+    stream = await connection.open("GET", "/")
+    backend = await ends.backend.accept()
+    await backend.head()
+    stopping = asyncio.ensure_future(ends.tunnel.server.stop(WAIT_S))
+    await eventually(lambda: ends.tunnel.server.status()["draining"])
+    await backend.send(answer("200 OK", body=b"the last one"))
+    await stream.done()
+    await eventually(lambda: connection.closed is not None)
+    assert (stream.status, bytes(stream.body)) == (200, b"the last one")
+    sock = connection.peer.writer.get_extra_info("socket")
+    for _ in range(2):  # the second one would meet the RST for the first one
+        assert os.write(sock.fileno(), PING) == len(PING)
+    connection.peer.drop()
+    async with asyncio.timeout(WAIT_S):
+        await stopping
 
 
 # -- one server after another on the same ports

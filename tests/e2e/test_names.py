@@ -14,6 +14,7 @@ from aiohttp import ClientSession, web
 import fasttunnel
 from fasttunnel.control.names import check_name
 from fasttunnel.errors import AuthError, RegisterError
+from tests.support.certificates import authority
 from tests.support.command import command
 from tests.support.token_files import TokenFile
 from tests.support.tunnel import Recorder, eventually, start_client, start_server
@@ -66,6 +67,15 @@ async def test_urls_behind_a_proxy(stack: AsyncExitStack, public_url: str, urls:
     routes = ["http://127.0.0.1:1", "shop.example.com/api=http://127.0.0.1:1", "grpc://127.0.0.1:1"]
     assert (await start_client(stack, server.tunnel, routes)).urls == urls
     assert server.public_url == f"http://127.0.0.1:{server.address[1]}", "from this machine"
+
+
+@pytest.mark.parametrize("covered", [True, False])
+async def test_a_certificate_for_the_names_of_a_domain(stack: AsyncExitStack, covered: bool) -> None:
+    pair = authority().issue(f"names-{covered}", "*.t.example" if covered else "t.example")
+    events = Recorder()
+    await start_server(stack, events, domain=DOMAIN, cert=pair.cert, key=pair.key)
+    assert [text for text in events.warnings if "no certificate is for *.t.example" in text] == events.warnings
+    assert bool(events.warnings) == (not covered)
 
 
 async def test_a_name_that_is_asked_for(stack: AsyncExitStack) -> None:

@@ -212,6 +212,30 @@ async def test_tunnels_of_before_are_bounded(stack: AsyncExitStack, monkeypatch:
     await eventually(lambda: len(server.status()["links"]) == 2)
 
 
+async def test_who_looks_on_sees_the_next_tunnel_too(stack: AsyncExitStack) -> None:
+    site = await start_named(stack, "site")
+    server = await start_server(stack)
+    client = await start_client(stack, server.tunnel, [site])
+    seen = 0
+
+    def look(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+
+    assert client.taps is not None
+    client.taps.add(look)
+    await client.reload(msgspec.structs.replace(client.config, connections=2))
+    await eventually(lambda: len(server.status()["links"]) == 2)
+    seen = 0
+    assert await get(server.public_url) == (200, "site /")
+    assert seen >= 2
+    client.taps.remove(look)
+    seen = 0
+    assert await get(server.public_url) == (200, "site /")
+    assert seen == 0
+    assert len(client.taps._tunnels) == 2, "of the engine in charge, and of none"
+
+
 async def test_what_a_client_cannot_change_is_said(stack: AsyncExitStack, cell: tuple[str, str]) -> None:
     site, events = await start_named(stack, "site"), Recorder()
     server = await start_server(stack)

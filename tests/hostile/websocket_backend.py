@@ -119,6 +119,7 @@ REFUSALS = {
     "the refusal with 64 KiB of it",
     attackers=len(REFUSALS),
     memory_kib=400,
+    cpu_ms=10,
 )
 async def refusals(attacker: Attacker) -> None:
     public, backend, _ = await shaking(attacker)

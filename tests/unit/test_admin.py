@@ -181,6 +181,26 @@ async def test_the_next_process_takes_a_unix_socket_over(tmp_path: Path) -> None
     assert not path.exists()
 
 
+async def test_the_next_process_takes_a_tcp_port_over() -> None:
+    told: list[str] = []
+    ready = [
+        Subject("server", "cython", lambda: None, lambda number=number: f"it is {number}", list) for number in "12"
+    ]  # type: ignore[misc]
+    one = AdminPort("127.0.0.1:0", ready[0], told.append, reuse_port=True)
+    await one.start()
+    two = AdminPort(one.address, ready[1], told.append, reuse_port=True)
+    await two.start()
+    try:
+        assert two.address == one.address
+        assert {(await ask(one, get("/readyz")))[-8:] for _ in range(10)} == {"it is 1\n"}, "the older one has it"
+        one.hand_over()
+        assert {(await ask(two, get("/readyz")))[-8:] for _ in range(10)} == {"it is 2\n"}
+    finally:
+        await one.stop()
+        await two.stop()
+    assert told == []
+
+
 async def test_a_port_that_is_taken_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -24,10 +24,12 @@ LAYERS = """
     control.config control.outage control.tokens control.kinds control.descriptions
     control.sources control.schema control.files
     control.changes
-    control.auth control.log control.trace control.certificates control.own_token control.login control.last_time
-    control.registration control.access
+    control.auth control.log control.taps control.trace control.certificates
+    control.own_token control.login control.last_time
+    control.registration control.access control.redaction
+    control.view
     abc
-    reach.http2 reach.backends
+    reach.http2 reach.backends reach.admin
     reach.marker
     reach.urls
     _core
@@ -57,7 +59,7 @@ LAYERS = """
     reference.client
     admin
     admin.lag admin.http admin.subject
-    admin.metrics
+    admin.metrics admin.tap
     admin.pages
     admin.port
     succession
@@ -68,7 +70,7 @@ LAYERS = """
     doctor.machine doctor.certificates doctor.peer
     doctor.client doctor.server
     doctor
-    cli.traffic cli.first_url
+    cli.traffic cli.first_url cli.tap_lines
     cli.options cli.running cli.screen cli.live cli.lines cli.reloading
     cli.server_screen cli.client_screen
     cli.client_checks
@@ -78,7 +80,7 @@ LAYERS = """
     demo.traffic
     demo.show
     demo
-    cli.server cli.client cli.cert cli.config cli.demo cli.login cli.token cli.version cli.completion cli.doctor
+    cli.server cli.client cli.cert cli.config cli.demo cli.login cli.token cli.version cli.completion cli.doctor cli.tap
     cli.short
     cli
     __main__

@@ -387,6 +387,7 @@ def test_completion_scripts(shell: str) -> None:
     ("typed", "offered"),
     [
         ("fasttunnel do", "doctor"),
+        ("fasttunnel tap --protocol g", "grpc"),
         ("fasttunnel server --queue", "--queue-timeout"),
         ("fasttunnel demo --engine ", "asyncio"),
     ],

@@ -17,7 +17,8 @@ class ServerEnd(Dispatcher):
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
-        super().__init__(lambda sent, encoded: self.sent.append(wire.TunnelMessage.FromString(encoded)))
+        super().__init__()
+        self.tap = lambda tunnel, sent, encoded: self.sent.append(wire.TunnelMessage.FromString(encoded))
         self.start(1000, 1000, 65_536)
 
     def answer(self, exchange: Exchange, **payload: Any) -> None:

@@ -33,6 +33,7 @@ class Response(NamedTuple):
     status: int = 200
     content_type: str = TEXT
     headers: tuple[tuple[str, str], ...] = ()
+    patience_s: float = WRITE_S  # for a reader to take some of a stream
 
 
 def words(status: int, text: str, *headers: tuple[str, str]) -> Response:
@@ -134,9 +135,11 @@ class HttpServer:
             if method != b"HEAD":
                 await self._write(writer, connection.send(h11.Data(data=whole)))
             return await self._write(writer, connection.send(h11.EndOfMessage()))
-        # A stream is the last on its connection: whatever comes meanwhile is its reader's end.
         assert not isinstance(response.body, bytes)
-        streaming = asyncio.create_task(self._stream(connection, writer, response.body))
+        if method == b"HEAD":
+            return await response.body.aclose()
+        # A stream is the last on its connection: whatever comes meanwhile is its reader's end.
+        streaming = asyncio.create_task(self._stream(connection, writer, response.body, response.patience_s))
         gone = asyncio.create_task(reader.read(1))
         try:
             await asyncio.wait({streaming, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -147,15 +150,19 @@ class HttpServer:
             writer.close()
 
     async def _stream(
-        self, connection: h11.Connection, writer: asyncio.StreamWriter, pieces: AsyncGenerator[bytes, None]
+        self,
+        connection: h11.Connection,
+        writer: asyncio.StreamWriter,
+        pieces: AsyncGenerator[bytes, None],
+        patience_s: float,
     ) -> None:
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
-                await self._write(writer, connection.send(h11.Data(data=piece)))
+                await self._write(writer, connection.send(h11.Data(data=piece)), patience_s)
         await self._write(writer, connection.send(h11.EndOfMessage()))
 
     @staticmethod
-    async def _write(writer: asyncio.StreamWriter, data: bytes | None) -> None:
+    async def _write(writer: asyncio.StreamWriter, data: bytes | None, patience_s: float = WRITE_S) -> None:
         writer.write(data or b"")
-        async with asyncio.timeout(WRITE_S):
+        async with asyncio.timeout(patience_s):
             await writer.drain()

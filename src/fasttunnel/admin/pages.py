@@ -13,7 +13,8 @@ from fasttunnel.admin.http import Request, Response, words
 from fasttunnel.admin.lag import LoopLag
 from fasttunnel.admin.metrics import Metrics
 from fasttunnel.admin.subject import Subject
-from fasttunnel.control.config import is_loopback
+from fasttunnel.admin.tap import Tap
+from fasttunnel.control.config import TapScope, is_loopback
 from fasttunnel.control.counts import DIRECTIONS, Counts
 from fasttunnel.control.terms import close_code, grpc_status, opcode, reset_code
 from fasttunnel.version import __version__
@@ -24,7 +25,7 @@ Page = Callable[[Request], Response]
 class Pages:
     """`loopback`: the port is one of this machine only, and no page of a browser is to read it (see _allowed)."""
 
-    def __init__(self, subject: Subject, lag: LoopLag, *, loopback: bool) -> None:
+    def __init__(self, subject: Subject, lag: LoopLag, tap: TapScope, *, loopback: bool) -> None:
         self._subject = subject
         self._loopback = loopback
         self._started_s = time.time()
@@ -35,6 +36,7 @@ class Pages:
             "/readyz": self._readyz,
             "/status": self._status,
             "/metrics": self._show_metrics,
+            "/tap": Tap(subject, tap).answer,
         }
 
     def answer(self, request: Request) -> Response:

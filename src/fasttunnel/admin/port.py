@@ -14,24 +14,34 @@ from fasttunnel.admin.http import HttpServer
 from fasttunnel.admin.lag import LoopLag
 from fasttunnel.admin.pages import Pages
 from fasttunnel.admin.subject import Subject
-from fasttunnel.control.config import is_loopback, parse_admin
+from fasttunnel.control.config import TapScope, is_loopback, parse_admin
 from fasttunnel.control.listening import OLDEST, steer
 from fasttunnel.control.routes import format_address
 from fasttunnel.errors import ListenError, describe
 
 
 class AdminPort:
-    """`address` is as configured: HOST:PORT, or unix:PATH. With `reuse_port` the next process may take it over."""
+    """`address` is as configured: HOST:PORT, or unix:PATH. With `reuse_port` the next process may take it over.
+
+    `tap`: what /tap may show; None: all to this machine, no payloads to the network.
+    """
 
     def __init__(
-        self, address: str, subject: Subject, warn: Callable[[str], None], *, reuse_port: bool = False
+        self,
+        address: str,
+        subject: Subject,
+        warn: Callable[[str], None],
+        *,
+        reuse_port: bool = False,
+        tap: TapScope | None = None,
     ) -> None:
         self._configured = address
         self._where = parse_admin(address)
         self._reuse_port = reuse_port
         self._lag = LoopLag()
         loopback = not isinstance(self._where, Path) and is_loopback(self._where[0])
-        self._server = HttpServer(Pages(subject, self._lag, loopback=loopback).answer, warn)
+        scope: TapScope = tap or ("payloads" if loopback or isinstance(self._where, Path) else "messages")
+        self._server = HttpServer(Pages(subject, self._lag, scope, loopback=loopback).answer, warn)
         self._listener: asyncio.Server | None = None
         self._inode = 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fasttunnel.control.counts import Counts
+from fasttunnel.control.taps import Taps
 
 
 class Running(Protocol):
@@ -16,6 +17,10 @@ class Running(Protocol):
 
     def counts(self) -> Counts | None:
         """None where an engine of one's own has none."""
+
+    @property
+    def taps(self) -> Taps | None:
+        """The same."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from fasttunnel.cli.doctor import doctor
 from fasttunnel.cli.login import login, logout
 from fasttunnel.cli.server import server
 from fasttunnel.cli.short import grpc, http
+from fasttunnel.cli.tap import tap
 from fasttunnel.cli.token import token
 from fasttunnel.cli.version import version
 from fasttunnel.version import __version__
@@ -61,6 +62,7 @@ main.add_command(config)
 main.add_command(token)
 main.add_command(cert)
 main.add_command(demo)
+main.add_command(tap)
 main.add_command(doctor)
 main.add_command(version)
 main.add_command(completion)

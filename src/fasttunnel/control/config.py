@@ -31,6 +31,7 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Window = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_WINDOW_BYTES)]
 Fragment = Annotated[int, msgspec.Meta(ge=limits.MIN_FRAGMENT_BYTES, le=limits.MAX_FRAGMENT_BYTES)]
+TapScope = Literal["none", "messages", "payloads"]
 HeaderList = Annotated[int, msgspec.Meta(ge=4096, le=1024 * 1024)]
 
 
@@ -141,6 +142,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     request_id_header: str = "x-request-id"
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
     admin: str = ""
+    tap: TapScope | None = None
     access_log: str = ""
     log_format: Literal["human", "json"] | None = None
     log_level: Literal["info", "warning", "error"] = "info"
@@ -171,7 +173,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
                 texts.append(f"clients send their tokens to {self.tunnel} in the clear; add --cert and --key")
             if self.token and self.token.short:
                 texts.append("the token is so short that it can be guessed; `fasttunnel token NAME` makes a long one")
-        return texts + _open_admin(self.admin)
+        return texts + _open_admin(self.admin, self.tap)
 
     def __post_init__(self) -> None:
         _ = self.certificates
@@ -229,6 +231,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     backoff_max_s: Positive = limits.BACKOFF_MAX_S
     drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
     admin: str = ""
+    tap: TapScope | None = None
     access_log: str = ""
     log_format: Literal["human", "json"] | None = None
     log_level: Literal["info", "warning", "error"] = "info"
@@ -257,7 +260,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         texts = _exposed(self.token, [self.certificate] if self.certificate else [])
         if self.token and not self.secure and not is_loopback(parse_address(self.server)[0]):
             texts.append(f"the token goes to {self.server} in the clear; --tls encrypts the tunnel")
-        return texts + _open_admin(self.admin)
+        return texts + _open_admin(self.admin, self.tap)
 
     def __post_init__(self) -> None:
         parse_address(self.server)
@@ -308,7 +311,7 @@ OF_SERVER = _applies(
     "log_level watch_config",
     new_connections="public_url cert key client_ca trusted_proxies initial_window max_fragment header_list_bytes "
     "max_window window_budget heartbeat_interval_s",
-    restart="listen tunnel domain reuse_port tls admin log_format",
+    restart="listen tunnel domain reuse_port tls admin tap log_format",
 )
 # A client makes a tunnel with the new options, which takes over from the old one.
 OF_CLIENT = _applies(
@@ -316,7 +319,7 @@ OF_CLIENT = _applies(
     "initial_window max_fragment header_list_bytes ws_message_bytes grpc_message_bytes max_window window_budget "
     "connections connect_timeout_s keep_alive_timeout_s backoff_min_s backoff_max_s drain_timeout_s access_log "
     "log_level watch_config",
-    restart="admin log_format",
+    restart="admin tap log_format",
 )
 ON_OR_OFF: dict[type, dict[str, tuple[str, ...]]] = {
     ServerConfig: {"cert": ("key", "client_ca"), "client_ca": (), "access_log": ()},
@@ -411,13 +414,12 @@ def check_admin(text: str) -> None:
         )
 
 
-def _open_admin(admin: str) -> list[str]:
+def _open_admin(admin: str, tap: TapScope | None) -> list[str]:
     where = parse_admin(admin) if admin else None
     if where is None or isinstance(where, Path) or is_loopback(where[0]):
         return []
-    return [
-        f"the admin port {admin} is open to the network: it shows routes, clients and traffic to whoever reaches it"
-    ]
+    shown = "routes, clients and traffic" + ", and what is in it (--tap payloads)," * (tap == "payloads")
+    return [f"the admin port {admin} is open to the network: it shows {shown} to whoever reaches it"]
 
 
 def is_loopback(host: str) -> bool:

@@ -14,6 +14,9 @@ _BOTH = {
     "drain_timeout_s": "How long requests under way may take to finish once a stop has been asked for.",
     "admin": "Where metrics, health and status are shown (docs/observability.md): HOST:PORT, or unix:PATH for a socket "
     "of this user's own. Default: nowhere.",
+    "tap": "What `fasttunnel tap` may show to who can ask the admin port: none, messages, or payloads, with header "
+    "fields and queries, as well. Default: payloads where admin is loopback or a socket of this user's own, "
+    "else messages.",
     "access_log": "File for one line a request, - for standard output; opened anew on SIGHUP. Default: none.",
     "log_format": "Of events and of the access log: lines for people, or JSON, both with the time. Default: lines as a "
     "terminal shows them, and an access log for people.",

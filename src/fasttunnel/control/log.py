@@ -59,7 +59,7 @@ class Events:
     `tap` is None unless the TunnelMessages themselves are wanted: `tap(tunnel, sent, message)` is then called for each
     one as it is sent or has come, with the address of the tunnel's far end ("10.0.0.7:50123", at the client the
     server's as configured) and the encoded message. It costs a copy of everything and is meant for tests and for
-    looking.
+    looking. While engines run, `control.taps` lets others listen as well.
     """
 
     request_done: Callable[[RequestRecord], None] | None = None

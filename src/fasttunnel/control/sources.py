@@ -57,12 +57,7 @@ def from_program(options: Mapping[str, Any]) -> Options:
 
 def from_file(path: Path) -> Options:
     """A TOML file; other files that it names are sought beside it."""
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}", detail=error.strerror) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML", detail=str(error)) from None
+    table = _table(path)
     for name in _FILES:
         named = table.get(name)
         if isinstance(named, str) and named:
@@ -72,6 +67,23 @@ def from_file(path: Path) -> Options:
     if isinstance(table.get("token"), str):
         table["token"] = Secret(table["token"], exposure(path))
     return _with_token({name: Given(value, str(path)) for name, value in table.items()})
+
+
+def of_one(path: Path, option: str) -> str:
+    """One option of a TOML file, a text, for who has no use for the others; empty: it is not there."""
+    value = _table(path).get(option, "")
+    if not isinstance(value, str):
+        raise ConfigError(f"{option} in {path} is not a text")
+    return value
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}", detail=error.strerror) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML", detail=str(error)) from None
 
 
 def from_environment(environment: Mapping[str, str], kind: type[Any]) -> Options:

@@ -142,6 +142,11 @@ def dialled_name(certificate: Certificate) -> str | None:
     return next((name for name in _names(certificate) if "*" not in name), None)
 
 
+def covers_domain(certificates: Sequence[Certificate], domain: str) -> bool:
+    """Whether one of them is for the names below a domain. Raises ConfigError."""
+    return any(_covers(_names(certificate), f"any.{domain}") for certificate in certificates)
+
+
 def check(certificates: Sequence[Certificate], client_ca: str) -> None:
     """Raises ConfigError for files that cannot be used."""
     for certificate in certificates:

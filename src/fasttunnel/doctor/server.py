@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import secrets
 import socket
 import time
 from pathlib import Path
@@ -12,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 
 from fasttunnel.control.config import ServerConfig, is_loopback, parse_address
 from fasttunnel.control.files import check_files
-from fasttunnel.control.tls import PUBLIC_PROTOCOLS, TUNNEL_PROTOCOLS, client_context
+from fasttunnel.control.tls import PUBLIC_PROTOCOLS, TUNNEL_PROTOCOLS, client_context, covers_domain
 from fasttunnel.control.tokens import read_tokens
 from fasttunnel.doctor import certificates, peer
 from fasttunnel.doctor.findings import Findings
@@ -35,12 +37,31 @@ async def check_server(findings: Findings, settings: ServerConfig) -> None:
             )
             if not certificates.names_of(shown):
                 findings.problem("certificate", f"{one.chain} names no host", "have one made with the server's names")
+    if settings.domain:
+        with findings.about("domain"):
+            await _check_domain(findings, settings)
     if settings.tokens_file:
         with findings.about("tokens"):
             _check_tokens(findings, settings.tokens_file)
     for kind, address in (("tunnel", settings.tunnel), ("public", settings.listen)):
         with findings.about(f"{kind} port"):
             await _check_port(findings, kind, address, settings)
+
+
+async def _check_domain(findings: Findings, settings: ServerConfig) -> None:
+    """Whether visitors of NAME.DOMAIN are led anywhere, and find a certificate for it."""
+    wanted = f"*.{settings.domain}"
+    if settings.secures("public") and not covers_domain(settings.certificates, settings.domain):
+        findings.problem(
+            "domain", f"no certificate is for {wanted}", "have one made that is (ACME: by the DNS challenge)"
+        )
+    name = f"{secrets.token_hex(4)}.{settings.domain}"  # that nobody has an entry for
+    try:
+        found = await asyncio.to_thread(socket.getaddrinfo, name, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        advice = f"add an entry {wanted} to the DNS of {settings.domain} that leads to this server"
+        return findings.problem("domain", f"{name} is not found: {describe(error)}", advice)
+    findings.ok("domain", f"{wanted} leads to {', '.join(dict.fromkeys(str(each[4][0]) for each in found))}")
 
 
 def _check_tokens(findings: Findings, path: str) -> None:

@@ -157,7 +157,7 @@ cdef class Exchange:
         cdef bint is_frame = m.kind == MSG_WS_FRAME
         cdef Endpoint endpoint = self.endpoint      # held: finishing may drop the last reference to it
         if m.kind == MSG_RESET:
-            return self.fail(m.code, m.text.ptr[:min(m.text.len, RESET_TEXT_BYTES)] if m.text.ptr != NULL else b"")
+            return self.fail(m.code, m.text.ptr[:min(m.text.len, <size_t>RESET_TEXT_BYTES)] if m.text.ptr != NULL else b"")
         if m.kind == MSG_WINDOW_UPDATE:
             return self.granted(m.credit)
         if endpoint is None:

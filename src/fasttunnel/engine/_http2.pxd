@@ -73,6 +73,7 @@ cdef class Http2Conn(Conn):
     cdef bint auto_window               # the library renews the windows
     cdef size_t head_bytes              # of the head that is being received (RFC 9113 6.5.2)
     cdef size_t head_limit
+    cdef bint server
     cdef bint settled                   # the peer's SETTINGS have come
     cdef bint going_away                # GOAWAY has come or gone: no new streams
 
@@ -91,6 +92,7 @@ cdef class Http2Conn(Conn):
     cdef int submit_informational(self, H2Stream stream) except -1         # headers from self.nv
     cdef int submit_response(self, H2Stream stream, bint body) except -1
     cdef int submit_request(self, H2Stream stream, bint body) except -1
+    cdef int finish(self) except -1
     cdef int go_away(self) except -1
     cdef int terminate(self, uint32_t error_code) except -1
     cdef int announce_go_away(self) except -1

@@ -477,6 +477,7 @@ cdef class Http2Conn(Conn):
         # Until the peer's SETTINGS have come: more streams at once might be refused.
         nghttp2_option_set_peer_max_concurrent_streams(option, 1)
         nghttp2_option_set_max_send_header_block_length(option, 4194304)
+        self.server = server
         if server:
             code = nghttp2_session_server_new2(&self.session, CALLBACKS, <void *>self, option)
         else:
@@ -508,7 +509,11 @@ cdef class Http2Conn(Conn):
 
     def leave(self):
         self.go_away()
-        if not self.streams:
+        if self.streams:
+            return
+        if self.is_link:
+            self.finish()
+        else:
             self.close()
 
     # -- what subclasses override
@@ -545,7 +550,7 @@ cdef class Http2Conn(Conn):
         if nghttp2_session_want_write(self.session):
             self.touch()
         elif not nghttp2_session_want_read(self.session):
-            self.close()
+            self.finish()
         return <Py_ssize_t>n
 
     cdef int pump_touched(self) except -1:
@@ -570,7 +575,7 @@ cdef class Http2Conn(Conn):
         elif self.out_full:
             self.touch()
         elif not nghttp2_session_want_read(self.session) and not nghttp2_session_want_write(self.session):
-            self.close()
+            self.finish()
         return 0
 
     cdef int written(self) except -1:
@@ -628,8 +633,13 @@ cdef class Http2Conn(Conn):
             stream.on_closed(error_code)
             self.on_stream_gone(stream)
             if self.going_away and not self.streams:
-                self.close()
+                self.finish()
         return 0
+
+    cdef int finish(self) except -1:
+        """Close after an answer, or what explains that there is none, which the peer may not have read yet."""
+        self.lingers = self.server
+        return self.close()
 
     cdef int touch_stream(self, H2Stream stream) except -1:
         if not stream.touched:

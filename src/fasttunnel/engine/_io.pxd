@@ -10,6 +10,7 @@ from fasttunnel.engine._tally cimport Tallies
 cdef enum:
     READ_BYTES = 131072                 # one read of a socket takes at most this much
     READ_TURN = 131072                  # bulk that is read in one loop iteration, of all sockets together
+    LINGER_S = 2                        # to read what a peer still sends before its connection is closed
     THROUGH_BYTES = 16384               # payload that is written from where it was read: a copy costs more than a system call
 
 
@@ -65,6 +66,9 @@ cdef class Conn(Socket):
     cdef bint flushing                  # fill() is on the stack
     cdef bint again                     # refeed() was asked for while it was
     cdef bint closing                   # close() was asked for: when everything is written, the socket is closed
+    cdef bint lingers                   # and then what the peer still sends is read until it closes: else its next write
+                                        # would meet an RST, at which some throw away what they have not read (RFC 9112 9.6)
+    cdef bint lingering                 # that has begun
     cdef str counted                    # the address that it is counted under; None: it is not
     cdef bint unwelcome                 # one too many of its address
     cdef Timer timer                    # the one deadline of this connection, made on first use
@@ -88,6 +92,7 @@ cdef class Conn(Socket):
     cdef int abort(self) except -1
     cdef int take_in(self, const uint8_t *data, size_t n) except -1
     cdef int flush(self) except -1
+    cdef int _linger(self) except -1
     cdef int _write_out(self) except -1
     cdef int flush_early(self) except -1                                     # now, though the iteration is not over
     cdef int hand_over(self, Conn successor, const uint8_t *data, size_t n) except -1

@@ -302,6 +302,8 @@ cdef class Conn(Socket):
         cdef Reactor reactor = self.reactor
         self.rest.len = 0
         reactor.read_now += n
+        if self.lingering:
+            return 0
         return self.take_in(reactor.read_buffer, kept + n)
 
     cdef int opening_begins(self) except -1:
@@ -316,7 +318,7 @@ cdef class Conn(Socket):
         return self._drop_timer()
 
     cdef int on_end(self) except -1:
-        return self.on_eof()
+        return self.disconnect(None) if self.lingering else self.on_eof()
 
     cdef int on_writable(self) except -1:
         return self.touch()
@@ -371,9 +373,20 @@ cdef class Conn(Socket):
         if not self.write_paused and not self.broken and self.fd >= 0:
             self.written()
         if self.closing and self.fd >= 0 and self.out.len == 0 and not self.dirty:      # dirty: fill() has more
+            if self.lingers and not self.peer_eof and not self.broken:
+                return self._linger() if self.queue_len == 0 else 0
             self.pause_reading()
             if self.queue_len == 0:
                 self.end()
+        return 0
+
+    cdef int _linger(self) except -1:
+        if not self.lingering:
+            self.lingering = True
+            self.rest.len = 0
+            self.end_writing()
+            self.resume_reading()
+            self.arm(LINGER_S)
         return 0
 
     cdef int _write_out(self) except -1:

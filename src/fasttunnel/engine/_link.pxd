@@ -75,8 +75,9 @@ cdef class Link(Carrier):
     cdef int64_t light_left             # bytes before the ring has a turn again, though light ones are waiting
     cdef uint64_t recent[RECENT]        # hashes of ids that ended abnormally
     cdef public object on_record        # callable for each finished request, or None
-    cdef object tap                     # callable for each message, or None (see Events.tap)
-    cdef str far_end                    # what the tap calls this tunnel
+    cdef public object tap              # callable for each message, or None (control.taps.Listener)
+    cdef public uint8_t tap_protocols   # bits: ProtocolTypes of the messages that it wants
+    cdef public str far_end             # address of the other end, in messages and for taps
     # output
     cdef Out batch                      # prefixed messages behind 9 bytes of headroom for the DATA frame's header
     cdef size_t batch_pos               # sent of it
@@ -96,9 +97,10 @@ cdef class Link(Carrier):
     cdef Exchange open(self, Endpoint endpoint, int protocol)
     cdef uint8_t *reserve(self, size_t n) except NULL
     cdef int commit(self, size_t n) except -1
-    cdef bint passes(self, size_t n) noexcept
+    cdef bint passes(self, size_t n, int kind, int protocol) noexcept
     cdef int pass_on(self, size_t n, size_t gap, const uint8_t *payload, size_t payload_bytes) except -1
     cdef int gather(self) except -1
+    cdef bint shows(self, int kind, int protocol) noexcept
     cdef int show(self, bint sent, const uint8_t *data, size_t n) except -1
     cdef bint congested(self) noexcept
     cdef int serve_waiting(self) except -1

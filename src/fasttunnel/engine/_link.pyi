@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from fasttunnel.control.rates import Bucket
+from fasttunnel.control.taps import Listener, UnderWay
 from fasttunnel.engine._exchange import Carrier, WindowBudget
 from fasttunnel.engine._io import Conn, Reactor
 from fasttunnel.engine._tally import RouteTally
@@ -49,11 +50,14 @@ class Link(Carrier):
     pace: Bucket | None
     tallies: dict[int, RouteTally]  # by id of the route
     on_record: Callable[..., None] | None
+    tap: Listener | None
+    tap_protocols: int
+    far_end: str
     messages_sent: int
     messages_received: int
     requests: int
     def send_control(self, message: bytes) -> None: ...
-    def attach_tap(self, tap: Callable[[str, bool, bytes], None] | None, far_end: str) -> None: ...
+    def request(self, request_id: str) -> UnderWay | None: ...
     def start(self, peer_window: int, local_window: int, max_fragment: int, budget: WindowBudget) -> None: ...
     def measured(self, round_trip_s: float) -> None: ...
     def under_way(self) -> list[Any]: ...

@@ -17,9 +17,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from fasttunnel._core cimport (
-    GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, MSG_GRPC_REQUEST, MSG_HTTP_REQUEST,
-    MSG_NONE, MSG_RESET, MSG_TCP_DATA, MSG_WINDOW_UPDATE, MSG_WS_FRAME, MSG_WS_OVERHEAD,
-    MSG_WS_REQUEST, PROTO_GRPC, PROTO_HTTP, PROTO_WEBSOCKET, TO_BACKEND, TO_PUBLIC,
+    GRPC_NEED_MORE, GRPC_PIECE, GrpcPiece, MSG_GRPC_REQUEST, MSG_GRPC_RESPONSE, MSG_HTTP_REQUEST, MSG_HTTP_RESPONSE,
+    MSG_NONE, MSG_REGISTER, MSG_RESET, MSG_TCP_DATA, MSG_WINDOW_UPDATE, MSG_WS_FRAME, MSG_WS_OVERHEAD,
+    MSG_WS_REQUEST, PROTO_CONTROL, PROTO_GRPC, PROTO_HTTP, PROTO_WEBSOCKET, TO_BACKEND, TO_PUBLIC,
     buf_append, buf_consume, grpc_prefix, grpc_split, msg_bound, msg_decode, msg_encode,
     msg_encode_around, msg_encode_ws, msg_encode_ws_around, ws_mask, tbl_find, tbl_free, tbl_init, tbl_pop, tbl_put,
 )
@@ -32,6 +32,8 @@ from fasttunnel.engine._tally cimport RouteTally, monotonic_s
 from fasttunnel.engine._tls cimport tls_identity
 
 from fasttunnel import limits
+from fasttunnel.control.counts import PROTOCOLS
+from fasttunnel.control.taps import UnderWay
 from fasttunnel.engine._tls import TlsError
 from fasttunnel.errors import describe
 
@@ -406,14 +408,26 @@ cdef class Link(Carrier):
         room = self.reserve(n + 5)
         grpc_prefix(room, False, <uint32_t>n)
         memcpy(room + 5, <const char *>message, n)
-        if self.tap is not None:
+        if self.shows(MSG_REGISTER, PROTO_CONTROL):
             self.show(True, room + 5, n)
         self.commit(n + 5)
 
-    def attach_tap(self, object tap, str far_end):
-        """Have `tap(far_end, sent, message)` called for each message, see Events.tap; None: not any more."""
-        self.tap = tap
-        self.far_end = far_end
+    def request(self, str request_id):
+        """What is known of a request under way, for a tap (control.taps.UnderWay)."""
+        cdef bytes key = request_id.encode()
+        cdef void *entry = tbl_find(&self.table, <const uint8_t *><const char *>key, <size_t>min(len(key), 16))
+        cdef Exchange exchange
+        cdef bint up
+        if entry == NULL or len(key) > 16:
+            return None
+        exchange = <Exchange>entry
+        up = exchange.direction == TO_BACKEND
+        method, host, path = exchange.label[:3] if exchange.label is not None else ("", "", "")
+        return UnderWay(
+            PROTOCOLS[exchange.protocol], (<RouteTally>exchange.tally).name if exchange.tally is not None else "",
+            method, host, path or (exchange.method or b"").decode("latin-1"), monotonic_s() - exchange.started_s,
+            exchange.messages_sent if up else exchange.messages_received,
+            exchange.messages_received if up else exchange.messages_sent)
 
     def start(self, int64_t peer_window, int64_t local_window, uint64_t max_fragment, WindowBudget budget not None):
         """The two ends have agreed (Register, Registered): requests may be carried. All in bytes."""
@@ -601,11 +615,11 @@ cdef class Link(Carrier):
             self.conn.flush_early()
         return 0
 
-    cdef bint passes(self, size_t n) noexcept:
+    cdef bint passes(self, size_t n, int kind, int protocol) noexcept:
         """Whether a payload of n bytes is sent from where it lies: it is long, and the socket and the peer take it now."""
         cdef LinkConn conn = self.conn
         return (n >= THROUGH_BYTES and conn is not None and not conn.write_paused and not conn.feeding
-                and not conn.flushing and conn.fd >= 0 and self.tap is None
+                and not conn.flushing and conn.fd >= 0 and not self.shows(kind, protocol)
                 and (self.batch_pos == HEADROOM or self.batch.len == 0)
                 and conn.peer_max_frame() >= n + BATCH_FLUSH)
 
@@ -641,20 +655,20 @@ cdef class Link(Carrier):
     cdef int send(self, Msg *m) except -1:
         cdef uint8_t *room
         cdef size_t n, gap = 0
-        if self.passes(m.body.len):
+        if self.passes(m.body.len, m.kind, m.protocol_type):
             room = self.reserve(msg_bound(m) - m.body.len)
             n = msg_encode_around(m, room, &gap)
             return self.pass_on(n, gap, m.body.ptr, m.body.len)
         room = self.reserve(msg_bound(m))
         n = msg_encode(m, True, room)
-        if self.tap is not None:
+        if self.shows(m.kind, m.protocol_type):
             self.show(True, room + 5, n - 5)
         return self.commit(n)
 
     cdef int send_frame(self, Exchange exchange, const WsFrame *frame) except -1:
         cdef uint8_t *room
         cdef size_t n, gap = 0
-        if self.passes(frame.payload_len):
+        if self.passes(frame.payload_len, MSG_WS_FRAME, PROTO_WEBSOCKET):
             room = self.reserve(MSG_WS_OVERHEAD)
             n = msg_encode_ws_around(exchange.id, exchange.id_len, exchange.direction, frame, room, &gap)
             if frame.masked:                # in place: it lies in a buffer of ours, and nobody reads it again
@@ -662,17 +676,23 @@ cdef class Link(Carrier):
             return self.pass_on(n, gap, frame.payload, frame.payload_len)
         room = self.reserve(frame.payload_len + MSG_WS_OVERHEAD)
         n = msg_encode_ws(exchange.id, exchange.id_len, exchange.direction, frame, room)
-        if self.tap is not None:
+        if self.shows(MSG_WS_FRAME, PROTO_WEBSOCKET):
             self.show(True, room + 5, n - 5)
         return self.commit(n)
 
+    cdef bint shows(self, int kind, int protocol) noexcept:
+        """Whether a tap wants to see such a message."""
+        if self.tap is None:
+            return False
+        if MSG_HTTP_REQUEST <= kind <= MSG_WS_FRAME:        # in the order of protocols, whatever a peer says
+            protocol = PROTO_HTTP if kind <= MSG_HTTP_RESPONSE else PROTO_GRPC if kind <= MSG_GRPC_RESPONSE else PROTO_WEBSOCKET
+        elif kind != MSG_RESET and kind != MSG_NONE:
+            protocol = PROTO_CONTROL
+        return protocol == 0 or self.tap_protocols >> (protocol & 7) & 1
+
     cdef int show(self, bint sent, const uint8_t *data, size_t n) except -1:
-        """Hand a message to the tap. One that fails is taken off: it only looks on."""
-        try:
-            self.tap(self.far_end, bool(sent), data[:n])
-        except Exception as error:
-            self.tap = None
-            self.handler.warning("the tap failed: " + "".join(traceback.format_exception(error)))
+        """Hand a message to the taps."""
+        self.tap(self, bool(sent), data[:n])
         return 0
 
     cdef bint congested(self) noexcept:
@@ -734,7 +754,7 @@ cdef class Link(Carrier):
         cdef void *entry
         cdef Exchange exchange
         self.messages_received += 1
-        if self.tap is not None:
+        if self.tap is not None and (code < 0 or self.shows(m.kind, m.protocol_type)):
             self.show(False, data, n)
         if self.batch.len - self.batch_pos > self.backlog_bytes:
             return self.break_off(GRPC_RESOURCE_EXHAUSTED, "it sends, and does not read what it is answered")

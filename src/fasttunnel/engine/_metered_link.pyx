@@ -104,7 +104,7 @@ cdef class MeteredLink(Link):
             n = <size_t>len(data)
             room = self.reserve(n)
             memcpy(room, <const char *>data, n)
-            if self.tap is not None:
+            if self.tap is not None:        # whatever it wants: of a request that waited there are few
                 self.show(True, room + 5, n - 5)
             self.commit(n)
         self.swamped = False

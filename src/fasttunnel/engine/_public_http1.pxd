@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fasttunnel._core cimport BodyReader, Msg
 from fasttunnel.engine._gate cimport Gate, RequestId, Visitor
 from fasttunnel.engine._http1 cimport BodyWriter, Head
-from fasttunnel.engine._io cimport Conn
+from fasttunnel.engine._io cimport Conn, LINGER_S
 from fasttunnel.engine._link cimport Link
 from fasttunnel.engine._public_websocket cimport PublicWebSocket
 

@@ -35,7 +35,6 @@ cdef enum:
     PROTOCOL_ERROR = 5
 
 cdef double REFUSED_S = limits.REFUSED_S
-cdef double LINGER_S = 2.0              # to read what a peer still sends before its connection is closed
 cdef double HALF_CLOSED_S = limits.HALF_CLOSED_S
 
 

@@ -17,6 +17,7 @@ from fasttunnel.control.counts import Counts
 from fasttunnel.control.log import Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import RouteTable, at_host, by_protocol
+from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
 from fasttunnel.control.watch import FileWatch
 from fasttunnel.engine._backends import Backends
@@ -65,6 +66,7 @@ class ClientEngine:
     def __init__(self, config: ClientConfig, *, events: Events, after: ClientEngine | None = None) -> None:
         self._config = config
         self._events = events
+        self.taps: Taps = after.taps if after is not None else Taps(tuple, events.tap)
         # One that takes over is the same client, with other connections beside those that are up.
         self._instance_id: str = after._instance_id if after is not None else secrets.token_hex(8)
         self._client_id: str = config.client_id
@@ -75,6 +77,7 @@ class ClientEngine:
             self.name = after.name
         self._after = after
         self._first = 0
+        self._tapped = lambda: [tunnel.link for tunnel in self._tunnels if tunnel.link is not None]
         self.urls: list[str] = []
         self._server_version = ""
         self._clock_ahead_s: float | None = None
@@ -108,6 +111,7 @@ class ClientEngine:
             self._routes.add(target, [spec.route])
         self._acceptor.count(spec.route for spec in self._config.routes)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
+        self.taps.follow(self._tapped)
         self._runner = asyncio.ensure_future(self._run_all())
         waiter = asyncio.ensure_future(self._registered.wait())
         try:
@@ -222,6 +226,7 @@ class ClientEngine:
             conn.leave()
         await settle(self._reactor)
         self._reactor.close()
+        self.taps.leave(self._tapped)
         self._closed.set()
 
     def _links(self) -> list[Link]:
@@ -384,7 +389,8 @@ class ClientEngine:
     def opened(self, link: Link) -> None:
         tunnel = link.info = next(tunnel for tunnel in self._tunnels if tunnel.conn is link.conn)
         tunnel.link = link
-        link.attach_tap(self._events.tap, self._config.server)
+        link.far_end = self._config.server
+        self.taps.attend(link)
         link.on_record = self._on_record
         if self._knocks:
             return link.send_control(knock().SerializeToString())

@@ -19,6 +19,7 @@ from fasttunnel.control.log import Events, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import Registrar, fragment_for, unhurried
 from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
+from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, TUNNEL_PROTOCOLS
 from fasttunnel.control.watch import FileWatch
 from fasttunnel.engine._exchange import WindowBudget
@@ -88,6 +89,7 @@ class ServerEngine:
         self.public_addresses: list[tuple[str, int]] = []
         self.tunnel_addresses: list[tuple[str, int]] = []
         self._links: set[Link] = set()
+        self.taps = Taps(lambda: self._links, events.tap)
         self._listeners: dict[str, list[Listener]] = {}  # "tunnel" and "public"
         self._sparing = Sparing()
         self._handing_over = False
@@ -359,7 +361,8 @@ class ServerEngine:
     def opened(self, link: Link) -> None:
         session: Session = link.info
         session.peer = link.peer
-        link.attach_tap(self._events.tap, session.peer)
+        link.far_end = session.peer
+        self.taps.attend(link)
         self._links.add(link)
         session.timeout = asyncio.get_running_loop().call_later(
             REGISTER_TIMEOUT_S, link.end, GrpcStatus.INVALID_ARGUMENT, "no Register came"

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from fasttunnel import limits
 from fasttunnel.control.config import ClientConfig
-from fasttunnel.control.log import Events
+from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import read_pem, system_authorities
 from fasttunnel.errors import ConfigError, GrpcStatus, ResetCode
 from fasttunnel.reference.dispatch import Dispatcher
@@ -46,11 +46,10 @@ CLIENT_OPTIONS = [*_COMMON, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable
 class Tunnel(Dispatcher):
     """A dispatcher on a stream, and what is known of its peer."""
 
-    def __init__(self, peer: str, events: Events) -> None:
-        super().__init__()
+    def __init__(self, peer: str, taps: Taps) -> None:
+        super().__init__(peer)
         self.peer = peer
-        if (tap := events.tap) is not None:
-            self.tap = lambda sent, encoded: tap(peer, sent, encoded)
+        taps.attend(self)
         self.ended: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self.over = asyncio.get_running_loop().create_future()  # nothing of it is left
         self._round_trips: deque[float] = deque(maxlen=6)
@@ -102,7 +101,7 @@ class Tunnel(Dispatcher):
         try:
             async for encoded in messages:
                 if self.tap is not None:
-                    self.tap(False, encoded)
+                    self.tap(self, False, encoded)
                 if self.queued_bytes > limits.BACKLOG_BYTES:
                     text = "it sends, and does not read what it is answered"
                     return self.end(GrpcStatus.RESOURCE_EXHAUSTED, text)

@@ -18,6 +18,7 @@ from fasttunnel.control.counts import OWN, Counts
 from fasttunnel.control.log import Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import Route, RouteTable, at_host, by_protocol, format_address
+from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
 from fasttunnel.reference.backend import Backend, Streams
@@ -50,7 +51,7 @@ class ClientTunnel(Tunnel):
     accepts_requests = True
 
     def __init__(self, engine: ClientEngine, number: int) -> None:
-        super().__init__(engine.config.server, engine.events)
+        super().__init__(engine.config.server, engine.taps)
         self.engine = engine
         self.tallies = engine.tallies
         self.number = number  # which one of several at the same time
@@ -98,11 +99,13 @@ class ClientEngine:
             self.name = after.name
         self._after = after
         self._first = 0
+        self._tapped = lambda: self._tunnels
         self._routes: RouteTable[Backend[Any]] = RouteTable()
         self._backends: dict[settings.Backend, Backend[Any]] = {}
         self._named: dict[Backend[Any], settings.Backend] = {}
         self._recorder = Recorder(events.request_done) if events.request_done is not None else None
         self._tunnels: dict[ClientTunnel, asyncio.Task[tuple[int, str]]] = {}  # the newest last
+        self.taps: Taps = after.taps if after is not None else Taps(tuple, events.tap)
         self._connections: WeakSet[asyncio.StreamWriter] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
         self._backend_contexts: dict[str, ssl.SSLContext] = {}
@@ -124,6 +127,7 @@ class ClientEngine:
                 backend = self._backends[spec.backend] = self._new_backend(spec.backend)
                 self._named[backend] = spec.backend
             self._routes.add(self._backends[spec.backend], [spec.route])
+        self.taps.follow(self._tapped)
         self._runner = asyncio.create_task(self._run_all())
         waiter = asyncio.create_task(self._registered.wait())
         try:
@@ -219,6 +223,7 @@ class ClientEngine:
         for writer in writers:
             writer.close()
         await settle(writers)
+        self.taps.leave(self._tapped)
         self._closed.set()
 
     async def wait_closed(self) -> None:

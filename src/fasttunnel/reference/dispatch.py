@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable
 
 from fasttunnel import limits
+from fasttunnel.control.counts import PROTOCOLS
 from fasttunnel.control.rates import Bucket
+from fasttunnel.control.taps import Listener, UnderWay
 from fasttunnel.errors import ResetCode
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.grpc_streams import GrpcStream, GrpcStreamManager
@@ -38,7 +39,7 @@ class Dispatcher:
 
     accepts_requests = False  # whether the peer opens requests, as it does at the client
 
-    def __init__(self, tap: Callable[[bool, bytes], None] | None = None) -> None:
+    def __init__(self, far_end: str = "") -> None:
         self.requests: dict[str, Exchange] = {}
         self.grpc_streams = GrpcStreamManager()
         self.outgoing: asyncio.Queue[bytes] = asyncio.Queue()
@@ -55,7 +56,9 @@ class Dispatcher:
         self.budget = WindowBudget(0, 0)
         self.round_trip_s = 0.0  # not known yet
         self.opened = self.messages_sent = self.messages_received = 0
-        self.tap = tap  # is shown every message: tap(sent, encoded)
+        self.far_end = far_end  # its address
+        self.tap: Listener | None = None  # is shown every message
+        self.tap_protocols = 0  # that it wants; here it makes no difference
         self.queued_bytes = 0
         self._ended: OrderedDict[str, None] = OrderedDict()
 
@@ -97,6 +100,18 @@ class Dispatcher:
         """Wait until the peer may be told of another request."""
 
     # -- requests
+
+    def request(self, request_id: str) -> UnderWay | None:
+        """For a tap."""
+        exchange = self.requests.get(request_id)
+        if exchange is None:
+            return None
+        method, host, path, _ = exchange.label
+        messages = exchange.messages_sent, exchange.messages_received
+        if exchange.direction != pb.CLIENT_TO_SERVER:
+            messages = messages[::-1]
+        age_s = exchange.duration_s
+        return UnderWay(PROTOCOLS[exchange.protocol], exchange.route, method, host, path, age_s, *messages)
 
     def start(self, peer_window: int, local_window: int, max_fragment: int, budget: WindowBudget | None = None) -> None:
         """The two ends have agreed (Register, Registered). All in bytes."""
@@ -201,7 +216,7 @@ class Dispatcher:
     def send(self, message: pb.TunnelMessage) -> None:
         encoded = message.SerializeToString()
         if self.tap is not None:
-            self.tap(True, encoded)
+            self.tap(self, True, encoded)
         self.messages_sent += 1
         self.queued_bytes += len(encoded)
         if self.queued_bytes > OUTGOING_BYTES and self.up:

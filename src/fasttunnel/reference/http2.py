@@ -31,6 +31,7 @@ RESETS, RESETS_PER_S = 1000, 33  # as in libnghttp2
 CONNECTION_WINDOW = 16_777_216
 MAX_STREAMS = 1024
 MAX_FRAME = 65_536
+LINGER_S = 2.0  # to read what a peer still sends before its connection is closed
 TABLE_BYTES = 4096  # of HPACK, for what we send
 
 # What the error code of a backend means (grpc/doc/PROTOCOL-HTTP2.md, "Errors"); others are PROTOCOL_ERROR.
@@ -236,6 +237,7 @@ class Http2Connection:
         self.usable = True  # neither lost nor about to be closed
         self._on_request = on_request
         self._resets = self._reset_s = 0.0
+        self._last_read: asyncio.TimerHandle | None = None  # finish(): what comes is dropped, until then at the longest
         self._settled = False  # the peer's SETTINGS have come
         self._changed = asyncio.Event()  # that, or a stream has gone, or the connection
         self.h2 = h2.connection.H2Connection(
@@ -264,7 +266,7 @@ class Http2Connection:
         """Read until the connection ends."""
         try:
             while not self.writer.is_closing():
-                for event in self.h2.receive_data(data) if data else ():
+                for event in self.h2.receive_data(data) if data and self._last_read is None else ():
                     self._handle(event)
                 self.flush()
                 if self.writer.transport.get_write_buffer_size() > OUT_BYTES:
@@ -281,7 +283,18 @@ class Http2Connection:
             self._changed.set()
             for stream in self.streams.values():
                 stream.fail(None)
+            if self._last_read is not None:
+                self._last_read.cancel()
             self.writer.close()
+
+    def finish(self) -> None:
+        """Close behind the last answer: only writing at first, as an RST may cost the peer what it has not read."""
+        self.flush()
+        if self.writer.is_closing() or not self.writer.can_write_eof():  # TLS cannot
+            return self.writer.close()
+        if self._last_read is None:
+            self._last_read = asyncio.get_running_loop().call_later(LINGER_S, self.writer.close)
+            self.writer.write_eof()
 
     def _handle(self, event: Any) -> None:
         """What each event of h2 means."""
@@ -388,7 +401,7 @@ class Http2Connection:
             self.writer.close()
 
     def flush(self) -> None:
-        if (data := self.h2.data_to_send()) and not self.writer.is_closing():
+        if (data := self.h2.data_to_send()) and not self.writer.is_closing() and self._last_read is None:
             self.writer.write(data)
 
     async def drain(self) -> None:

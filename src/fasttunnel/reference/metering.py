@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 
 from fasttunnel import limits
-from fasttunnel.control.log import Events
 from fasttunnel.control.rates import Bucket
+from fasttunnel.control.taps import Taps
 from fasttunnel.reference.carrier import Tunnel
 from fasttunnel.reference.exchange import Exchange
 
@@ -22,8 +22,8 @@ class MeteredTunnel(Tunnel):
     their answers have a window of their own before any grant.
     """
 
-    def __init__(self, peer: str, events: Events, bucket: Bucket) -> None:
-        super().__init__(peer, events)
+    def __init__(self, peer: str, taps: Taps, bucket: Bucket) -> None:
+        super().__init__(peer, taps)
         self._bucket = bucket
         self._grants: deque[tuple[Exchange, int]] = deque()
         self._openings: deque[asyncio.Future[None]] = deque()

@@ -229,8 +229,8 @@ class PublicConnection:
         finally:
             stream.close()
             self.busy -= 1
-            if (self.gate.draining or self._refused) and not self.busy:
-                self.writer.close()
+            if (self.gate.draining or self._refused) and not self.busy and self._http2 is not None:
+                self._http2.finish()
 
     # -- HTTP/1.1: one request after another
 

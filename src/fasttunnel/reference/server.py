@@ -23,6 +23,7 @@ from fasttunnel.control.log import Events, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import Registrar, fragment_for, unhurried
 from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
+from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, ServerContext, check, read_pem
 from fasttunnel.control.watch import FileWatch
 from fasttunnel.errors import GrpcStatus, ListenError, ResetCode, RouteTaken, describe
@@ -46,7 +47,7 @@ class Session(MeteredTunnel):
     """One client's tunnel."""
 
     def __init__(self, engine: ServerEngine, login: Login, peer: str) -> None:
-        super().__init__(peer, engine.events, login.identity.bytes)
+        super().__init__(peer, engine.taps, login.identity.bytes)
         self.engine = engine
         self.tallies = engine.tallies
         self.login = login
@@ -133,6 +134,7 @@ class ServerEngine:
         self._idle_timer: asyncio.TimerHandle | None = None
         self._review_timer: asyncio.TimerHandle | None = None
         self._sessions: set[Session] = set()
+        self.taps = Taps(lambda: self._sessions, events.tap)
         self._connections: dict[asyncio.Task[None], PublicConnection] = {}
         self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()  # of the public, those that are being closed included
         self._listener: asyncio.Server | None = None
