@@ -212,6 +212,38 @@ async def test_tunnels_of_before_are_bounded(stack: AsyncExitStack, monkeypatch:
     await eventually(lambda: len(server.status()["links"]) == 2)
 
 
+async def test_a_stop_lets_the_tunnels_of_before_finish(stack: AsyncExitStack) -> None:
+    """And a stop without grace, or one that comes while another tunnel is still dialled, takes no time."""
+    go_on = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await go_on.wait()
+        return web.Response(text="done")
+
+    site = await start_web(stack, web.get("/", slow))
+    stack.callback(go_on.set)
+    server = await start_server(stack)
+    for grace_s in (10, 0):
+        client = await start_client(stack, server.tunnel, [site])
+        asking = asyncio.ensure_future(get(server.public_url))
+        await eventually(lambda: server.status()["active_requests"] == 1)
+        await client.reload(msgspec.structs.replace(client.config, connections=2))
+        pending = asyncio.ensure_future(client.reload(msgspec.structs.replace(client.config, server="127.0.0.1:1")))
+        await asyncio.sleep(0)
+        stopping = asyncio.ensure_future(client.stop(grace_s))
+        await eventually(lambda: server.routes == [])
+        if grace_s:
+            assert not stopping.done()
+            go_on.set()
+        async with asyncio.timeout(10):
+            await stopping
+            assert (await asking)[0] == (200 if grace_s else 502)
+            with pytest.raises(fasttunnel.FasttunnelError, match="stop"):
+                await pending
+        await eventually(lambda: server.status()["links"] == [])
+        go_on.clear()
+
+
 async def test_who_looks_on_sees_the_next_tunnel_too(stack: AsyncExitStack) -> None:
     site = await start_named(stack, "site")
     server = await start_server(stack)

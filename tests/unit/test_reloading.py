@@ -1,6 +1,8 @@
 """A configuration is read again when its file changes, whoever changes it in whatever way."""
 
 import asyncio
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -172,6 +174,26 @@ async def test_a_newer_one_overtakes_one_that_waits(tmp_path: Path) -> None:
         end.reloader.ask()
         await overtaken.wait()
         await eventually(end.has(3))
+
+
+async def test_a_service_manager_hears_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Type=notify-reload wants it (sd_notify(3)), also where the file has a mistake."""
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    with manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        file = tmp_path / "server.toml"
+        file.write_text("max_requests = 1")
+        async with running(file) as end:
+            for text in ("max_requests = 2", "max_requests = "):
+                file.write_text(text)
+                before = time.monotonic_ns() // 1000
+                end.reloader.ask()
+                await eventually(lambda: bool(end.applied) and (len(end.warnings) == 1 or text[-1] == "2"))  # noqa: B023
+                told, ready = manager.recv(100).decode().split("\n"), manager.recv(100)
+                assert told[0] == "RELOADING=1"
+                assert before <= int(told[1].removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
+                assert ready == b"READY=1"
 
 
 def test_secrets_are_not_in_what_is_told() -> None:

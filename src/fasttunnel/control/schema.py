@@ -158,8 +158,9 @@ one; another file is taken while it runs. Tunnels whose token is not valid any m
 over: requests go there, and the old one finishes what it has, WebSockets and streams included, for a day at most; it
 ends with its last request. No request is lost, routes that are gone are 404, and the client keeps its name. A server
 that refuses (the token is not valid, or does not permit the routes; a route is taken) leaves the old tunnel as it was,
-and the reason is said. One that is away is waited for. For a new token of the same identity
-([security.md](security.md#tokens)) this is rotation; to the holder of another name the routes are somebody else's.
+and the reason is said. One that is away is waited for, and so is room for one more tunnel
+(`max_connections_per_address`). For a new token of the same identity ([security.md](security.md#tokens)) this is
+rotation; to the holder of another name the routes are somebody else's.
 
 From Python, `server.reload(config)` and `await client.reload(config)` do the same with a configuration such as
 `msgspec.structs.replace(client.config, connections=2)`, and return what has changed and what needs a restart.
