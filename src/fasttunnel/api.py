@@ -448,7 +448,8 @@ class Client:
 
         A new tunnel registers with the server, beside the old one, and takes over; requests under way finish on the old
         one. While the server is away this waits. Raises ConfigError for what cannot be used, AuthError or RegisterError
-        when the server refuses; all is as before then. With or without a `config` the access log is opened anew.
+        when the server refuses; all is as before then. Calls wait for each other; to have one overtaken, cancel it.
+        With or without a `config` the access log is opened anew.
         """
         if self._access is not None:
             self._access.reopen()

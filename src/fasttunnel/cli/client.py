@@ -142,9 +142,11 @@ def run(given: dict[str, Any]) -> NoReturn:
         # Who it is to the server stays, unless another is asked for.
         kept = ["client_id"] * (wanted.client_id == asked.client_id)
         kept += ["name", "any_name"] * ((wanted.name, wanted.any_name) == (asked.name, asked.any_name))
-        await end.reload(msgspec.structs.replace(wanted, **{name: getattr(end.config, name) for name in kept}))
-        asked, last_time = wanted, last_time.renewed(wanted)
-        if end.started:
+        as_now = {name: getattr(end.config, name) for name in kept}
+        changes = await end.reload(msgspec.structs.replace(wanted, **as_now))
+        asked = wanted
+        if changes.names & {"server", "routes", "client_id"} and end.started:
+            last_time = last_time.renewed(wanted)
             connected()
 
     def work() -> Coroutine[Any, Any, None]:
