@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 from enum import IntEnum
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 
 class FasttunnelError(Exception):
@@ -108,12 +108,15 @@ class ResetCode(IntEnum):
     TUNNEL_LOST = 9
 
 
+ABNORMAL: Final = 1006  # RFC 6455 7.1.5: the connection ends without a Close frame
+
+
 class Answer(NamedTuple):
     """What the public sees of a reset, as long as its answer has not begun."""
 
     http: int  # status of an HTTP answer or of a refused WebSocket handshake; 0: none, the connection is closed
     grpc: GrpcStatus
-    ws_close: int  # close code of an established WebSocket (RFC 6455 7.4.1); 0: none
+    ws_close: int  # close code of an established WebSocket (RFC 6455 7.4.1); 0: none, ABNORMAL: no Close frame
     text: str
 
 
@@ -127,7 +130,7 @@ ANSWERS: dict[ResetCode, Answer] = {
     ResetCode.FLOW_CONTROL_ERROR: Answer(502, GrpcStatus.INTERNAL, 1011, "the tunnel brought more than there was room"),
     ResetCode.TOO_LARGE: Answer(413, GrpcStatus.RESOURCE_EXHAUSTED, 1009, "the message is above a limit of the tunnel"),
     ResetCode.OVERLOADED: Answer(503, GrpcStatus.UNAVAILABLE, 1013, "the tunnel is overloaded, try again"),
-    ResetCode.TUNNEL_LOST: Answer(502, GrpcStatus.UNAVAILABLE, 1001, "the tunnel to the backend was lost"),
+    ResetCode.TUNNEL_LOST: Answer(502, GrpcStatus.UNAVAILABLE, ABNORMAL, "the tunnel to the backend was lost"),
 }
 
 

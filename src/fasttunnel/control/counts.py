@@ -11,14 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final
 
-from fasttunnel.errors import ANSWERS, ResetCode
+from fasttunnel.errors import ABNORMAL, ANSWERS, ResetCode
 
 PROTOCOLS: Final = {1: "http", 2: "grpc", 3: "websocket"}
 DIRECTIONS: Final = ("to_backend", "to_public")
 OTHER: Final = "other"
 OWN: Final = "own"  # requests that a client has sent to itself, to see whether its URLs lead to it
 NO_ROUTE: Final = "none"  # of requests that a client has no backend for
-CLOSED_WITHOUT_WORD: Final = 1006  # RFC 6455 7.1.5: no Close frame has passed
 
 DURATIONS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 """Upper bounds of the histogram of durations: a quick answer, a long poll, a WebSocket that is open for a day."""
@@ -117,5 +116,5 @@ def grpc_status_of(code: int) -> int:
 def close_code_of(code: int) -> int:
     """The same for an open WebSocket. Who was cancelled had gone: nobody was told."""
     if code == ResetCode.CANCELLED:
-        return CLOSED_WITHOUT_WORD
-    return ANSWERS[ResetCode(code)].ws_close or CLOSED_WITHOUT_WORD if code in ANSWERS else 1011
+        return ABNORMAL
+    return ANSWERS[ResetCode(code)].ws_close or ABNORMAL if code in ANSWERS else 1011
