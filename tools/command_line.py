@@ -22,7 +22,8 @@ same. Options of files that have no flag of their own are given by `--set NAME=V
 ## Signals and exit codes
 
 A first Ctrl-C (SIGINT, or SIGTERM) lets requests under way finish, 30 seconds at most, and asks WebSockets to close; a
-second one stops at once. SIGHUP has a server read certificates and tokens, and both ends open their access log anew.
+second one stops at once. SIGHUP has both ends read their configuration again ([Changing it while it
+runs](configuration.md#changing-it-while-it-runs)), with certificates and tokens, and open their access log anew.
 
 | exit code | |
 |---|---|

@@ -7,8 +7,9 @@ far. Towards the backend is "to_backend", towards the public "to_public".
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Final
 
 from fasttunnel.errors import ABNORMAL, ANSWERS, ResetCode
 
@@ -73,6 +74,33 @@ class Counts:
     def unanswered(self, protocol: str, code: int, count: int) -> None:
         """Requests that were reset before the backend's answer: what the public was told instead."""
         self.statuses[protocol, answer_to(code)] += count
+
+
+def together(all_of: Iterable[Counts]) -> Counts:
+    """The sums of several; of round trips the longest."""
+    told = Counts()
+    for counts in all_of:
+        for name, seconds in counts.tunnels.round_trips_s.items():
+            told.tunnels.round_trips_s[name] = max(seconds, told.tunnels.round_trips_s.get(name, 0.0))
+        _add(told, counts)
+    return told
+
+
+def _add(to: Any, other: Any) -> None:
+    """To each field of one dataclass what the other has."""
+    for part in fields(to):
+        mine, others = getattr(to, part.name), getattr(other, part.name)
+        if isinstance(mine, int | float):
+            setattr(to, part.name, mine + others)
+        elif isinstance(mine, list):
+            mine[:] = map(sum, zip(mine, others, strict=True))
+        elif isinstance(mine, Counter):
+            mine.update(others)
+        elif is_dataclass(mine):
+            _add(mine, others)
+        elif part.name != "round_trips_s":
+            for key, value in others.items():
+                _add(mine.setdefault(key, type(value)()), value)
 
 
 def answer_to(code: int) -> int:

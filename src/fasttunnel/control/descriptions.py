@@ -21,6 +21,8 @@ _BOTH = {
     "log_format": "Of events and of the access log: lines for people, or JSON, both with the time. Default: lines as a "
     "terminal shows them, and an access log for people.",
     "log_level": "Events below it are not shown.",
+    "watch_config": "Whether the file of --config is read again when it changes, and the token's with it; SIGHUP has "
+    "them read in any case.",
 }
 
 SERVER: Final = {

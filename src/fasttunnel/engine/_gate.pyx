@@ -59,6 +59,11 @@ cdef class Gate:
         self.routes = routes
         self.outages = outages
         self.waiting = {}
+        self.on_record = on_record
+        self.configure(config)
+
+    def configure(self, config):
+        """What connections and requests go by that begin from now on."""
         self.queue_timeout_s = config.queue_timeout_s
         self.queued_requests = config.queued_requests
         self.head_bytes = config.header_list_bytes
@@ -74,7 +79,6 @@ cdef class Gate:
         self.ws_message_bytes = config.ws_message_bytes
         self.grpc_message_bytes = config.grpc_message_bytes
         self.trusted_proxies = Networks(config.trusted_proxies)
-        self.on_record = on_record
         self.request_id_header = config.request_id_header.lower().encode()
 
     cdef Link find(self, int protocol, bytes host, bytes target):
