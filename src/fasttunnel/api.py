@@ -83,6 +83,7 @@ class ServerLimits(TypedDict, total=False):
     keep_alive_timeout_s: float
     idle_timeout_s: float
     ws_ping_interval_s: float
+    ws_lost_close: Literal[1001, 1006, 1011, 1012, 1013]
     queue_timeout_s: float
     queued_requests: int
     heartbeat_interval_s: float

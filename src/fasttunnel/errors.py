@@ -116,7 +116,7 @@ class Answer(NamedTuple):
 
     http: int  # status of an HTTP answer or of a refused WebSocket handshake; 0: none, the connection is closed
     grpc: GrpcStatus
-    ws_close: int  # close code of an established WebSocket (RFC 6455 7.4.1); 0: none, ABNORMAL: no Close frame
+    ws_close: int  # close code of an established WebSocket (RFC 6455 7.4.1); 0: none
     text: str
 
 
@@ -130,7 +130,7 @@ ANSWERS: dict[ResetCode, Answer] = {
     ResetCode.FLOW_CONTROL_ERROR: Answer(502, GrpcStatus.INTERNAL, 1011, "the tunnel brought more than there was room"),
     ResetCode.TOO_LARGE: Answer(413, GrpcStatus.RESOURCE_EXHAUSTED, 1009, "the message is above a limit of the tunnel"),
     ResetCode.OVERLOADED: Answer(503, GrpcStatus.UNAVAILABLE, 1013, "the tunnel is overloaded, try again"),
-    ResetCode.TUNNEL_LOST: Answer(502, GrpcStatus.UNAVAILABLE, ABNORMAL, "the tunnel to the backend was lost"),
+    ResetCode.TUNNEL_LOST: Answer(502, GrpcStatus.UNAVAILABLE, 1001, "the tunnel to the backend was lost"),
 }
 
 

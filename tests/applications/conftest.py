@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOMAIN = "tunnel.test"  # a public name, to which no application makes an exception, as many do to localhost
 PROGRAMS = Path(os.environ.get("FASTTUNNEL_APPLICATIONS", ROOT / ".venv-applications" / "bin"))
 ENGINES = ("cython", "asyncio")
+# Of a server, so that a short loss of the tunnel shows in no page (docs/applications.md).
+FORGIVING = ("--queue-timeout", "20", "--ws-lost-close", "1006")
 
 
 @pytest.fixture(autouse=True, params=ENGINES, ids=[f"{engine}-{engine}" for engine in ENGINES])

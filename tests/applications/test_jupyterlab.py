@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from tests.applications.browser import CONTROL, SHIFT, Browser, Page
-from tests.applications.conftest import PROGRAMS, free_port, needs, picture, start, start_reach
+from tests.applications.conftest import FORGIVING, PROGRAMS, free_port, needs, picture, start, start_reach
 from tests.support.tunnel import eventually
 
 JUPYTER = PROGRAMS / "jupyter-lab"
@@ -69,7 +69,7 @@ def opened(page: Page, channel: str) -> int:
 @pytest.mark.timeout(240)
 async def test_a_notebook_a_terminal_and_files(stack: AsyncExitStack, browser: Browser, tmp_path: Path) -> None:
     port = await start_jupyter(stack, tmp_path, "--ServerApp.allow_remote_access=True")
-    reach = await start_reach(stack, port, "lab", tls=True, server=("--queue-timeout", "20"))
+    reach = await start_reach(stack, port, "lab", tls=True, server=FORGIVING)
 
     # A cell prints in steps, and each is seen before the next.
     page = await browser.page()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.applications.browser import Browser
-from tests.applications.conftest import PROGRAMS, ROOT, free_port, needs, start, start_reach
+from tests.applications.conftest import FORGIVING, PROGRAMS, ROOT, free_port, needs, start, start_reach
 from tests.support.tunnel import eventually
 
 STREAMLIT = PROGRAMS / "streamlit"
@@ -21,7 +21,7 @@ async def test_a_session_lives_on(stack: AsyncExitStack, browser: Browser, tmp_p
     options = ("--server.headless=true", "--browser.gatherUsageStats=false", "--server.fileWatcherType=none")
     address = ("--server.address=127.0.0.1", f"--server.port={port}")
     await start(stack, port, tmp_path / "streamlit.log", str(STREAMLIT), "run", str(APP), *options, *address)
-    reach = await start_reach(stack, port, "counter", tls=True, server=("--queue-timeout", "20"))
+    reach = await start_reach(stack, port, "counter", tls=True, server=FORGIVING)
     page = await browser.page()
     await page.open(reach.url)
     await page.text("body", "counted to 0")

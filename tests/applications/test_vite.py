@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from tests.applications.browser import Browser
-from tests.applications.conftest import DOMAIN, free_port, needs, picture, start, start_reach
+from tests.applications.conftest import DOMAIN, FORGIVING, free_port, needs, picture, start, start_reach
 from tests.support import programs
 from tests.support.tunnel import eventually
 
@@ -41,7 +41,7 @@ def edit(path: Path, old: str, new: str) -> None:
 @pytest.mark.timeout(180)
 async def test_edits_are_seen_without_a_reload(stack: AsyncExitStack, browser: Browser, tmp_path: Path) -> None:
     port, sources = await start_vite(stack, tmp_path, ALLOWED)
-    reach = await start_reach(stack, port, "page", tls=True, server=("--queue-timeout", "20"))
+    reach = await start_reach(stack, port, "page", tls=True, server=FORGIVING)
     page = await browser.page()
     await page.open(reach.url)
     await page.text("#greeting", "Hello from Vite")

@@ -140,6 +140,12 @@ async def pinged(house: House) -> bool:
         return ping.type is aiohttp.WSMsgType.PING
 
 
+async def lost(house: House) -> bool:
+    async with (await house.session()).ws_connect(f"{house.url}/websocket") as socket:
+        await house.client.stop(0)  # type: ignore[attr-defined]
+        return (await socket.receive()).data == 1012
+
+
 async def leave(house: House) -> None:
     await house.client.stop()  # type: ignore[attr-defined]
 
@@ -224,6 +230,7 @@ SERVER: dict[str, tuple[Any, Look]] = {
     "keep_alive_timeout_s": (0.05, kept),
     "idle_timeout_s": (0.1, idle),
     "ws_ping_interval_s": (0.05, pinged),
+    "ws_lost_close": (1012, lost),
     "queue_timeout_s": (20.0, queued),
     "queued_requests": (0, not_queued),
     "request_id_header": ("x-name", named),

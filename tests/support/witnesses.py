@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from tests.support import http2
-from tests.support.frames import TEXT, accept_upgrade, ask_upgrade, expect_upgrade, frame, read_frame
+from tests.support.frames import CLOSE, TEXT, accept_upgrade, ask_upgrade, expect_upgrade, frame, read_frame
 from tests.support.grpc_peers import Context, Note, Notes, open_channel, start_grpc
 from tests.support.raw import Peer, RawBackend, answer, connect, request, start_raw
 from tests.support.tunnel import WAIT_S, eventually
@@ -128,7 +128,9 @@ class Witnesses:
         assert await self.begun.ended(), "without the last chunk"
         assert (await self.stream.done()).reset is not None
         assert await self._status() is grpc.StatusCode.UNAVAILABLE
-        assert await self.socket.to_end() == b""
+        last = await read_frame(self.socket)
+        assert (last.opcode, last.payload[:2]) == (CLOSE, (1001).to_bytes(2, "big"))
+        assert await self.socket.ended()
 
     async def public_is_cut(self) -> None:
         """Nobody is left to tell anything."""

@@ -22,7 +22,7 @@ def test_codes_are_those_of_the_contract() -> None:
         (ResetCode.FLOW_CONTROL_ERROR, 502, GrpcStatus.INTERNAL, 1011),
         (ResetCode.TOO_LARGE, 413, GrpcStatus.RESOURCE_EXHAUSTED, 1009),
         (ResetCode.OVERLOADED, 503, GrpcStatus.UNAVAILABLE, 1013),
-        (ResetCode.TUNNEL_LOST, 502, GrpcStatus.UNAVAILABLE, 1006),
+        (ResetCode.TUNNEL_LOST, 502, GrpcStatus.UNAVAILABLE, 1001),
     ],
 )
 def test_answer(code: ResetCode, http: int, grpc: GrpcStatus, ws_close: int) -> None:

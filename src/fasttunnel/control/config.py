@@ -136,6 +136,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     keep_alive_timeout_s: Positive = limits.KEEP_ALIVE_TIMEOUT_S
     idle_timeout_s: NotNegative = limits.IDLE_TIMEOUT_S
     ws_ping_interval_s: NotNegative = limits.WS_PING_INTERVAL_S
+    ws_lost_close: Literal[1001, 1006, 1011, 1012, 1013] = 1001
     queue_timeout_s: NotNegative = limits.QUEUE_TIMEOUT_S
     queued_requests: Size = limits.QUEUED_REQUESTS
     heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
@@ -307,8 +308,8 @@ def _applies(**names: str) -> dict[str, Applies]:
 OF_SERVER = _applies(
     live="token tokens_file max_failed_logins max_connections_per_address target_bytes body_bytes max_connections "
     "max_requests max_requests_per_tunnel ws_message_bytes grpc_message_bytes head_timeout_s keep_alive_timeout_s "
-    "idle_timeout_s ws_ping_interval_s queue_timeout_s queued_requests request_id_header drain_timeout_s access_log "
-    "log_level watch_config",
+    "idle_timeout_s ws_ping_interval_s ws_lost_close queue_timeout_s queued_requests request_id_header "
+    "drain_timeout_s access_log log_level watch_config",
     new_connections="public_url cert key client_ca trusted_proxies initial_window max_fragment header_list_bytes "
     "max_window window_budget heartbeat_interval_s",
     restart="listen tunnel domain reuse_port tls admin tap log_format",

@@ -8,6 +8,7 @@ from fasttunnel.engine._out cimport out_append, out_reserve
 
 cdef enum:
     CANCELLED = 1
+    TUNNEL_LOST = 9
     ABNORMAL = 1006
     SERVICE_RESTART = 1012              # 1001 would tell many a page not to connect again
 
@@ -92,11 +93,8 @@ cdef class PublicWebSocket(WebSocketConn):
         return 0
 
     cdef int on_reset(self, uint32_t code, bytes text) except -1:
-        """The far side ended abnormally: say so in a Close frame, unless a frame is half written.
-
-        A tunnel that is lost looks like any connection that is lost: what closes in order is not opened again by many.
-        """
-        cdef int close_code = close_code_of(code)
+        """The far side ended abnormally: say so in a Close frame, unless a frame is half written."""
+        cdef int close_code = close_code_of(code) if code != TUNNEL_LOST else self.lost_close
         if close_code != ABNORMAL:
             self.write_close(close_code, explain(code, text))
         return self.close()

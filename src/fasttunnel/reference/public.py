@@ -421,7 +421,9 @@ class PublicConnection:
             return exchange.finish()
         exchange.status = 0
         config = self.gate.config
-        await WebSocketRelay(exchange, stream, answer, config.ws_message_bytes, config.ws_ping_interval_s).run()
+        await WebSocketRelay(
+            exchange, stream, answer, config.ws_message_bytes, config.ws_ping_interval_s, config.ws_lost_close
+        ).run()
 
     async def _answer_handshake(
         self, stream: Http1Stream, answer: WebSocketResponse, key: bytes, request_id: str

@@ -28,6 +28,7 @@ class WebSocketRelay:
         answer: WebSocketResponse,
         max_message_bytes: int,
         ping_interval_s: float = 0,
+        lost_close: int = ABNORMAL,
     ) -> None:
         self._exchange = exchange
         self._stream = stream
@@ -41,6 +42,7 @@ class WebSocketRelay:
         self._dismissed = False  # our own Close frame has been sent: what the far side still says is dropped
         self._close_received = asyncio.Event()
         self._ping_interval_s = ping_interval_s  # 0: no pings of ours
+        self._lost_close = lost_close  # code of the Close frame when the tunnel is lost; ABNORMAL: none is sent
         self._heard = self._pinged = False  # since the last tick; and not answered yet
 
     async def run(self) -> None:
@@ -165,12 +167,9 @@ class WebSocketRelay:
         )
 
     async def _break_off(self, reset: RequestReset) -> None:
-        """An abnormal end: a Close frame for the public, and for who has broken the protocol, where one can be sent.
-
-        A tunnel that is lost looks like any connection that is lost: what closes in order is not opened again by many.
-        """
+        """An abnormal end: a Close frame for the public, and for who has broken the protocol, where one can be sent."""
         reader, writer = self._stream.reader, self._stream.writer
-        code = ANSWERS[reset.code].ws_close or 1011
+        code = self._lost_close if reset.code is ResetCode.TUNNEL_LOST else ANSWERS[reset.code].ws_close or 1011
         told = self._public and code != ABNORMAL
         polite = (told or self._violated) and not self._close_sent and not self._encoder.inside_frame
         if self._stuck or not (polite or self._public):
