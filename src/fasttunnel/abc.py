@@ -1,7 +1,7 @@
 """What an engine has to offer. The Cython data plane satisfies this; so can anything that speaks the wire contract."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from fasttunnel.control.auth import Authenticator
 from fasttunnel.control.config import ClientConfig, RouteSpec, ServerConfig
@@ -41,6 +41,9 @@ class ServerEngine(Protocol):
     async def wait_closed(self) -> None:
         """Returns once stopped."""
 
+    def reload(self, config: ServerConfig) -> None:
+        """What begins from now on goes by this configuration. Raises ConfigError, and nothing has changed then."""
+
     def review(self) -> None:
         """Look at tokens and certificates now, and end the tunnels that may not be any more."""
 
@@ -57,7 +60,9 @@ class ServerEngine(Protocol):
 class ClientEngine(Protocol):
     """The end beside the backends: dials the server, registers the routes, opens connections to backends."""
 
-    def __init__(self, config: ClientConfig, *, events: Events) -> None: ...
+    def __init__(self, config: ClientConfig, *, events: Events, after: Self | None = None) -> None:
+        """`after`: the engine whose tunnels this one is to take over. It is the same client to the server, which leaves
+        the tunnels of that one alone until it stops."""
 
     @property
     def name(self) -> str:

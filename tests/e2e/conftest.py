@@ -15,8 +15,8 @@ from tests.support.tunnel import Tunnel, start_tunnel
 
 ENGINES = ("cython", "asyncio")
 CELLS = [(server, client) for server in ENGINES for client in ENGINES]
-# The demo has both ends in one program, with one engine.
-ALIKE = ("test_demo",)
+# The demo has both ends in one program, with one engine; an option is of one end.
+ALIKE = ("test_demo", "test_reload_options")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -23,6 +23,7 @@ LAYERS = """
     control.names
     control.config control.outage control.tokens control.kinds control.descriptions
     control.sources control.schema control.files
+    control.changes
     control.auth control.log control.taps control.trace control.certificates
     control.own_token control.login control.last_time
     control.registration control.access_lines control.redaction
@@ -63,6 +64,7 @@ LAYERS = """
     admin.metrics admin.tap
     admin.pages
     admin.port
+    succession
     api
     fasttunnel
     installation
@@ -71,7 +73,7 @@ LAYERS = """
     doctor.client doctor.server
     doctor
     cli.traffic cli.first_url cli.tap_lines
-    cli.options cli.running cli.screen cli.live cli.lines
+    cli.options cli.running cli.screen cli.live cli.lines cli.reloading
     cli.server_screen cli.client_screen
     cli.client_checks
     demo.demo_pb2

@@ -75,10 +75,7 @@ class AccessLog:
     def _open(self) -> int:
         if self._path == STDOUT:
             return sys.__stdout__.fileno() if sys.__stdout__ is not None else 1
-        try:
-            return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except OSError as error:
-            raise ConfigError(f"the access log {self._path} cannot be opened", detail=describe(error)) from None
+        return _open(self._path)
 
     # -- on the event loop
 
@@ -113,6 +110,14 @@ class AccessLog:
         if self._sparing.permits(reason):
             self._warn(f"access log {self._path}: {reason}; {self._lost} lines are lost so far, requests go on")
 
+    def move(self, path: str) -> None:
+        """Go on in another file. Raises ConfigError when it cannot be opened."""
+        if path != self._path:
+            if path != STDOUT:
+                os.close(_open(path))
+            self._path = path
+            self.reopen()
+
     def reopen(self) -> None:
         """The file has been moved away (logrotate): go on in a new one."""
         self._reopening = True
@@ -136,17 +141,19 @@ class AccessLog:
             size = batch.size
             self._write(batch)
             self._written += size
-        if self._path != STDOUT:
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._file > 2:  # standard output is not ours
             os.close(self._file)
 
     def _reopen(self) -> None:
-        if self._path == STDOUT:
-            return
         try:
             file = self._open()
         except ConfigError as error:
             return self._tell(0, f"it goes on in the old file, for it cannot be opened anew: {error.detail}")
-        os.close(self._file)
+        if file != self._file:
+            self._close_file()
         self._file, self._broken = file, False
 
     def _write(self, batch: Batch) -> None:
@@ -165,3 +172,11 @@ class AccessLog:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has been closed
                 self._loop.call_soon_threadsafe(self._lose, lost, reason)
+
+
+def _open(path: str) -> int:
+    """Raises ConfigError."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise ConfigError(f"the access log {path} cannot be opened", detail=describe(error)) from None

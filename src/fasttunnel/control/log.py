@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 from fasttunnel import limits
+from fasttunnel.control.changes import Changes
 from fasttunnel.control.routes import Route
 
 _logger = logging.getLogger("fasttunnel")
@@ -110,6 +111,13 @@ class Events:
     def backend_failed(self, backend: str, reason: str) -> None:
         """Client: a connection to a backend could not be made. The public is told neither to where nor why."""
         self._write(f"backend    {backend} cannot be reached: {reason}")
+
+    def reloaded(self, changes: Changes[Any]) -> None:
+        """Another configuration is in force."""
+        for line in changes.lines():
+            self._write(f"reloaded   {line}")
+        if changes.needs_restart:
+            self.warning(changes.rest)
 
     def warning(self, text: str) -> None:
         """Something to know that is no reason to stop."""

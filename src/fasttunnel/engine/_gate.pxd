@@ -25,6 +25,7 @@ cdef class Gate:
     cdef double head_timeout_s
     cdef double keep_alive_timeout_s
     cdef double ws_ping_interval_s
+    cdef int ws_lost_close
     cdef long max_connections           # of each of these 0: no limit
     cdef long max_requests
     cdef size_t max_requests_per_tunnel

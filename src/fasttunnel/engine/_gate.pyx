@@ -59,6 +59,11 @@ cdef class Gate:
         self.routes = routes
         self.outages = outages
         self.waiting = {}
+        self.journal = journal
+        self.configure(config)
+
+    def configure(self, config):
+        """What connections and requests go by that begin from now on."""
         self.queue_timeout_s = config.queue_timeout_s
         self.queued_requests = config.queued_requests
         self.head_bytes = config.header_list_bytes
@@ -66,6 +71,7 @@ cdef class Gate:
         self.head_timeout_s = config.head_timeout_s
         self.keep_alive_timeout_s = config.keep_alive_timeout_s
         self.ws_ping_interval_s = config.ws_ping_interval_s
+        self.ws_lost_close = config.ws_lost_close
         self.max_connections = config.max_connections
         self.max_requests = config.max_requests
         self.max_requests_per_tunnel = config.max_requests_per_tunnel
@@ -73,7 +79,6 @@ cdef class Gate:
         self.ws_message_bytes = config.ws_message_bytes
         self.grpc_message_bytes = config.grpc_message_bytes
         self.trusted_proxies = Networks(config.trusted_proxies)
-        self.journal = journal
         self.request_id_header = config.request_id_header.lower().encode()
 
     cdef Link find(self, int protocol, bytes host, bytes target):

@@ -442,10 +442,13 @@ cdef class Link(Carrier):
         """How long the way to the peer and back takes: windows grow where it is long."""
         self.round_trip_s = round_trip_s
 
-    def drain(self):
-        """No new requests on this link; those under way go on, but WebSockets, which might for ever, are closed in order."""
+    def drain(self, bint unhurried=False):
+        """No new requests on this link; those under way go on, but WebSockets, which might for ever, are closed in order.
+        `unhurried`: they may as well."""
         cdef Exchange exchange
         self.draining = True
+        if unhurried:
+            return
         for exchange in self.exchanges():
             if exchange.protocol == PROTO_WEBSOCKET and isinstance(exchange.endpoint, Conn):
                 (<Conn>exchange.endpoint).leave()

@@ -424,6 +424,7 @@ cdef class PublicHttp1(Conn):
         successor.exchange = exchange
         exchange.status = 0
         self.take_over(successor)
+        successor.lost_close = self.gate.ws_lost_close
         successor.watch(self.gate.ws_ping_interval_s)
         if self.gate.draining or (<Link>exchange.carrier).draining:
             successor.leave()
