@@ -115,8 +115,8 @@ cdef class Journal:
         return batch
 
     def last(self, Py_ssize_t n):
-        """The last n requests, the newest last: when each has ended, and its record."""
-        cdef Py_ssize_t skipped = max(self.full_count + self.fresh_count - n, 0)
+        """The last n requests, if so many are kept, the newest last: when each has ended, and its record."""
+        cdef Py_ssize_t skipped = max(self.full_count + self.fresh_count - min(n, self.keeps), 0)
         cdef list found = []
         if skipped < self.full_count:
             found = read_all(&self.full, passed(&self.full, skipped))
