@@ -16,7 +16,7 @@ from tests.support.tunnel import Tunnel, start_tunnel
 
 ENGINES = ("cython", "asyncio")
 CELLS = [(server, client) for server in ENGINES for client in ENGINES]
-# Where one end alone is looked at, or processes are, which take their time to start: two cells have each engine at each.
+# Where one end alone is looked at, or processes are, which take long to start: two cells have each engine at each end.
 ALIKE = (
     "test_command_line",
     "test_demo",
