@@ -148,7 +148,7 @@ async def test_a_link_that_is_silent_is_given_up(stack: AsyncExitStack) -> None:
     """Nothing is closed and nothing comes: the missing heartbeats tell. Both ends go on without it."""
     backend = await start_raw(stack)
     server_events = Recorder()
-    server = await start_server(stack, server_events, heartbeat_interval_s=0.05)
+    server = await start_server(stack, server_events, heartbeat_interval_s=0.2)
     relay = await start_relay(stack, server.tunnel)
     events = Recorder()
     await start_client(stack, relay.address, [backend.url], events, **QUICK)

@@ -125,11 +125,9 @@ async def start_proxy(
     stack: AsyncExitStack, folder: Path, public: int, command: Callable[..., list[str]], **options: Any
 ) -> int:
     """The proxy in front of the server's public port; its own port of HTTPS."""
-    listeners = [bind(), bind()]
-    https, http = (listener.getsockname()[1] for listener in listeners)
+    with bind() as one, bind() as other:  # both at once, so that they differ
+        https, http = (listener.getsockname()[1] for listener in (one, other))
     given = command(folder, {"https": https, "http": http, "public": public, **options.pop("ports", {})}, **options)
-    for listener in listeners:
-        listener.close()
     environment = {**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     process = await start_child(given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
     stack.push_async_callback(process.kill)
