@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self
 from fasttunnel.control.auth import Authenticator
 from fasttunnel.control.config import ClientConfig, RouteSpec, ServerConfig
 from fasttunnel.control.counts import Counts
-from fasttunnel.control.log import Events
+from fasttunnel.control.log import Ended, Events
 from fasttunnel.control.routes import RouteTable
 from fasttunnel.control.taps import Taps
 
@@ -50,6 +50,9 @@ class ServerEngine(Protocol):
     def status(self) -> dict[str, Any]:
         """Counts and links, for people and tests."""
 
+    def last_requests(self, n: int) -> list[Ended]:
+        """The last n that have finished, the newest last, if Events.keeps_last asks for so many."""
+
     def counts(self) -> Counts:
         """What has been since the start, and is under way, for metrics."""
 
@@ -90,6 +93,9 @@ class ClientEngine(Protocol):
 
     def status(self) -> dict[str, Any]:
         """Counts and connections, for people and tests."""
+
+    def last_requests(self, n: int) -> list[Ended]:
+        """As for the server."""
 
     def counts(self) -> Counts:
         """As for the server."""

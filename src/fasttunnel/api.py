@@ -34,7 +34,7 @@ from fasttunnel.control.config import (
 )
 from fasttunnel.control.counts import Counts
 from fasttunnel.control.files import check_files
-from fasttunnel.control.log import Events, guard
+from fasttunnel.control.log import Ended, Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.control.sources import client_config, server_config
 from fasttunnel.control.taps import Taps
@@ -298,6 +298,10 @@ class Server:
         """Counts and links."""
         return self._running.status()
 
+    def last_requests(self, n: int) -> list[Ended]:
+        """The last n that have finished, the newest last: when, and the record. `Events.keeps_last` bounds them."""
+        return _last(self._engine, n)
+
     def counts(self) -> Counts | None:
         """What has been since the start, and is under way; None where an engine of one's own does not count."""
         counts = getattr(self._running, "counts", None)
@@ -517,6 +521,10 @@ class Client:
         _ = self._running
         return self._engines.counts()
 
+    def last_requests(self, n: int) -> list[Ended]:
+        """The last n that have finished, the newest last: when, and the record. `Events.keeps_last` bounds them."""
+        return _last(self._engines.current, n)
+
     async def _check_host(self) -> None:
         """A name that does not exist is a mistake to be told at once; a network that is down for now is not."""
         host, port = parse_address(self.config.server)
@@ -633,6 +641,12 @@ async def _open_admin(
     port = AdminPort(end.config.admin, subject, end._events.warning, reuse_port=reuse_port, tap=end.config.tap)
     await port.start()
     return port
+
+
+def _last(engine: object, n: int) -> list[Ended]:
+    """None before the start, or where an engine of one's own keeps none."""
+    last = getattr(engine, "last_requests", None)
+    return last(n) if last is not None else []
 
 
 def _access_log(config: ServerConfig | ClientConfig, events: Events | None) -> AccessLog | None:

@@ -182,6 +182,9 @@ SAME_LINE_S: Final = 10.0
 CLIENT_ID: Final = 128
 """Characters of the name of a client: it is remembered, and shown in logs."""
 
+ACCESS_LOG_BYTES: Final = 16 * 1024 * 1024
+"""Records that wait for a disk that is slow; beyond it lines are lost, and counted."""
+
 # -- counting ---------------------------------------------------------------------------------------------------------
 
 COUNTED_ROUTES: Final = 100

@@ -26,7 +26,8 @@ LAYERS = """
     control.changes
     control.auth control.log control.taps control.trace control.certificates
     control.own_token control.login control.last_time
-    control.registration control.access control.redaction
+    control.registration control.access_lines control.redaction
+    control.access
     control.view
     abc
     reach.http2 reach.backends reach.admin
@@ -35,7 +36,9 @@ LAYERS = """
     _core
     engine._nghttp2 engine._system engine._grpc engine._openssl engine._out
     engine._exchange engine._tls
-    engine._tally
+    engine._tally engine._record
+    engine._lines
+    engine._journal
     engine._socket
     engine._io
     engine._http1 engine._http2 engine._websocket engine._listener
@@ -44,7 +47,6 @@ LAYERS = """
     engine._public_http2 engine._public_websocket engine._backend_http1 engine._backend_http2
     engine._public_http1 engine._backend_websocket
     engine._backends
-    engine.recording
     engine.server
     engine.client
     reference.messages

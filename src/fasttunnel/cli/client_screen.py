@@ -9,6 +9,7 @@ from rich.console import Console
 from fasttunnel.api import Client
 from fasttunnel.cli.live import LiveStatus, Row, round_trip
 from fasttunnel.cli.screen import Screen
+from fasttunnel.cli.traffic import Traffic
 from fasttunnel.control.changes import Changes
 from fasttunnel.control.config import Backend, ClientConfig
 from fasttunnel.reach.backends import BackendWatch
@@ -126,4 +127,4 @@ class ClientScreen(Screen):
 
 
 def live_status(screen: ClientScreen, end: Client) -> LiveStatus:
-    return LiveStatus(screen.console, screen.traffic, end.status, screen.tunnel_row, screen.route_rows)
+    return LiveStatus(screen.console, Traffic(end.last_requests), end.status, screen.tunnel_row, screen.route_rows)

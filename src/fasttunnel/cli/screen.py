@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from fasttunnel.cli.traffic import Traffic
+from fasttunnel.cli.traffic import KEPT
 from fasttunnel.control.changes import Changes
 from fasttunnel.control.log import Events, timestamp
 from fasttunnel.version import __version__
@@ -41,9 +41,7 @@ class Screen(Events):
     ) -> None:
         super().__init__()
         self._level = level
-        self.traffic = Traffic()
-        if live:
-            self.request_done = self.traffic.take
+        self.keeps_last = KEPT if live else 0
         self.console = console or LastingConsole(highlight=False)
         self._timed = timed  # each line begins with the time
 

@@ -5,7 +5,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from fasttunnel import limits
 from fasttunnel.control.changes import Changes
@@ -36,6 +36,9 @@ class RequestRecord(NamedTuple):
     peer: str = ""  # at the server the address that asked, at the client the backend
 
 
+Ended = tuple[float, RequestRecord]  # when, as of time.time()
+
+
 def timestamp(now_s: float) -> str:
     """Of time.time(), in UTC: 2026-11-25T12:00:00.123Z."""
     return f"{_second(int(now_s))}.{int(now_s % 1 * 1000):03}Z"
@@ -52,10 +55,19 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+class RecordLog(Protocol):
+    """What takes the records of an engine in batches: control.access.AccessLog."""
+
+    def ready(self, journal: Any) -> None:
+        """`journal.take()` hands over what there is; called when the first record has come since the last time."""
+
+
 class Events:
     """What engines report. Every line goes to `write`, by default to the logger "fasttunnel".
 
-    `request_done` is None unless records of finished requests are wanted: engines then make none.
+    `request_done` is None unless it is to be called with the record of each finished request. `keeps_last` is how many
+    of the last ones are to be had from `Server.last_requests` and `Client.last_requests`, which costs far less. Where
+    neither is wanted, nor an access log, engines make no records.
     `tap` is None unless the TunnelMessages themselves are wanted: `tap(tunnel, sent, message)` is then called for each
     one as it is sent or has come, with the address of the tunnel's far end ("10.0.0.7:50123", at the client the
     server's as configured) and the encoded message. It costs a copy of everything and is meant for tests and for
@@ -63,6 +75,8 @@ class Events:
     """
 
     request_done: Callable[[RequestRecord], None] | None = None
+    keeps_last: int = 0
+    access: RecordLog | None = None  # set by Server and Client, for the engine
     tap: Callable[[str, bool, bytes], None] | None = None
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
@@ -130,11 +144,11 @@ class Sparing:
 
 
 class _Guard:
-    def __init__(self, events: Events, access: Callable[[RequestRecord], None] | None) -> None:
+    def __init__(self, events: Events, access: RecordLog | None) -> None:
         self._events = events
         done = events.request_done
-        told = functools.partial(self._call, "request_done", done) if done is not None else None
-        self.request_done = _both(access, told) if access and told else access or told
+        self.request_done = functools.partial(self._call, "request_done", done) if done is not None else None
+        self.access = access
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._events, name)
@@ -148,19 +162,9 @@ class _Guard:
             _logger.exception("Events.%s failed", name)
 
 
-def _both(
-    one: Callable[[RequestRecord], None], other: Callable[[RequestRecord], None]
-) -> Callable[[RequestRecord], None]:
-    def tell(record: RequestRecord) -> None:
-        one(record)
-        other(record)
-
-    return tell
-
-
-def guard(events: Events, access: Callable[[RequestRecord], None] | None = None) -> Events:
+def guard(events: Events, access: RecordLog | None = None) -> Events:
     """The same events; what fails in them goes to the logger "fasttunnel" and never reaches the traffic.
 
-    `access` is told of finished requests as well.
+    `access` gets the records of finished requests as well.
     """
     return cast(Events, _Guard(events, access))

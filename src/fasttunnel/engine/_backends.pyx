@@ -5,8 +5,9 @@ from fasttunnel.engine._backend_http1 cimport open_request
 from fasttunnel.engine._backend_http2 cimport open_call
 from fasttunnel.engine._backend_websocket cimport open_websocket
 from fasttunnel.engine._exchange cimport Endpoint, Exchange
-from fasttunnel.engine._tally cimport Tallies, label_of
-from fasttunnel.engine._target cimport Plan, text_of
+from fasttunnel.engine._record cimport label_of, slice_of
+from fasttunnel.engine._tally cimport Tallies
+from fasttunnel.engine._target cimport Plan, Target, text_of
 from fasttunnel.control import counts
 
 
@@ -41,8 +42,9 @@ cdef class Backends(Acceptor):
             exchange.method = plan.url
         self.tallies.began(exchange, self.tally(found[0]) if found is not None else None)
         if self.recording:
-            exchange.label = label_of(text_of(&m.method) if m.kind != MSG_WS_REQUEST else b"GET", plan.host, plan.url,
-                                      text_of(&m.trace_id), str(found[1]) if found is not None else "")
+            exchange.label = label_of(m.method if m.kind != MSG_WS_REQUEST else slice_of(b"GET"), slice_of(plan.host),
+                                      slice_of(plan.url), m.trace_id,
+                                      slice_of((<Target>found[1]).name if found is not None else None))
         if found is None:
             return None
         route, plan.target = found

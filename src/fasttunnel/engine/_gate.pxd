@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fasttunnel._core cimport Buf
 from fasttunnel.engine._exchange cimport Endpoint, Exchange
 from fasttunnel.engine._io cimport Conn, Reactor
+from fasttunnel.engine._journal cimport Journal
 from fasttunnel.engine._link cimport Link
 
 
@@ -33,7 +34,7 @@ cdef class Gate:
     cdef uint64_t grpc_message_bytes
     cdef object trusted_proxies         # control.forwarding.Networks
     cdef bytes request_id_header        # field of answers that has the request_id, in lower case; empty: none
-    cdef public object on_record        # of requests that go into no tunnel, as Link.on_record; None: nobody asks for records
+    cdef Journal journal                # of requests that go into no tunnel as well; None: nobody asks for records
     cdef readonly bint closing          # each public connection ends with its next answer
     cdef readonly bint draining         # and nothing new is taken
 

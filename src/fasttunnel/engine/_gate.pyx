@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from fasttunnel._core cimport PROTO_GRPC, buf_append, hdr_append
 from fasttunnel.engine._link cimport make_request_id
-from fasttunnel.engine._tally cimport label_of
+from fasttunnel.engine._record cimport label_of, slice_of
 from fasttunnel.control.forwarding import Networks, forwarding_fields
 from fasttunnel.errors import ANSWERS, ResetCode
 
@@ -54,12 +54,12 @@ cdef bytes explain(uint32_t code, bytes text):
 
 
 cdef class Gate:
-    def __init__(self, Reactor reactor, routes, outages, config, on_record):
+    def __init__(self, Reactor reactor, routes, outages, config, Journal journal):
         self.reactor = reactor
         self.routes = routes
         self.outages = outages
         self.waiting = {}
-        self.on_record = on_record
+        self.journal = journal
         self.configure(config)
 
     def configure(self, config):
@@ -163,17 +163,20 @@ cdef class Gate:
         self.reactor.tallies.began(exchange, self.found)
         if exchange.protocol == PROTO_GRPC:
             exchange.method = target
-        if self.on_record is not None:
-            exchange.label = label_of(method, host, target, trace_id, visitor.address.decode())
+        if self.journal is not None:
+            exchange.label = label_of(slice_of(method), slice_of(host), slice_of(target), slice_of(trace_id),
+                                      slice_of(visitor.address))
         return 0
 
     cdef int refused(self, RequestId *request_id, int protocol, int status, bytes method, bytes host, bytes target,
                      Visitor visitor) except -1:
         request_id.length = make_request_id(request_id.text, protocol)
         self.reactor.tallies.refused(protocol, status)
-        if self.on_record is not None:
-            self.on_record(None, request_id.text[:request_id.length].decode("latin-1"), protocol, label_of(method, host, target, None, visitor.address.decode()), "",
-                           grpc_refusal(status) if protocol == PROTO_GRPC else status, None, 0, 0, 0, 0, 0.0)
+        if self.journal is not None:
+            self.journal.refused(request_id.text, request_id.length, protocol,
+                                 grpc_refusal(status) if protocol == PROTO_GRPC else status,
+                                 label_of(slice_of(method), slice_of(host), slice_of(target), slice_of(None),
+                                          slice_of(visitor.address)))
         return 0
 
 

@@ -14,7 +14,7 @@ from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import Backend, ClientConfig, RouteSpec, parse_address
 from fasttunnel.control.counts import Counts
-from fasttunnel.control.log import Events, Sparing, one_line
+from fasttunnel.control.log import Ended, Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import RouteTable, at_host, by_protocol
 from fasttunnel.control.taps import Taps
@@ -23,13 +23,13 @@ from fasttunnel.control.watch import FileWatch
 from fasttunnel.engine._backends import Backends
 from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._io import Reactor
+from fasttunnel.engine._journal import Journal, journal_of
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._target import Target
 from fasttunnel.engine._tls import TlsContext
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import connect
-from fasttunnel.engine.recording import recorder
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, describe
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Register, Registered, TunnelMessage
 
@@ -67,6 +67,7 @@ class ClientEngine:
         self._config = config
         self._events = events
         self.taps: Taps = after.taps if after is not None else Taps(tuple, events.tap)
+        self._journal: Journal | None = after._journal if after is not None else journal_of(events)
         # One that takes over is the same client, with other connections beside those that are up.
         self._instance_id: str = after._instance_id if after is not None else secrets.token_hex(8)
         self._client_id: str = config.client_id
@@ -145,8 +146,7 @@ class ClientEngine:
         self._renew()
         self._reactor = Reactor(asyncio.get_running_loop())
         self._reactor.on_error = self.warning
-        self._on_record = recorder(self._events.request_done, lambda link: self._client_id)
-        self._acceptor = Backends(self._routes, self._reactor.tallies, self._on_record is not None)
+        self._acceptor = Backends(self._routes, self._reactor.tallies, self._journal is not None)
 
     async def check_login(self) -> None:
         self._knocks = True
@@ -263,6 +263,9 @@ class ClientEngine:
             "requests": self._requests + sum(link.requests for link in links),
             "round_trip_s": beat.round_trip_s if beat else None,
         }
+
+    def last_requests(self, n: int) -> list[Ended]:
+        return self._journal.last(n) if self._journal is not None else []
 
     def counts(self) -> Counts:
         links = [tunnel.link for tunnel in self._tunnels if tunnel.link is not None]
@@ -391,7 +394,7 @@ class ClientEngine:
         tunnel.link = link
         link.far_end = self._config.server
         self.taps.attend(link)
-        link.on_record = self._on_record
+        link.journal, link.client_id = self._journal, self._client_id.encode()
         if self._knocks:
             return link.send_control(knock().SerializeToString())
         register = Register(
@@ -431,6 +434,7 @@ class ClientEngine:
         # The name that the server gave is kept: it makes us the same client when we come back.
         if is_name(registered.client_id):
             self._client_id = registered.client_id or self._client_id
+        link.client_id = self._client_id.encode()
         if not self.urls and (warning := unnamed(self._config, registered)):
             self._events.warning(warning)
         self.name = name_given(registered) or self.name

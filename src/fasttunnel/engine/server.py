@@ -15,7 +15,7 @@ from fasttunnel.control.auth import Authenticator, Identity, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
-from fasttunnel.control.log import Events, Sparing
+from fasttunnel.control.log import Ended, Events, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import Registrar, fragment_for, unhurried
 from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
@@ -25,6 +25,7 @@ from fasttunnel.control.watch import FileWatch
 from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._gate import Gate
 from fasttunnel.engine._io import Reactor
+from fasttunnel.engine._journal import journal_of
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._listener import Listener
 from fasttunnel.engine._metered_link import metered
@@ -33,7 +34,6 @@ from fasttunnel.engine._tls import TlsContext
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import listening_sockets
-from fasttunnel.engine.recording import recorder
 from fasttunnel.errors import GrpcStatus, ListenError, RouteTaken, describe
 from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Registered, TunnelMessage
@@ -113,10 +113,10 @@ class ServerEngine:
         self._reactor.on_error = self._reactor.on_trouble = self.warning
         if self._config.max_connections_per_address:
             self._reactor.addresses = Connections(self._config.max_connections_per_address)
-        self._on_record = recorder(self._events.request_done, lambda link: link.info.client_id)
+        self._journal = journal_of(self._events)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._outages = Outages(self._config.queue_timeout_s)
-        self._gate = Gate(self._reactor, self.routes, self._outages, self._config, self._on_record)
+        self._gate = Gate(self._reactor, self.routes, self._outages, self._config, self._journal)
         self._files = FileWatch(
             self._config.tls_files, lambda: self._load(self._config), self.warning
         )  # from before they are read
@@ -326,6 +326,9 @@ class ServerEngine:
             ],
         }
 
+    def last_requests(self, n: int) -> list[Ended]:
+        return self._journal.last(n) if self._journal is not None else []
+
     def counts(self) -> Counts:
         told = self._reactor.tallies.told([exchange for link in self._links for exchange in link.under_way()])
         told.tunnels.registrations = self._registrations
@@ -424,7 +427,7 @@ class ServerEngine:
         self._set_pace(link)
         if session.timeout is not None:
             session.timeout.cancel()
-        link.on_record = self._on_record
+        link.journal, link.client_id = self._journal, given_id.encode()
         fragment = fragment_for(self._config.max_fragment, register.max_fragment)
         window = register.initial_window or limits.INITIAL_WINDOW_BYTES
         link.start(window, self._config.initial_window, fragment, self._budget)

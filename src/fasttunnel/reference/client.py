@@ -15,7 +15,7 @@ from fasttunnel import limits
 from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.counts import OWN, Counts
-from fasttunnel.control.log import Events, Sparing, one_line
+from fasttunnel.control.log import Ended, Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import Route, RouteTable, at_host, by_protocol, format_address
 from fasttunnel.control.taps import Taps
@@ -28,7 +28,7 @@ from fasttunnel.reference.carrier import Tunnel, channel_to, dial
 from fasttunnel.reference.closing import settle
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.messages import RequestReset, end_tasks
-from fasttunnel.reference.recording import Recorder
+from fasttunnel.reference.recording import Recorder, recorder_of
 from fasttunnel.reference.tally import Tallies
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, WEBSOCKET, GoAway, Register, Registered, TunnelMessage
 
@@ -103,7 +103,7 @@ class ClientEngine:
         self._routes: RouteTable[Backend[Any]] = RouteTable()
         self._backends: dict[settings.Backend, Backend[Any]] = {}
         self._named: dict[Backend[Any], settings.Backend] = {}
-        self._recorder = Recorder(events.request_done) if events.request_done is not None else None
+        self._recorder: Recorder | None = after._recorder if after is not None else recorder_of(events)
         self._tunnels: dict[ClientTunnel, asyncio.Task[tuple[int, str]]] = {}  # the newest last
         self.taps: Taps = after.taps if after is not None else Taps(tuple, events.tap)
         self._connections: WeakSet[asyncio.StreamWriter] = WeakSet()
@@ -254,6 +254,9 @@ class ClientEngine:
             "requests": self._requests + sum(tunnel.opened for tunnel in tunnels),
             "round_trip_s": next((tunnel.round_trip_s or None for tunnel in reversed(tunnels) if tunnel.up), None),
         }
+
+    def last_requests(self, n: int) -> list[Ended]:
+        return self._recorder.last(n) if self._recorder is not None else []
 
     def counts(self) -> Counts:
         told = self.tallies.told([exchange for tunnel in self._tunnels for exchange in tunnel.requests.values()])

@@ -19,7 +19,7 @@ from fasttunnel.control.auth import Authenticator, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
-from fasttunnel.control.log import Events, Sparing
+from fasttunnel.control.log import Ended, Events, Sparing
 from fasttunnel.control.outage import Outages
 from fasttunnel.control.registration import Registrar, fragment_for, unhurried
 from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
@@ -33,7 +33,7 @@ from fasttunnel.reference.dispatch import Dispatcher
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.metering import MeteredTunnel
 from fasttunnel.reference.public import Gate, PublicConnection
-from fasttunnel.reference.recording import Recorder
+from fasttunnel.reference.recording import recorder_of
 from fasttunnel.reference.tally import Tallies
 from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, Register, Registered, TunnelMessage
@@ -127,7 +127,7 @@ class ServerEngine:
         self._authenticator = authenticator
         self._outages = Outages(config.queue_timeout_s)
         self._gate = Gate(self.routes, self._outages, config, self._active, self.tallies)
-        self.recorder = Recorder(events.request_done) if events.request_done is not None else None
+        self.recorder = recorder_of(events)
         if self.recorder is not None:
             self._gate.on_refusal = self.recorder.refused
         self._addresses = Connections(config.max_connections_per_address)
@@ -383,6 +383,9 @@ class ServerEngine:
             "requests": self._requests + sum(session.opened for session in self._sessions),
             "links": [session.status() for session in self._sessions if session.up],
         }
+
+    def last_requests(self, n: int) -> list[Ended]:
+        return self.recorder.last(n) if self.recorder is not None else []
 
     def counts(self) -> Counts:
         told = self.tallies.told([exchange for session in self._sessions for exchange in session.requests.values()])
