@@ -7,7 +7,7 @@ import pytest
 
 from fasttunnel.admin.tap import view_of
 from fasttunnel.control.taps import ALL, Listener, Taps, UnderWay
-from fasttunnel.control.view import Requests, View
+from fasttunnel.control.view import Requests, Sight, View
 from fasttunnel.wire import tunnel_pb2 as pb
 
 UP, DOWN = pb.CLIENT_TO_SERVER, pb.SERVER_TO_CLIENT
@@ -53,6 +53,12 @@ def opening(request_id: str = "h-1", url: str = "/a?token=s3cret&b=2", **fields:
     return message(request_id, UP, pb.HTTP, http_request=pb.HttpRequest(url=url, **head))
 
 
+def look(requests: Requests, encoded: bytes, tunnel: Tunnel | None = None, sent: bool = False) -> Sight:
+    sight = requests.see(tunnel or Tunnel(), sent, encoded)
+    assert sight is not None
+    return sight
+
+
 def seen(
     encoded: bytes,
     view: View = ALL_OF_IT,
@@ -62,7 +68,7 @@ def seen(
 ) -> dict[str, Any]:
     """The record of one message; its lines are JSON."""
     requests = requests if requests is not None else Requests()
-    sight = requests.see(tunnel or Tunnel(), sent, encoded)
+    sight = look(requests, encoded, tunnel, sent)
     return dict(msgspec.json.decode(msgspec.json.encode(view.record(sight))))
 
 
@@ -173,7 +179,7 @@ def test_what_belongs_to_the_tunnel_is_asked_for_by_name() -> None:
         (message("h-1", UP, pb.HTTP, window_update=pb.WindowUpdate(bytes=9)), {"credit": 9, "request_id": "h-1"}),
         (pb.TunnelMessage(register=pb.Register(routes=[pb.Route()])).SerializeToString(), {"routes": 1}),
     ):
-        sight = requests.see(Tunnel(), True, encoded)
+        sight = look(requests, encoded, sent=True)
         assert not View().wants(sight)
         assert View(protocols=frozenset(["control"])).wants(sight)
         record = ALL_OF_IT.record(sight)
@@ -184,7 +190,7 @@ def test_what_belongs_to_the_tunnel_is_asked_for_by_name() -> None:
 def test_what_cannot_be_read_is_said() -> None:
     record = seen(b"\xff\xff")
     assert (record["kind"], record["size"], record["protocol"]) == ("malformed", 2, None)
-    assert View().wants(Requests().see(Tunnel(), False, b"\xff"))
+    assert View().wants(look(Requests(), b"\xff"))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +215,7 @@ def test_what_cannot_be_read_is_said() -> None:
 )
 def test_filters(filters: dict[str, Any], wanted: bool) -> None:
     view = View(**filters)
-    sight = Requests().see(Tunnel(h_1=HTTP), False, opening(url="/cart?pin=s3cret", body=b"a needle in hay"))
+    sight = look(Requests(), opening(url="/cart?pin=s3cret", body=b"a needle in hay"), Tunnel(h_1=HTTP))
     assert (view.wants(sight) and view.wants_route(sight.request)) is wanted
 
 
@@ -245,6 +251,14 @@ def test_the_table_is_bounded_and_counts_on() -> None:
     assert seen(more, requests=requests, tunnel=tunnel)["number"] == 8
 
 
+def test_others_than_those_that_are_named_are_not_looked_at() -> None:
+    requests, only = Requests(), frozenset(["h-1"])
+    for other in (opening("h-11"), opening("h-2", body=b"h-1"), b"\xff", pb.TunnelMessage().SerializeToString()):
+        assert requests.see(Tunnel(), False, other, only) is None
+    assert len(requests) == 0
+    assert requests.see(Tunnel(), False, opening("h-1"), only) is not None
+
+
 def test_query_of_the_page() -> None:
     assert view_of("") == View()
     view = view_of("protocol=http&protocol=control&route=a%2Fb&request=h-1&text=x+y&payload=100&headers=1&query=1")
@@ -252,7 +266,19 @@ def test_query_of_the_page() -> None:
         frozenset(["http", "control"]), frozenset(["a/b"]), frozenset(["h-1"]), "x y", 100, headers=True, query=True
     )
     assert view.bits == 1 << 1 | 1 << 4
-    for wrong in ("colour=1", "protocol=tcp", "payload=-1", "payload=65537", "payload=x", "headers=yes", "text="):
+    many = "&".join(["request=h-1"] * 16)
+    assert view_of(many).requests == {"h-1"}
+    for wrong in (
+        many + "&request=h-2",
+        "route=r&" * 17,
+        "colour=1",
+        "protocol=tcp",
+        "payload=-1",
+        "payload=65537",
+        "payload=x",
+        "headers=yes",
+        "text=",
+    ):
         with pytest.raises(ValueError, match=wrong.partition("=")[0]):
             view_of(wrong)
 

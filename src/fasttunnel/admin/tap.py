@@ -29,6 +29,7 @@ QUEUE_BYTES: Final = 1024 * 1024  # of lines that wait for one reader
 PIECE_BYTES: Final = 65_536
 GATHER_S: Final = 0.01  # lines leave together; meanwhile the routes of new requests become known
 PATIENCE_S: Final = 3600.0  # a reader may pause, as a pager does
+MOST_NAMES: Final = 16  # of requests, and of routes, that one reader asks for
 
 TYPE: Final = "application/x-ndjson"
 
@@ -42,7 +43,7 @@ class Tap:
         self._readers: list[_Reader] = []
         self._taps: Taps | None = None
         self._requests = Requests()
-        self._only: tuple[bytes, ...] = ()  # where all readers name requests: what a message has to have in it
+        self._only: frozenset[str] = frozenset()  # where all readers name requests: of others nothing is looked at
         self._flushing: asyncio.TimerHandle | None = None
 
     def answer(self, request: Request) -> Response:
@@ -98,15 +99,15 @@ class Tap:
     def _listen(self, taps: Taps) -> None:
         """To what the readers want, together."""
         views = [reader.view for reader in self._readers]
-        only = frozenset[str]().union(*(view.requests for view in views)) if all(v.requests for v in views) else ()
-        self._only = tuple(one.encode() for one in only)
+        named = all(view.requests for view in views)
+        self._only = frozenset[str]().union(*(view.requests for view in views)) if named else frozenset()
         taps.add(self._see, functools.reduce(operator.or_, (view.bits for view in views)))
         self._requests.missed()
 
     def _see(self, tunnel: Tapped, sent: bool, message: bytes) -> None:
-        if self._only and not any(name in message for name in self._only):
+        sight = self._requests.see(tunnel, sent, message, self._only)
+        if sight is None:
             return
-        sight = self._requests.see(tunnel, sent, message)
         for reader in self._readers:
             if reader.view.wants(sight):
                 reader.take(sight)
@@ -203,6 +204,9 @@ def view_of(query: str) -> View:
     protocols = frozenset(given.get("protocol", ()))
     if wrong := sorted(protocols - set(CHOICES)):
         raise ValueError(f"there is no protocol {', '.join(wrong)}; there are {', '.join(CHOICES)}")
+    for name in ("request", "route"):
+        if len(given.get(name, ())) > MOST_NAMES:
+            raise ValueError(f"{name} may be given {MOST_NAMES} times at most")
     text = given.get("text", [""])
     if len(text) > 1 or ("text" in given and not text[0]):
         raise ValueError("text is one text, and not empty")

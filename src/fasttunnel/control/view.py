@@ -89,11 +89,14 @@ class Requests:
     def __len__(self) -> int:
         return len(self._known)
 
-    def see(self, tunnel: Tapped, sent: bool, encoded: bytes) -> Sight:
+    def see(self, tunnel: Tapped, sent: bool, encoded: bytes, only: frozenset[str] = frozenset()) -> Sight | None:
+        """`only`: of these requests; of another one, and of none, None. Empty: all."""
         try:
             message = TunnelMessage.FromString(encoded)
         except DecodeError:
-            return Sight(tunnel, sent, None, Request(None), len(encoded))
+            return Sight(tunnel, sent, None, Request(None), len(encoded)) if not only else None
+        if only and message.request_id not in only:
+            return None
         if not message.request_id:
             return Sight(tunnel, sent, message, Request(None), len(encoded))
         kind = message.WhichOneof("payload") or ""
