@@ -1,11 +1,16 @@
 """TunnelMessages as records: what they say, what they leave out, whose they are, and how many are remembered."""
 
+import asyncio
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from fasttunnel.admin.tap import view_of
+from fasttunnel.admin.http import Request, Response
+from fasttunnel.admin.subject import Subject
+from fasttunnel.admin.tap import READERS, Tap, view_of
 from fasttunnel.control.taps import ALL, Listener, Taps, UnderWay
 from fasttunnel.control.view import Requests, Sight, View
 from fasttunnel.wire import tunnel_pb2 as pb
@@ -318,3 +323,71 @@ def test_listeners_come_and_go(caplog: pytest.LogCaptureFixture) -> None:
     taps.remove(one)
     taps.remove(one)
     assert (tunnels[0].tap, tunnels[0].tap_protocols, len(taps)) == (None, 0, 0)
+
+
+# -- who reads /tap ---------------------------------------------------------------------------------------------------
+
+
+def tap_of(tunnel: Tunnel) -> tuple[Tap, Taps]:
+    taps = Taps(lambda: [tunnel])
+    end: Any = SimpleNamespace(taps=taps)
+    return Tap(Subject("server", "cython", lambda: end, lambda: "", list), "payloads"), taps
+
+
+async def lines_of(response: Response) -> list[dict[str, Any]]:
+    """The next ones."""
+    assert not isinstance(response.body, bytes)
+    return [json.loads(line) for line in (await anext(aiter(response.body))).splitlines()]
+
+
+async def test_readers_count_before_they_are_read() -> None:
+    tap, taps = tap_of(Tunnel())
+    answers = [tap.answer(Request("/tap", "", {})) for _ in range(60)]
+    assert [answer.status for answer in answers] == [200] * READERS + [503] * (60 - READERS)
+    for answer in answers[:READERS]:
+        assert not isinstance(answer.body, bytes)
+        await answer.body.aclose()
+        await answer.body.aclose()
+    assert len(taps) == 0
+    assert tap.answer(Request("/tap", "", {})).status == 200
+
+
+async def test_a_tap_that_fails_ends_with_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Tunnel):
+        def request(self, request_id: str) -> UnderWay | None:
+            raise RuntimeError("of the engine")
+
+    tunnel = Failing()
+    tap, taps = tap_of(tunnel)
+    answers = [tap.answer(Request("/tap", "", {})) for _ in range(2)]
+    assert tunnel.tap is not None
+    tunnel.tap(tunnel, True, opening())
+    for answer in answers:
+        begin, end = await lines_of(answer)
+        assert (begin["tap"], end["tap"]) == ("begin", "end")
+        with pytest.raises(StopAsyncIteration):
+            await lines_of(answer)
+    assert len(taps) == 0
+    assert "of the engine" in caplog.text
+    assert tap.answer(Request("/tap", "", {})).status == 200
+
+
+async def test_a_route_that_is_found_late_is_waited_for() -> None:
+    """A client looks for it after it has shown the message; the lines may be due between the two."""
+    tunnel = Tunnel()
+    tap, _ = tap_of(tunnel)
+    everything, by_route = (tap.answer(Request("/tap", query, {})) for query in ("", "route=shop.example/api"))
+    for answer in (everything, by_route):
+        await lines_of(answer)
+    assert tunnel.tap is not None
+    tunnel.tap(tunnel, False, opening())
+    tap._flush()
+    tunnel.known["h-1"] = HTTP
+    tunnel.tap(tunnel, False, opening("h-2"))
+    async with asyncio.timeout(20):
+        assert [line["request_id"] for line in await lines_of(by_route)] == ["h-1"]
+        lines: list[dict[str, Any]] = []
+        while len(lines) < 2:
+            lines += await lines_of(everything)
+    shown = [(line["request_id"], line["route"]) for line in lines]
+    assert shown == [("h-1", "shop.example/api"), ("h-2", None)], "nobody serves the other one"

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import click
 
 from fasttunnel.cli import options, running
-from fasttunnel.cli.tap_lines import TapLines
+from fasttunnel.cli.tap_lines import TapLines, escaped
 from fasttunnel.control.sources import PREFIX, of_one
 from fasttunnel.errors import ConfigError, FasttunnelError, describe
 
@@ -175,6 +175,9 @@ class _Shown:
         self._fit()
         for line in lines:
             record = decoded(line)
+            if record.get("tap") == "end":
+                self._write(out)
+                raise FasttunnelError("the tap has ended", detail=escaped(str(record.get("text", ""))))
             if "tap" in record:
                 self._told(record, line, routes, out)
                 continue
