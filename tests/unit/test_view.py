@@ -256,6 +256,41 @@ def test_the_table_is_bounded_and_counts_on() -> None:
     assert seen(more, requests=requests, tunnel=tunnel)["number"] == 8
 
 
+def test_what_is_kept_of_a_request_is_short() -> None:
+    requests, tunnel, long = Requests(), Tunnel(), "x" * 100_000
+    for number in range(3):
+        url = f"/{long}?{'a=1&' * 3000}u=https://joe:s3cret@h/&b={long}"
+        look(requests, opening(f"h-{number}", url=url, host=long, method=long), tunnel)
+    look(requests, message("g-1", UP, pb.GRPC, grpc_request=pb.GrpcRequest(service=long, is_first_chunk=True)), tunnel)
+    look(requests, message("ws-1", UP, pb.WEBSOCKET, ws_request=pb.WebSocketRequest(url=long, host=long)), tunnel)
+    tunnel.known["h-9"] = HTTP._replace(method=long, host=long, path=long)
+    look(requests, message("h-9", UP, pb.HTTP, http_request=pb.HttpRequest(body=b"x")), tunnel)
+    look(requests, opening("h-" + long), tunnel)
+    assert len(requests) == 6
+    for request in requests._known.values():
+        for text in (request.path, request.query, request.host, request.method):
+            assert len(text) <= 513
+            assert len(text) < 512 or text.endswith("\N{HORIZONTAL ELLIPSIS}")
+    shown = look(requests, opening("h-x", url=f"/?a={'b' * 8170}&u=https://joe:s3cret@h/"), tunnel)
+    assert "s3cret" not in shown.request.query
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        opening(url="/" + "p" * 500 + "?" + "q" * 500, host="h" * 500, method="M" * 500),
+        opening(headers=[pb.Header(name="n" * 3000, value=b"\xff" * 3000)], body=b"b" * 3000),
+        message("i" * 500, UP, pb.HTTP, reset=pb.Reset(message="r" * 500)),
+        message("g-1", DOWN, pb.GRPC, grpc_response=pb.GrpcResponse(status_message="s" * 60, is_last_chunk=True)),
+        pb.TunnelMessage(go_away=pb.GoAway(reason="r" * 500)).SerializeToString(),
+    ],
+)
+def test_what_a_record_costs_is_what_it_has(encoded: bytes) -> None:
+    for view in (View(), ALL_OF_IT):
+        sight = look(Requests(), encoded)
+        assert len(msgspec.json.encode(view.record(sight))) < view.cost(sight) < 60_000
+
+
 def test_others_than_those_that_are_named_are_not_looked_at() -> None:
     requests, only = Requests(), frozenset(["h-1"])
     for other in (opening("h-11"), opening("h-2", body=b"h-1"), b"\xff", pb.TunnelMessage().SerializeToString()):
