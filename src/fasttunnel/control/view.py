@@ -262,15 +262,18 @@ class View(msgspec.Struct, frozen=True):
             "size": sight.size,
             "age_s": round(sight.age_s, 6) if sight.age_s is not None else None,
         }
-        if message is None or not message.request_id:
-            return record | (_of_tunnel(sight) if message is not None else {})
-        record["host"] = request.host or None
-        if request.protocol != "grpc":
+        if message is None:
+            return record
+        if not message.request_id:
+            record |= _of_tunnel(sight)
+        elif request.protocol != "grpc":
+            record["host"] = request.host or None
             record["method"] = request.method or None
             record["path"] = request.path or None
             if self.query:
                 record["query"] = request.query[1:] if request.path else None
         else:
+            record["host"] = request.host or None
             record["method"] = request.path or None
         if sight.number is not None:
             record["number"] = sight.number
