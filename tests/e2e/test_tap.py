@@ -374,6 +374,13 @@ async def test_the_command(stack: AsyncExitStack, tmp_path: Path) -> None:
             assert ("\x1b[" in terminal.raw) is not bool(colour)
             line = next(line for line in terminal.lines if "POST" in line)
             assert (len(line), line[-1]) == (70, "\N{HORIZONTAL ELLIPSIS}")
+    async with Terminal("tap", tunnel.server.admin, "--json", "--payload", "--limit", "2", columns=2000) as terminal:
+        await eventually(lambda: len(taps_of(tunnel.server)) == 1)
+        async with session.post(tunnel.url, data="\x9b2J\u202e".encode()) as answer:
+            await answer.read()
+        await terminal.until("seen 2 messages")  # a body may come behind its head
+        assert "\\u009b2J\\u202e" in terminal.raw
+        assert not {"\x9b", "\u202e"} & set(terminal.raw)
     await eventually(lambda: all(len(taps_of(end)) == 0 for end in ends))
     async with command("tap", "--route", "nobodys", f"http://{tunnel.server.admin}") as left:
         await left.line("nobody serves the route nobodys at the moment; there are shop.example")

@@ -1,5 +1,6 @@
 """Records of a tap as lines for people."""
 
+import json
 from typing import Any
 
 import click
@@ -9,7 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor as Field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fasttunnel.cli.tap_lines import TapLines, described
+from fasttunnel.cli.tap_lines import TapLines, described, escaped_json
 from fasttunnel.control.view import Requests, View
 from fasttunnel.wire.tunnel_pb2 import Header, TunnelMessage
 from tests.unit.test_view import ALL_OF_IT, Tunnel
@@ -101,6 +102,14 @@ def test_what_a_message_is(fields: dict[str, Any], words: str) -> None:
         made = {"more": False, "compressed": False, **made}
         made.pop("number") if "number" not in fields else None
     assert described(made)[0] == words
+
+
+def test_json_for_a_terminal_moves_no_cursor() -> None:
+    told = {"path": "/\x9b2J\u202e\x7f\U000e0001h\u00e9", "payload": '"\\'}
+    line = escaped_json(json.dumps(told, ensure_ascii=False))
+    assert line.isprintable()
+    assert "h\u00e9" in line
+    assert json.loads(line) == told
 
 
 # -- whatever a peer sends --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
@@ -188,6 +189,11 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def escaped_json(line: str) -> str:
+    """The same JSON; terminals act on C1 controls and on marks of direction as well."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def _fitted(text: str, width: int) -> str:

@@ -169,7 +169,7 @@ def _complete(request: Request, known: UnderWay | None) -> None:
         request.route = request.route or known.route
         request.method = request.method or _short(known.method)
         request.host = request.host or _short(known.host)
-        request.path = request.path or _short(known.path)
+        request.path = request.path or redaction.path(_short(known.path))
 
 
 def late(request: Request, tunnel: Tapped, request_id: str | None) -> None:
@@ -185,7 +185,7 @@ def _begin(request: Request, kind: str, payload: Any) -> None:
     path, mark, query = payload.url.partition("?")
     if len(query) > MOST_QUERY:
         query = query[:MOST_QUERY].rpartition("&")[0] + CUT  # whole parameters: of half of one nobody knows what it is
-    request.path = _short(path)
+    request.path = redaction.path(_short(path))
     request.query = mark + _short(redaction.query(query))
     request.host = _short(payload.host)
     request.method = _short(payload.method) if kind == "http_request" else "GET"
