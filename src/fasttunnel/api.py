@@ -34,6 +34,7 @@ from fasttunnel.control.config import (
 from fasttunnel.control.log import Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.control.sources import client_config, server_config
+from fasttunnel.control.spans import Spans
 from fasttunnel.control.tls import covers_domain
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
 from fasttunnel.reach import urls
@@ -85,6 +86,7 @@ class ServerLimits(TypedDict, total=False):
     admin: str
     tap: Literal["none", "messages", "payloads"]
     access_log: str
+    otlp: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
 
@@ -118,6 +120,7 @@ class ClientLimits(TypedDict, total=False):
     admin: str
     tap: Literal["none", "messages", "payloads"]
     access_log: str
+    otlp: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
 
@@ -145,7 +148,8 @@ class Server:
     ) -> None:
         self.config = server_config({"listen": listen, "tunnel": tunnel, "token": token, **limits})
         self._access = _access_log(self.config, events)
-        self._events = guard(events or Events(), self._access)
+        self._spans = _spans(self.config, events, "server")
+        self._events = guard(events or Events(), self._access, self._spans)
         self._authenticator = Authenticator(
             self.config.token,
             self.config.tokens_file,
@@ -209,6 +213,8 @@ class Server:
             await self._admin.stop()
         if self._access is not None:
             self._access.close()
+        if self._spans is not None:
+            self._spans.close()
 
     async def wait_closed(self) -> None:
         """Returns once the server has stopped."""
@@ -302,7 +308,8 @@ class Client:
             {"server": server, "routes": routes, "token": token, "client_id": client_id, **limits}
         )
         self._access = _access_log(self.config, events)
-        self._events = guard(events or Events(), self._access)
+        self._spans = _spans(self.config, events, "client")
+        self._events = guard(events or Events(), self._access, self._spans)
         _check_name(engine)
         self._engine_choice = engine
         self._engine: abc.ClientEngine | None = None
@@ -362,6 +369,8 @@ class Client:
             await self._admin.stop()
         if self._access is not None:
             self._access.close()
+        if self._spans is not None:
+            self._spans.close()
 
     async def wait_closed(self) -> None:
         """Returns once the client has stopped; raises AuthError or RegisterError when the server sent it away."""
@@ -538,6 +547,12 @@ def _access_log(config: ServerConfig | ClientConfig, events: Events | None) -> A
     if not config.access_log:
         return None
     return AccessLog(config.access_log, (events or Events()).warning, json=config.log_format == "json")
+
+
+def _spans(
+    config: ServerConfig | ClientConfig, events: Events | None, end: Literal["server", "client"]
+) -> Spans | None:
+    return Spans(config.otlp, end, (events or Events()).warning) if config.otlp else None
 
 
 def _warn(config: ServerConfig | ClientConfig, events: Events) -> None:

@@ -25,7 +25,7 @@ LAYERS = """
     control.sources control.schema control.files
     control.auth control.log control.taps control.trace control.certificates
     control.own_token control.login control.last_time
-    control.registration control.access control.redaction
+    control.registration control.access control.redaction control.spans
     control.view
     abc
     reach.http2 reach.backends reach.admin

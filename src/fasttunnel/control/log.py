@@ -33,6 +33,7 @@ class RequestRecord(NamedTuple):
     trace_id: str = ""  # of its traceparent
     client_id: str = ""
     peer: str = ""  # at the server the address that asked, at the client the backend
+    parent_id: str = ""  # span that asked, if its traceparent says that the trace is recorded
 
 
 def timestamp(now_s: float) -> str:
@@ -122,11 +123,12 @@ class Sparing:
 
 
 class _Guard:
-    def __init__(self, events: Events, access: Callable[[RequestRecord], None] | None) -> None:
+    def __init__(self, events: Events, *others: Callable[[RequestRecord], None] | None) -> None:
         self._events = events
-        done = events.request_done
-        told = functools.partial(self._call, "request_done", done) if done is not None else None
-        self.request_done = _both(access, told) if access and told else access or told
+        told = [tell for tell in others if tell is not None]
+        if (done := events.request_done) is not None:
+            told.append(functools.partial(self._call, "request_done", done))
+        self.request_done = told[0] if len(told) == 1 else functools.partial(_tell_all, told) if told else None
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._events, name)
@@ -140,19 +142,14 @@ class _Guard:
             _logger.exception("Events.%s failed", name)
 
 
-def _both(
-    one: Callable[[RequestRecord], None], other: Callable[[RequestRecord], None]
-) -> Callable[[RequestRecord], None]:
-    def tell(record: RequestRecord) -> None:
-        one(record)
-        other(record)
-
-    return tell
+def _tell_all(told: list[Callable[[RequestRecord], None]], record: RequestRecord) -> None:
+    for tell in told:
+        tell(record)
 
 
-def guard(events: Events, access: Callable[[RequestRecord], None] | None = None) -> Events:
+def guard(events: Events, *others: Callable[[RequestRecord], None] | None) -> Events:
     """The same events; what fails in them goes to the logger "fasttunnel" and never reaches the traffic.
 
-    `access` is told of finished requests as well.
+    The `others` that are not None are told of finished requests as well.
     """
-    return cast(Events, _Guard(events, access))
+    return cast(Events, _Guard(events, *others))

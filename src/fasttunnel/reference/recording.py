@@ -37,6 +37,7 @@ class Recorder:
                 duration_s=exchange.duration_s,
                 route=exchange.route,
                 trace_id=exchange.trace_id,
+                parent_id=exchange.parent_id,
                 client_id=client_id,
                 peer=peer,
             )
