@@ -117,11 +117,8 @@ async def test_both_ends_tell_of_requests_that_are_recorded(stack: AsyncExitStac
         assert [span.status.code == ERROR for span in spans] == [False, True, False, False]
         told = [attributes(span) for span in spans]
         seen[service] = [each["fasttunnel.request_id"] for each in told]
-        assert (told[0]["url.path"], told[0]["http.response.status_code"], told[0]["http.request.method"]) == (
-            "/one",
-            200,
-            "GET",
-        )
+        assert (told[0]["url.path"], told[0]["http.request.method"]) == ("/one", "GET")
+        assert told[0]["http.response.status_code"] == 200
         assert told[1]["http.response.status_code"] == 503
         assert told[2]["fasttunnel.close_code"] == 4001
         assert (told[3]["rpc.system"], told[3]["rpc.method"], told[3]["rpc.grpc.status_code"]) == ("grpc", "Unary", 0)
