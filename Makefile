@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NODE := tests/interop/node
+APPLICATIONS := .venv-applications
+VITE := tests/applications/vite
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -46,6 +48,14 @@ $(VENV)/node: $(wildcard $(NODE)/package.json) | $(VENV)/peers
 	fi
 	@touch $@
 
+# Applications of other people, in an environment of their own: they are large, and want versions of their own.
+$(APPLICATIONS)/created: tests/applications/requirements.txt $(VITE)/package.json | $(VENV)/created $(VENV)/peers
+	@echo "installing JupyterLab and Streamlit (700 MB, into $(APPLICATIONS)) and Vite"
+	@test -x $(APPLICATIONS)/bin/python || $(PYTHON) -m venv $(APPLICATIONS)
+	@$(APPLICATIONS)/bin/python -m pip --disable-pip-version-check -q install -r tests/applications/requirements.txt
+	@npm --prefix $(VITE) install --no-package-lock --no-audit --no-fund --loglevel=error >/dev/null
+	@touch $@
+
 # -- building ---------------------------------------------------------------------------------------------------------
 
 BUILD := $(BIN)/python setup.py -q build_ext --inplace
@@ -67,7 +77,7 @@ annotate: $(VENV)/created ## annotated HTML of every .pyx under build/cython
 
 # -- running ----------------------------------------------------------------------------------------------------------
 
-.PHONY: demo test test-fast chaos soak fuzz asan asan-test bench bench-micro bench-instructions lint types
+.PHONY: demo test test-fast test-applications chaos soak fuzz asan asan-test bench bench-micro bench-instructions lint types
 demo: $(VENV)/with-demo build ## server, client and three backends, with real traffic (ARGS=--keep: stay up)
 	@echo "running the demo"
 	@$(BIN)/fasttunnel demo $(ARGS)
@@ -78,6 +88,9 @@ test: $(VENV)/with-test build $(VENV)/peers $(VENV)/node ## the whole suite (ARG
 
 test-fast: $(VENV)/with-test build ## unit tests only
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+test-applications: $(VENV)/with-test build $(APPLICATIONS)/created ## JupyterLab, Vite, Streamlit and streams in a browser, through the tunnel
+	@$(BIN)/python -m pytest tests/applications $(ARGS)
 
 CHAOS_SECONDS := 120
 chaos: $(VENV)/with-test build ## a mixed load while networks and processes fail, in all pairs of engines (ARGS: --seed N)
@@ -139,6 +152,16 @@ types: $(VENV)/with-dev build ## mypy, and the stubs of extension modules agains
 	@$(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases \
 		$(subst /,.,$(patsubst src/%.pyi,%,$(STUBS)))
 
+# -- documents --------------------------------------------------------------------------------------------------------
+
+.PHONY: docs generated
+docs: $(VENV)/with-docs ## the documentation site, into build/site; warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "build/site/index.html"
+
+generated: $(VENV)/with-test build ## pages and pictures of docs/ and man pages that are made from the code
+	@for tool in configuration command_line man_pages plots; do $(BIN)/python tools/$$tool.py || exit 1; done
+
 # -- other ------------------------------------------------------------------------------------------------------------
 
 .PHONY: proto clean
@@ -148,6 +171,6 @@ proto: ## Python code of proto/**/*.proto, with the protobuf version that pyproj
 	@build/proto/bin/python proto/generate.py src/fasttunnel
 
 clean: ## remove what was built, the virtual environment included
-	@rm -rf build $(VENV) src/*.egg-info $(NODE)/node_modules
+	@rm -rf build $(VENV) $(APPLICATIONS) src/*.egg-info $(NODE)/node_modules $(VITE)/node_modules
 	@find src -name '*.so' -delete
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,8 +16,10 @@ needs. So what fasttunnel depends on is known only here; in pyproject.toml it is
 import functools
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import tomllib
 from pathlib import Path
@@ -81,6 +83,9 @@ def missing() -> str | None:
         return str(error)
     except ImportError:
         return "Cython is not installed"
+    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    if shutil.which(shlex.split(compiler)[0]) is None:
+        return f"there is no C compiler: {compiler} is not found"
     with tempfile.TemporaryDirectory() as place:
         source = Path(place, "probe.c")
         source.write_text(PROBE)
@@ -94,7 +99,6 @@ def missing() -> str | None:
                 command.ensure_finalized()
                 command.run()
         except (Exception, SystemExit) as error:  # each version of setuptools has its own
-            compiler = os.environ.get("CC") or "the C compiler"
             return f"{compiler} cannot compile with the headers of Python, libnghttp2 and OpenSSL: {error}"
     return None
 

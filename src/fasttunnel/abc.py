@@ -1,12 +1,12 @@
 """What an engine has to offer. The Cython data plane satisfies this; so can anything that speaks the wire contract."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from fasttunnel.control.auth import Authenticator
 from fasttunnel.control.config import ClientConfig, RouteSpec, ServerConfig
 from fasttunnel.control.counts import Counts
-from fasttunnel.control.log import Events
+from fasttunnel.control.log import Ended, Events
 from fasttunnel.control.routes import RouteTable
 from fasttunnel.control.taps import Taps
 
@@ -41,11 +41,17 @@ class ServerEngine(Protocol):
     async def wait_closed(self) -> None:
         """Returns once stopped."""
 
+    def reload(self, config: ServerConfig) -> None:
+        """What begins from now on goes by this configuration. Raises ConfigError, and nothing has changed then."""
+
     def review(self) -> None:
         """Look at tokens and certificates now, and end the tunnels that may not be any more."""
 
     def status(self) -> dict[str, Any]:
         """Counts and links, for people and tests."""
+
+    def last_requests(self, n: int) -> list[Ended]:
+        """The last n that have finished, the newest last, if Events.keeps_last asks for so many."""
 
     def counts(self) -> Counts:
         """What has been since the start, and is under way, for metrics."""
@@ -54,7 +60,9 @@ class ServerEngine(Protocol):
 class ClientEngine(Protocol):
     """The end beside the backends: dials the server, registers the routes, opens connections to backends."""
 
-    def __init__(self, config: ClientConfig, *, events: Events) -> None: ...
+    def __init__(self, config: ClientConfig, *, events: Events, after: Self | None = None) -> None:
+        """`after`: the engine whose tunnels this one is to take over. It is the same client to the server, which leaves
+        the tunnels of that one alone until it stops."""
 
     @property
     def name(self) -> str:
@@ -85,6 +93,9 @@ class ClientEngine(Protocol):
 
     def status(self) -> dict[str, Any]:
         """Counts and connections, for people and tests."""
+
+    def last_requests(self, n: int) -> list[Ended]:
+        """As for the server."""
 
     def counts(self) -> Counts:
         """As for the server."""

@@ -22,6 +22,7 @@ import msgspec
 
 from fasttunnel.control.access import AccessLog
 from fasttunnel.control.auth import Authenticator
+from fasttunnel.control.changes import Changes, compare
 from fasttunnel.control.config import (
     DEFAULT_LISTEN,
     DEFAULT_TUNNEL,
@@ -31,13 +32,17 @@ from fasttunnel.control.config import (
     ServerConfig,
     parse_address,
 )
-from fasttunnel.control.log import Events, guard
+from fasttunnel.control.counts import Counts
+from fasttunnel.control.files import check_files
+from fasttunnel.control.log import Ended, Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.control.sources import client_config, server_config
 from fasttunnel.control.spans import Spans
+from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import covers_domain
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
 from fasttunnel.reach import urls
+from fasttunnel.succession import Succession
 
 if TYPE_CHECKING:
     from fasttunnel import abc
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
 
 EngineName = Literal["cython", "asyncio"]
 ENGINES: Final = ("cython", "asyncio")
+_OF_NO_TUNNEL: Final = frozenset(("access_log", "log_level", "watch_config", "drain_timeout_s"))  # of a client
 
 
 class ServerLimits(TypedDict, total=False):
@@ -78,6 +84,7 @@ class ServerLimits(TypedDict, total=False):
     keep_alive_timeout_s: float
     idle_timeout_s: float
     ws_ping_interval_s: float
+    ws_lost_close: Literal[1001, 1006, 1011, 1012, 1013]
     queue_timeout_s: float
     queued_requests: int
     heartbeat_interval_s: float
@@ -89,6 +96,7 @@ class ServerLimits(TypedDict, total=False):
     otlp: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
+    watch_config: bool
 
 
 class ClientLimits(TypedDict, total=False):
@@ -123,6 +131,7 @@ class ClientLimits(TypedDict, total=False):
     otlp: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
+    watch_config: bool
 
 
 class Server:
@@ -220,15 +229,35 @@ class Server:
         """Returns once the server has stopped."""
         await self._running.wait_closed()
 
-    def reload(self) -> None:
+    def reload(self, config: ServerConfig | None = None) -> Changes[ServerConfig]:
         """Read tokens and certificates now if they have changed; by itself that happens within a few seconds.
 
-        The access log is opened anew.
+        The access log is opened anew. With a `config`, go on with that, as far as that can be without a restart
+        (docs/configuration.md): what has changed, and what would need one, is returned. Raises ConfigError when it
+        cannot be used; all is as before then.
         """
+        changes = compare(self.config, self.config if config is None else config)
+        if self._engine is None and config is not None:
+            raise FasttunnelError("the server has not been started")
+        if changes.changed:
+            check_files(changes.config)
+            if self._access is not None:
+                self._access.move(changes.config.access_log)
+            self._authenticator.reload(
+                changes.config.token,
+                changes.config.tokens_file,
+                max_failed_logins=changes.config.max_failed_logins,
+            )
+            self._running.reload(changes.config)
+            before, self.config = self.config, changes.config
+            _warn(self.config, self._events, before)
+        if config is not None:
+            self._events.reloaded(changes)
         if self._access is not None:
             self._access.reopen()
         if self._engine is not None:  # else nothing was read yet
             self._engine.review()
+        return changes
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -275,6 +304,24 @@ class Server:
         """Counts and links."""
         return self._running.status()
 
+    def last_requests(self, n: int) -> list[Ended]:
+        """The last n that have finished, the newest last: when, and the record. `Events.keeps_last` bounds them."""
+        return _last(self._engine, n)
+
+    def counts(self) -> Counts | None:
+        """What has been since the start, and is under way; None where an engine of one's own does not count."""
+        counts = getattr(self._running, "counts", None)
+        return counts() if counts is not None else None
+
+    @property
+    def taps(self) -> Taps | None:
+        """Where to listen to the messages of its tunnels; None where an engine of one's own cannot be tapped."""
+        return getattr(self._running, "taps", None)
+
+    @property
+    def started(self) -> bool:
+        return self._engine is not None
+
     @property
     def _running(self) -> abc.ServerEngine:
         if self._engine is None:
@@ -312,7 +359,8 @@ class Client:
         self._events = guard(events or Events(), self._access, self._spans)
         _check_name(engine)
         self._engine_choice = engine
-        self._engine: abc.ClientEngine | None = None
+        self._engines = Succession()
+        self._reloading = asyncio.Lock()
         self._admin: AdminPort | None = None
         self._leaving = False
 
@@ -333,7 +381,7 @@ class Client:
         Raises AuthError or RegisterError when the server refuses, ConnectError when there is no such host, BuildError
         when the engine cannot be loaded.
         """
-        if self._engine is not None:
+        if self._engines.current is not None:
             raise FasttunnelError("the client has been started already")
         _warn(self.config, self._events)
         await self._check_host()
@@ -341,12 +389,13 @@ class Client:
         self._admin = await _open_admin(self, "client", engine_class)  # first: whoever watches sees it start
         if self._admin is not None:
             self._events.listening("admin", self._admin.address)
-        self._engine = engine_class(self.config, events=self._events)
+        engine = self._engines.current = engine_class(self.config, events=self._events)
         try:
-            await self._engine.start()
+            await engine.start()
         except BaseException:
-            await self._close()
-            raise
+            if self._engines.current is engine or self._leaving:  # else a reload has brought another one meanwhile
+                await self._close()
+                raise
 
     async def check_login(self) -> None:
         """Ask the server whether it lets this client in. Nothing is registered, and no other client notices.
@@ -360,8 +409,7 @@ class Client:
     async def stop(self, grace_s: float | None = None) -> None:
         """Take no new requests, let those under way finish, then close. `grace_s` is as for the server."""
         self._leaving = True
-        if self._engine is not None:
-            await self._engine.stop(grace_s)
+        await self._engines.stop(self.config.drain_timeout_s if grace_s is None else grace_s)
         await self._close()
 
     async def _close(self) -> None:
@@ -374,7 +422,8 @@ class Client:
 
     async def wait_closed(self) -> None:
         """Returns once the client has stopped; raises AuthError or RegisterError when the server sent it away."""
-        await self._running.wait_closed()
+        _ = self._running
+        await self._engines.wait_closed()
 
     async def __aenter__(self) -> Self:
         try:
@@ -399,7 +448,7 @@ class Client:
         """Why nothing reaches it; empty: it is registered with the server, and not stopping."""
         if self._leaving:
             return "it is draining"
-        connected = self._engine is not None and self._engine.status()["connected"]
+        connected = self._engines.current is not None and self._engines.current.status()["connected"]
         return "" if connected else f"it is not registered with {self.config.server}"
 
     @property
@@ -407,10 +456,52 @@ class Client:
         """What is served."""
         return list(self.config.routes)
 
-    def reload(self) -> None:
-        """Open the access log anew: it may have been moved away."""
+    async def reload(self, config: ClientConfig | None = None) -> Changes[ClientConfig]:
+        """Go on with `config`, as far as that can be without a restart (docs/configuration.md): what has changed, and
+        what would need one, is returned.
+
+        A new tunnel registers with the server, beside the old one, and takes over; requests under way finish on the old
+        one. While the server is away this waits. Raises ConfigError for what cannot be used, AuthError or RegisterError
+        when the server refuses; all is as before then. Calls wait for each other; to have one overtaken, cancel it.
+        With or without a `config` the access log is opened anew.
+        """
         if self._access is not None:
             self._access.reopen()
+        if config is None:
+            return compare(self.config, self.config)
+        async with self._reloading:
+            changes = compare(self.config, config)
+            if self._leaving:
+                raise FasttunnelError("the client is stopping")
+            if changes.changed:
+                check_files(changes.config)
+            before = self.config.access_log
+            if self._access is not None:
+                self._access.move(changes.config.access_log)
+            try:
+                await self._go_on(changes)
+            except BaseException:
+                if self._access is not None and self.config is not changes.config:
+                    self._access.move(before)
+                raise
+            return changes
+
+    async def _go_on(self, changes: Changes[ClientConfig]) -> None:
+        def in_force() -> None:
+            before, self.config = self.config, changes.config
+            self._events.reloaded(changes)
+            _warn(self.config, self._events, before)
+
+        if self._engines.current is None or changes.names <= _OF_NO_TUNNEL:
+            return in_force()
+        engine_class: type[abc.ClientEngine] = _load("ClientEngine", self._engine_choice, self._events)
+        await self._engines.replace(
+            lambda events, before: engine_class(changes.config, events=events, after=before),
+            self._events,
+            changes.config.connections,
+            changes.config.drain_timeout_s,
+            in_force,
+        )
 
     @property
     def urls(self) -> list[str]:
@@ -431,7 +522,17 @@ class Client:
 
     def status(self) -> dict[str, Any]:
         """Counts and connections."""
-        return self._running.status()
+        _ = self._running
+        return self._engines.status()
+
+    def counts(self) -> Counts | None:
+        """What has been since the start, and is under way; None where an engine of one's own does not count."""
+        _ = self._running
+        return self._engines.counts()
+
+    def last_requests(self, n: int) -> list[Ended]:
+        """The last n that have finished, the newest last: when, and the record. `Events.keeps_last` bounds them."""
+        return _last(self._engines.current, n)
 
     async def _check_host(self) -> None:
         """A name that does not exist is a mistake to be told at once; a network that is down for now is not."""
@@ -446,9 +547,18 @@ class Client:
 
     @property
     def _running(self) -> abc.ClientEngine:
-        if self._engine is None:
+        if self._engines.current is None:
             raise FasttunnelError("the client has not been started")
-        return self._engine
+        return self._engines.current
+
+    @property
+    def taps(self) -> Taps | None:
+        """Where to listen to the messages of its tunnels; None where an engine of one's own cannot be tapped."""
+        return getattr(self._running, "taps", None)
+
+    @property
+    def started(self) -> bool:
+        return self._engines.current is not None
 
 
 class EngineChoice(NamedTuple):
@@ -533,13 +643,19 @@ async def _open_admin(
     subject = Subject(
         kind,
         {"engine": "cython", "reference": "asyncio"}.get(package, engine.__qualname__),
-        lambda: end._engine,
+        lambda: end if end.started else None,
         lambda: end.unready,
-        lambda: [str(route) for route in end.routes] if end._engine is not None else [],
+        lambda: [str(route) for route in end.routes] if end.started else [],
     )
     port = AdminPort(end.config.admin, subject, end._events.warning, reuse_port=reuse_port, tap=end.config.tap)
     await port.start()
     return port
+
+
+def _last(engine: object, n: int) -> list[Ended]:
+    """None before the start, or where an engine of one's own keeps none."""
+    last = getattr(engine, "last_requests", None)
+    return last(n) if last is not None else []
 
 
 def _access_log(config: ServerConfig | ClientConfig, events: Events | None) -> AccessLog | None:
@@ -555,15 +671,25 @@ def _spans(
     return Spans(config.otlp, end, (events or Events()).warning) if config.otlp else None
 
 
-def _warn(config: ServerConfig | ClientConfig, events: Events) -> None:
-    for text in config.warnings():
-        events.warning(text)
+def _warn(
+    config: ServerConfig | ClientConfig, events: Events, before: ServerConfig | ClientConfig | None = None
+) -> None:
+    """Of what has been said of the configuration `before` it nothing is said again."""
+    said = _warnings(before) if before is not None else []
+    for text in _warnings(config):
+        if text not in said:
+            events.warning(text)
+
+
+def _warnings(config: ServerConfig | ClientConfig) -> list[str]:
+    texts = config.warnings()
     if isinstance(config, ServerConfig) and config.domain and config.secures("public"):
         with contextlib.suppress(ConfigError):  # the engine will say which file it is
             if not covers_domain(config.certificates, config.domain):
-                events.warning(
+                texts.append(
                     f"no certificate is for *.{config.domain}: visitors of such URLs will be warned, or refuse"
                 )
+    return texts
 
 
 def _reachable(address: tuple[str, int]) -> str:

@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 from enum import IntEnum
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 
 class FasttunnelError(Exception):
@@ -106,6 +106,9 @@ class ResetCode(IntEnum):
     TOO_LARGE = 7
     OVERLOADED = 8
     TUNNEL_LOST = 9
+
+
+ABNORMAL: Final = 1006  # RFC 6455 7.1.5: the connection ends without a Close frame
 
 
 class Answer(NamedTuple):

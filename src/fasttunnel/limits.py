@@ -78,6 +78,9 @@ HEAD_TIMEOUT_S: Final = 30.0
 RELOAD_INTERVAL_S: Final = 2.0
 """How often files that may change are looked at."""
 
+SETTLE_S: Final = 0.5
+"""A file that has changed counts when it has been left alone for so long, where half of it would do harm."""
+
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 """TLS: from the TCP connection until the end of the handshake."""
 
@@ -146,6 +149,13 @@ HANDOVER_S: Final = 5.0
 HANDOVER_SETTLE_S: Final = 1.0
 """And how long it then serves what still comes on connections of the public; each ends with its next answer."""
 
+UNHURRIED_S: Final = 86_400.0
+"""What a tunnel that is replaced at a reload gives its requests under way. So much in a GoAway, or more, is no reason
+to ask WebSockets to leave."""
+
+REPLACED_TUNNELS: Final = 8
+"""Tunnels of before a reload that may live on beside the new one; the oldest of more are drained as at a stop."""
+
 # -- tokens -----------------------------------------------------------------------------------------------------------
 
 TOKEN_BYTES: Final = 32
@@ -171,6 +181,9 @@ SAME_LINE_S: Final = 10.0
 
 CLIENT_ID: Final = 128
 """Characters of the name of a client: it is remembered, and shown in logs."""
+
+ACCESS_LOG_BYTES: Final = 16 * 1024 * 1024
+"""Records that wait for a disk that is slow; beyond it lines are lost, and counted."""
 
 # -- counting ---------------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from tests.support.web import start_web
 
 PATIENCE_S = 25.0  # whatever happens: a request that takes longer hangs
 FAILED = (502, 503, 504)  # statuses of our own for what has failed
-CLOSED = (1001, 1006, 1011)  # the same for WebSockets
+CLOSED = (1001, 1006, 1011, 1012)  # the same for WebSockets
 ENDED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 DEADLINE_S = 15.0
 PAUSE_S = 0.05  # after a failure: the server may be away

@@ -10,7 +10,7 @@ from tests.chaos.chaos import Chaos
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("seed", "server", "client"),
-    [(1, "cython", "cython"), (2, "asyncio", "asyncio"), (3, "cython", "asyncio"), (4, "asyncio", "cython")],
+    [(3, "cython", "asyncio"), (4, "asyncio", "cython")],  # each engine at each end; make chaos has all pairs
 )
 async def test_a_storm_leaves_nothing_wrong(seed: int, server: str, client: str, tmp_path: Path) -> None:
     chaos = Chaos(seed, tmp_path, (server, client))

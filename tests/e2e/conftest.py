@@ -1,7 +1,8 @@
 """The matrix of engines, and a tunnel in front of a backend that is a plain socket: the tests play both far sides.
 
-Every test runs in four cells, server engine x client engine. One marked `cython_only(reason)` runs in the first cell
-only, one marked `differs("asyncio server", reason)` not with that engine at that end.
+Every test runs in four cells, server engine x client engine, those of some modules in the two of one engine. One marked
+`cython_only(reason)` runs in the first cell only, one marked `differs("asyncio server", reason)` not with that engine
+at that end.
 """
 
 from collections.abc import Iterator
@@ -15,8 +16,19 @@ from tests.support.tunnel import Tunnel, start_tunnel
 
 ENGINES = ("cython", "asyncio")
 CELLS = [(server, client) for server in ENGINES for client in ENGINES]
-# The demo has both ends in one program, with one engine.
-ALIKE = ("test_demo",)
+# Where one end alone is looked at, or processes are, which take long to start: two cells have each engine at each end.
+ALIKE = (
+    "test_command_line",
+    "test_demo",
+    "test_doctor",
+    "test_large",
+    "test_limits",
+    "test_many",
+    "test_rates",
+    "test_reload_options",
+    "test_secrets",
+    "test_tokens",
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

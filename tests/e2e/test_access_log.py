@@ -3,16 +3,19 @@
 import asyncio
 import json
 import os
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from aiohttp import ClientSession, web
 
 from tests.support.grpc_peers import Note, open_channel, start_grpc
 from tests.support.raw import start_raw
-from tests.support.tunnel import Tunnel, eventually, start_server, start_tunnel
+from tests.support.tunnel import Recorder, Tunnel, eventually, start_client, start_server, start_tunnel
+from tests.support.web import start_web
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -59,6 +62,10 @@ async def start(stack: AsyncExitStack, logs: Path, **server: Any) -> Tunnel:
         server={"access_log": str(logs / "server"), **ends, **server},
         client={"access_log": str(logs / "client"), "client_id": "c-1", **ends},
     )
+
+
+async def hello(request: web.Request) -> web.Response:
+    return web.Response(text="hello")
 
 
 async def test_a_line_for_each_request(stack: AsyncExitStack, tmp_path: Path) -> None:
@@ -120,6 +127,36 @@ async def test_a_refused_call(stack: AsyncExitStack, tmp_path: Path) -> None:
         await stub.Unary(Note())
     (line,) = await until_lines(tmp_path / "log", 1)
     assert (line["protocol"], line["method"], line["status"]) == ("grpc", "Unary", "UNIMPLEMENTED")
+
+
+async def test_a_stop_loses_no_line(stack: AsyncExitStack, tmp_path: Path) -> None:
+    tunnel = await start(stack, tmp_path)
+    for number in range(20):
+        await get(stack, tunnel, f"/{number}")
+    await tunnel.until_idle()
+    await tunnel.client.stop(0)
+    await tunnel.server.stop(0)
+    for end in ("server", "client"):  # by now, and not a tenth of a second later
+        assert [line["path"] for line in lines_of(tmp_path / end)] == [f"/{number}" for number in range(20)]
+
+
+async def test_the_last_requests(stack: AsyncExitStack, tmp_path: Path) -> None:
+    events, client_events = Recorder(), Recorder()
+    events.keeps_last = client_events.keeps_last = 3
+    begun_s = time.time()
+    server = await start_server(stack, events)
+    assert server.last_requests(3) == []
+    backend = await start_web(stack, web.get("/{path:.*}", hello))
+    client = await start_client(stack, server.tunnel, [f"h.example={backend}"], client_events)
+    for host, path in [("h.example", "/1"), ("h.example", "/2?x=1"), ("nobody.example", "/3"), ("h.example", "/4")]:
+        async with ClientSession() as http, http.get(f"{server.public_url}{path}", headers={"Host": host}):
+            pass
+    await eventually(lambda: len(client.last_requests(3)) == 3)
+    await eventually(lambda: server.last_requests(1)[0][1].path == "/4")
+    told = [(record.path, record.status, record.route) for _, record in server.last_requests(9)]
+    assert told == [("/2", 200, "h.example"), ("/3", 404, ""), ("/4", 200, "h.example")]
+    assert [record.path for _, record in client.last_requests(2)] == ["/2", "/4"]
+    assert all(begun_s - 0.1 < ended_s < time.time() + 0.1 for ended_s, _ in server.last_requests(3))
 
 
 @pytest.mark.cython_only("the format knows nothing of engines")

@@ -98,7 +98,7 @@ async def test_a_hangup_ends_neither_end(stack: AsyncExitStack, backend: Backend
     client = await start_client(stack, tunnel, backend.address)
     server.signal(signal.SIGHUP)
     client.signal(signal.SIGHUP)
-    await client.line("reads nothing again")
+    await client.line("reloaded +nothing has changed")
     async with http.get(f"{url}/x") as got:
         assert await got.text() == "hello /x"
     for end in (client, server):

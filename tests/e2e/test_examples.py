@@ -98,9 +98,10 @@ async def test_the_stock_server(stack: AsyncExitStack) -> None:
 
 
 @pytest.mark.cython_only("it names no engine")
-async def test_the_snippet_of_the_readme(stack: AsyncExitStack) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/guides/python.md"])
+async def test_the_snippet_of_a_page(stack: AsyncExitStack, page: str) -> None:
     """As it is printed; Ctrl-C ends it without a traceback."""
-    section = (ROOT / "README.md").read_text().partition("## From Python\n")[2]
+    section = (ROOT / page).read_text().partition("# From Python\n")[2]
     snippet = re.match(r"\n((?: {4}.*\n|\n)+)", section)
     assert snippet
     program = await start_python(stack, "-c", textwrap.dedent(snippet[1]))

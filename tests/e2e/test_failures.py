@@ -13,12 +13,14 @@ import pytest
 
 import fasttunnel
 from tests.support.command import Command, command
+from tests.support.frames import CLOSE, accept_upgrade, ask_upgrade, expect_upgrade, read_frame
+from tests.support.raw import connect, start_raw
 from tests.support.relay import Relay, start_relay
 from tests.support.tunnel import Recorder, Tunnel, eventually, start_client, start_server
 from tests.support.witnesses import Backends, Witnesses, open_books, round_trips, start_backends
 
 QUICK = {"backoff_min_s": 0.01, "backoff_max_s": 0.05}
-BEAT_S = 0.2
+BEAT_S = 0.5  # twice this is what a busy machine may let a process wait without a tunnel being given up
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -65,6 +67,22 @@ async def test_the_tunnel_is_cut(stack: AsyncExitStack, link: Link) -> None:
     await link.back()
     await witnesses.leave()
     await books.balance()
+
+
+@pytest.mark.parametrize("code", [1006, 1012])
+async def test_how_websockets_of_a_lost_tunnel_are_closed(stack: AsyncExitStack, code: int) -> None:
+    server = await start_server(stack, ws_lost_close=code)
+    relay, backend = await start_relay(stack, server.tunnel), await start_raw(stack)
+    await start_client(stack, relay.address, [backend.url], **QUICK)
+    public = await connect(stack, *server.address)
+    await ask_upgrade(public)
+    await accept_upgrade(await backend.accept())
+    await expect_upgrade(public)
+    relay.cut()
+    if code != 1006:
+        last = await read_frame(public)
+        assert (last.opcode, last.payload[:2]) == (CLOSE, code.to_bytes(2, "big"))
+    assert await public.to_end() == b""
 
 
 async def test_the_tunnel_is_a_black_hole(stack: AsyncExitStack, link: Link) -> None:

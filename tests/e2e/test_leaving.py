@@ -33,7 +33,7 @@ from tests.support.site import start_site
 from tests.support.stock import StockEnd, start_stock_server
 from tests.support.tunnel import WAIT_S, Recorder, eventually, start_client, start_server
 
-GOING_AWAY = (1001).to_bytes(2, "big")
+RESTART = (1012).to_bytes(2, "big")
 PING = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + b"12345678"  # RFC 9113 6.7
 
 
@@ -53,9 +53,9 @@ async def open_websocket(ends: Ends) -> tuple[Peer, Peer]:
     return public, backend
 
 
-async def expect_going_away(peer: Peer) -> None:
+async def expect_restart(peer: Peer) -> None:
     last = await read_frame(peer)
-    assert (last.opcode, last.payload[:2]) == (CLOSE, GOING_AWAY)
+    assert (last.opcode, last.payload[:2]) == (CLOSE, RESTART)
 
 
 # -- WebSockets
@@ -65,12 +65,12 @@ async def test_open_websockets_are_closed_in_order(ends: Ends, leaving: fasttunn
     """At once, not when the grace period is over; the backend hears of it too."""
     public, backend = await open_websocket(ends)
     stopping = asyncio.ensure_future(leaving.stop(2 * WAIT_S))
-    await expect_going_away(public)
+    await expect_restart(public)
     await backend.send(frame(TEXT, b"too late"))
-    await public.send(frame(TEXT, b"before", mask=MASK) + frame(CLOSE, close_payload(1001), mask=MASK))
+    await public.send(frame(TEXT, b"before", mask=MASK) + frame(CLOSE, close_payload(1012), mask=MASK))
     assert (await read_frame(backend)).payload == b"before"
-    await expect_going_away(backend)
-    await backend.send(frame(CLOSE, close_payload(1001)))
+    await expect_restart(backend)
+    await backend.send(frame(CLOSE, close_payload(1012)))
     await backend.close()
     assert await public.ended()
     async with asyncio.timeout(WAIT_S):
@@ -85,11 +85,11 @@ async def test_a_frame_under_way_is_completed_first(ends: Ends, leaving: fasttun
     await eventually(lambda: ends.tunnel.server.routes == [] or ends.tunnel.server.status()["draining"])
     await backend.send(b"x" * 30_000)
     assert await public.exactly(100_000) == b"x" * 100_000
-    await expect_going_away(public)
+    await expect_restart(public)
     await backend.send(frame(CONTINUATION, b"too late"))
-    await public.send(frame(CLOSE, close_payload(1001), mask=MASK))
-    await expect_going_away(backend)
-    await backend.send(frame(CLOSE, close_payload(1001)))
+    await public.send(frame(CLOSE, close_payload(1012), mask=MASK))
+    await expect_restart(backend)
+    await backend.send(frame(CLOSE, close_payload(1012)))
     async with asyncio.timeout(WAIT_S):
         await stopping
 
@@ -113,7 +113,7 @@ async def test_a_public_that_does_not_answer_the_close(
     public, backend = await open_websocket(ends)
     async with asyncio.timeout(WAIT_S):
         await leaving.stop(0.2)
-    await expect_going_away(public)
+    await expect_restart(public)
     assert await public.ended()
     assert await backend.ended()
 
@@ -126,10 +126,10 @@ async def test_a_handshake_under_way(ends: Ends, leaving: fasttunnel.Server | fa
     await eventually(lambda: ends.tunnel.server.routes == [] or ends.tunnel.server.status()["draining"])
     await accept_upgrade(backend)
     await expect_upgrade(public)
-    await expect_going_away(public)
-    await public.send(frame(CLOSE, close_payload(1001), mask=MASK))
-    await expect_going_away(backend)
-    await backend.send(frame(CLOSE, close_payload(1001)))
+    await expect_restart(public)
+    await public.send(frame(CLOSE, close_payload(1012), mask=MASK))
+    await expect_restart(backend)
+    await backend.send(frame(CLOSE, close_payload(1012)))
     async with asyncio.timeout(WAIT_S):
         await stopping
 
@@ -296,7 +296,7 @@ class Load:
                 await socket.send_str("hello")
                 got = await socket.receive()
                 if got.type is aiohttp.WSMsgType.CLOSE:
-                    assert got.data == 1001
+                    assert got.data == 1012
                     return
                 assert got.data == "HELLO"
 

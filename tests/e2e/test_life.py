@@ -105,7 +105,7 @@ async def test_requests_under_way_when_the_server_is_killed(ends: Ends) -> None:
 
 
 async def test_requests_under_way_when_the_client_is_killed(ends: Ends) -> None:
-    """Wire contract, TUNNEL_LOST: 502 where no answer has begun, otherwise a broken answer; WebSockets get 1001."""
+    """Wire contract, TUNNEL_LOST: 502 where no answer has begun, otherwise a broken answer; WebSockets get 1012."""
     waiting, _, _ = await ends.pass_on(request("GET", "/waiting"))
     begun, backend, _ = await ends.pass_on(request("GET", "/begun"))
     await backend.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
@@ -124,7 +124,7 @@ async def test_requests_under_way_when_the_client_is_killed(ends: Ends) -> None:
     assert got.status == 502
     assert await begun.ended()
     last = await read_frame(websocket)
-    assert (last.opcode, last.payload[:2]) == (CLOSE, (1001).to_bytes(2, "big"))
+    assert (last.opcode, last.payload[:2]) == (CLOSE, (1012).to_bytes(2, "big"))
     await ends.tunnel.events.until_line("link down")
     got = await (await ends.public()).ask(request("GET", "/"))
     assert (got.status, got.head.get("retry-after")) == (503, "1"), "it may come back"
@@ -148,7 +148,7 @@ async def test_a_link_that_is_silent_is_given_up(stack: AsyncExitStack) -> None:
     """Nothing is closed and nothing comes: the missing heartbeats tell. Both ends go on without it."""
     backend = await start_raw(stack)
     server_events = Recorder()
-    server = await start_server(stack, server_events, heartbeat_interval_s=0.05)
+    server = await start_server(stack, server_events, heartbeat_interval_s=0.2)
     relay = await start_relay(stack, server.tunnel)
     events = Recorder()
     await start_client(stack, relay.address, [backend.url], events, **QUICK)

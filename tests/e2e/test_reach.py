@@ -68,7 +68,7 @@ async def test_a_url_that_leads_elsewhere(stack: AsyncExitStack, monkeypatch: py
     client, _ = await start(stack, "http://127.0.0.1:1", "grpc://127.0.0.1:1")
 
     async def problem(url: str, index: int = 0) -> str:
-        client._engine.urls[index] = url
+        client._running.urls[index] = url
         return str(await client.problem_of(index))
 
     assert "answers 200, but not by this tunnel" in await problem(elsewhere)

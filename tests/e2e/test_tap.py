@@ -51,7 +51,7 @@ class Reader:
 
 
 def taps_of(end: Any) -> Any:
-    return end._engine.taps
+    return end.taps
 
 
 @asynccontextmanager

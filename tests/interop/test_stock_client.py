@@ -172,7 +172,7 @@ async def test_a_server_that_stops_says_go_away_and_unavailable(stock: Stock) ->
 
 
 async def test_heartbeats_are_echoed(stack: AsyncExitStack) -> None:
-    server = await start_server(stack, heartbeat_interval_s=0.05)
+    server = await start_server(stack, heartbeat_interval_s=0.2)
     client, _ = await dial_and_register(stack, server.tunnel)
     async with asyncio.timeout(WAIT_S):
         nonces = [(await client.heartbeats.get()).heartbeat.nonce for _ in range(3)]

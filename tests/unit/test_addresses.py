@@ -51,6 +51,10 @@ def test_connections() -> None:
 def test_no_limit_of_connections() -> None:
     connections = Connections(0)
     assert {connections.enter("10.0.0.1", "public") for _ in range(100)} == {Verdict.WELCOME}
+    connections.limit = 50  # it may come later, and finds what is open
+    assert connections.enter("10.0.0.1", "public") == Verdict.DROP
+    for _ in range(101):
+        connections.leave("10.0.0.1", "public")
     assert not connections._open
 
 

@@ -162,7 +162,7 @@ async def test_client_life() -> None:
         ]
         assert isinstance(engine.config.token, Secret)
         assert client.urls == ["http://127.0.0.1:8080"]
-    assert engine.calls == ["start", ("stop", None)]
+    assert engine.calls == ["start", ("stop", 30.0)]
 
 
 async def test_a_refused_client_leaves_nothing_behind() -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,13 @@ from fasttunnel.control.tokens import digest_of, parse_tokens, read_tokens
 
 def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command; a traceback is a failure of the test."""
-    result = CliRunner().invoke(
-        main, list(arguments), prog_name="fasttunnel", env={"FASTTUNNEL_TOKEN": "", **environment}
-    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        result = CliRunner().invoke(
+            main, list(arguments), prog_name="fasttunnel", env={"FASTTUNNEL_TOKEN": "", **environment}
+        )
+    finally:  # commands hold signals until their loop runs; programs of other tests would inherit that
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.stdout, result.stderr
 

@@ -23,9 +23,11 @@ LAYERS = """
     control.names
     control.config control.outage control.tokens control.kinds control.descriptions
     control.sources control.schema control.files
+    control.changes
     control.auth control.log control.taps control.trace control.certificates
     control.own_token control.login control.last_time
-    control.registration control.access control.redaction control.spans
+    control.registration control.access_lines control.redaction control.spans
+    control.access
     control.view
     abc
     reach.http2 reach.backends reach.admin
@@ -34,7 +36,9 @@ LAYERS = """
     _core
     engine._nghttp2 engine._system engine._grpc engine._openssl engine._out
     engine._exchange engine._tls
-    engine._tally
+    engine._tally engine._record
+    engine._lines
+    engine._journal
     engine._socket
     engine._io
     engine._http1 engine._http2 engine._websocket engine._listener
@@ -43,7 +47,6 @@ LAYERS = """
     engine._public_http2 engine._public_websocket engine._backend_http1 engine._backend_http2
     engine._public_http1 engine._backend_websocket
     engine._backends
-    engine.recording
     engine.server
     engine.client
     reference.messages
@@ -61,6 +64,7 @@ LAYERS = """
     admin.metrics admin.tap
     admin.pages
     admin.port
+    succession
     api
     fasttunnel
     installation
@@ -69,7 +73,7 @@ LAYERS = """
     doctor.client doctor.server
     doctor
     cli.traffic cli.first_url cli.tap_lines
-    cli.options cli.running cli.screen cli.live cli.lines
+    cli.options cli.running cli.screen cli.live cli.lines cli.reloading
     cli.server_screen cli.client_screen
     cli.client_checks
     demo.demo_pb2

@@ -57,10 +57,10 @@ class Tap:
         if view.reveals and self._scope != "payloads":
             text = "this admin port shows no payloads, header fields and queries, and seeks no text in them"
             return words(403, f"{text}: it is open to the network or its option tap says so; --tap payloads permits it")
-        engine = self._subject.running()
-        if engine is None:
+        end = self._subject.running()
+        if end is None:
             return words(503, f"there is nothing to tap: {self._subject.unready}")
-        taps = getattr(engine, "taps", None)
+        taps = end.taps
         if taps is None:
             return words(501, f"the engine {self._subject.engine} cannot be tapped")
         if len(self._readers) >= READERS:

@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+import msgspec
 
 from fasttunnel.cli import options, running
+from fasttunnel.cli.reloading import Reloader
 from fasttunnel.control.config import ClientConfig
 from fasttunnel.control.last_time import LastTime
 from fasttunnel.control.sources import PREFIX, configure
@@ -89,7 +91,8 @@ def client(**given: Any) -> None:
         strip_prefix = true
 
     While the server is away the client keeps trying. A first Ctrl-C (SIGINT, SIGTERM) lets requests
-    under way finish, a second one stops at once.
+    under way finish, a second one stops at once. When the file of --config changes, and on SIGHUP, it
+    goes on with what that says now: a new tunnel takes over, and no request is lost.
     """
     run(given)
 
@@ -99,7 +102,9 @@ def run(given: dict[str, Any]) -> NoReturn:
     engine: EngineName | None = given["engine"]
     running.hold_signals()
     try:
-        settings = configure(ClientConfig, options.gather(ClientConfig, given))
+        gather = options.sources(ClientConfig, given)
+        files = Reloader(given["config"], lambda: configure(ClientConfig, gather()))
+        settings = files.read()
     except FasttunnelError as error:
         running.fail(error)
 
@@ -117,7 +122,7 @@ def run(given: dict[str, Any]) -> NoReturn:
     except FasttunnelError as error:
         running.fail(error)
     last_time = LastTime(settings)
-    settings = last_time.restored()
+    asked, settings = settings, last_time.restored()
     live = is_live(given["plain"] or given["trace_messages"]) and settings.log_format is None
 
     def connected() -> None:
@@ -132,20 +137,27 @@ def run(given: dict[str, Any]) -> NoReturn:
     screen.title("client")
     end = Client.from_config(settings, events=screen, engine=engine)
 
-    def reload() -> None:
-        end.reload()
-        if not settings.access_log:
-            screen.say("reload  a client reads nothing again; start it anew for other options")
+    async def reload(wanted: ClientConfig) -> None:
+        nonlocal asked, last_time
+        # Who it is to the server stays, unless another is asked for.
+        kept = ["client_id"] * (wanted.client_id == asked.client_id)
+        kept += ["name", "any_name"] * ((wanted.name, wanted.any_name) == (asked.name, asked.any_name))
+        as_now = {name: getattr(end.config, name) for name in kept}
+        changes = await end.reload(msgspec.structs.replace(wanted, **as_now))
+        asked = wanted
+        if changes.names & {"server", "routes", "client_id"} and end.started:
+            last_time = last_time.renewed(wanted)
+            connected()
 
     def work() -> Coroutine[Any, Any, None]:
-        beside: list[Awaitable[None]] = (
-            [live_status(screen, end).run()] if isinstance(screen, ClientScreen) and live else []
-        )
+        beside: list[Awaitable[None]] = [files.run(reload, screen.warning)]
+        if isinstance(screen, ClientScreen) and live:
+            beside.append(live_status(screen, end).run())
         if not given["no_check"]:
             screen.watch = BackendWatch(
                 (spec.backend for spec in settings.routes), settings.connect_timeout_s, screen.backend
             )
             beside += [screen.watch.run(), check_urls(end, screen)]
-        return running.with_beside(running.serve(end, lambda: None, screen.say, reload), *beside)
+        return running.with_beside(running.serve(end, lambda: None, screen.say, files.ask), *beside)
 
     running.run(work)

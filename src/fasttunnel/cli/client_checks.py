@@ -44,7 +44,11 @@ async def _check_all(end: Client, screen: UrlScreen, count: int) -> None:
 
     async def problem_of(index: int) -> str | None:
         async with turns:
-            return await end.problem_of(index)
+            return await end.problem_of(index) if len(end.urls) == count else None
+
+    def tell(index: int, problem: str | None) -> None:
+        if len(end.urls) == count:  # else there was a reload: others are looked at, and this will be cancelled
+            screen.route(index, problem)
 
     async def follow(index: int, told: str) -> None:
         """Until it leads here."""
@@ -53,7 +57,7 @@ async def _check_all(end: Client, screen: UrlScreen, count: int) -> None:
             await asyncio.sleep(pause_s)
             problem = await problem_of(index)
             if problem != told:
-                screen.route(index, problem)
+                tell(index, problem)
             if problem is None:
                 return
             told, pause_s = problem, min(2 * pause_s, LONGEST_PAUSE_S)
@@ -62,6 +66,6 @@ async def _check_all(end: Client, screen: UrlScreen, count: int) -> None:
         first = [group.create_task(problem_of(index)) for index in range(count)]
         for index, task in enumerate(first):  # told in the order of the routes
             problem = await task
-            screen.route(index, problem)
+            tell(index, problem)
             if problem is not None:
                 group.create_task(follow(index, problem))

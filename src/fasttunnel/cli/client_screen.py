@@ -9,6 +9,8 @@ from rich.console import Console
 from fasttunnel.api import Client
 from fasttunnel.cli.live import LiveStatus, Row, round_trip
 from fasttunnel.cli.screen import Screen
+from fasttunnel.cli.traffic import Traffic
+from fasttunnel.control.changes import Changes
 from fasttunnel.control.config import Backend, ClientConfig
 from fasttunnel.reach.backends import BackendWatch
 
@@ -39,6 +41,12 @@ class ClientScreen(Screen):
 
     def listening(self, kind: str, address: str) -> None:
         self.admin(address)
+
+    def reloaded(self, changes: Changes[Any]) -> None:
+        super().reloaded(changes)
+        self._config, self._away = changes.config, True
+        if self.watch is not None:
+            self.watch.follow((spec.backend for spec in self._config.routes), self._config.connect_timeout_s)
 
     def connected(self, server: str, urls: Sequence[str]) -> None:
         self._is_connected()
@@ -119,4 +127,4 @@ class ClientScreen(Screen):
 
 
 def live_status(screen: ClientScreen, end: Client) -> LiveStatus:
-    return LiveStatus(screen.console, screen.traffic, end.status, screen.tunnel_row, screen.route_rows)
+    return LiveStatus(screen.console, Traffic(end.last_requests), end.status, screen.tunnel_row, screen.route_rows)

@@ -11,6 +11,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
+from fasttunnel.control.changes import Changes
 from fasttunnel.control.config import Backend, ClientConfig, ServerConfig
 from fasttunnel.control.home import shown
 from fasttunnel.control.log import Events, one_line, timestamp
@@ -93,6 +94,15 @@ class LogLines(Events):
         text = f"{backend} cannot be reached: {reason}"
         self._line("warning", "backend_failed", text, backend=backend, reason=reason)
 
+    def reloaded(self, changes: Changes[Any]) -> None:
+        self._level = LEVELS[changes.config.log_level]
+        if not changes.changed:
+            self._line("info", "reloaded", *changes.lines(), option=None)
+        for change in changes.changed:
+            self._line("info", "reloaded", f"{change.option} {change.text}", option=change.option)
+        if changes.needs_restart:
+            self._line("warning", "needs_restart", changes.rest, options=changes.needs_restart)
+
     def warning(self, text: str) -> None:
         self._line("warning", "warning", text)
 
@@ -118,6 +128,12 @@ class ClientLog(LogLines):
             self.urls = list(urls)
             if self.watch is not None:
                 self.has_urls.set()
+
+    def reloaded(self, changes: Changes[Any]) -> None:
+        super().reloaded(changes)
+        self._config = changes.config
+        if self.watch is not None:
+            self.watch.follow((spec.backend for spec in self._config.routes), self._config.connect_timeout_s)
 
     def route(self, index: int, problem: str | None) -> None:
         """Whether a URL leads here: None, or why it is not known to."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from fasttunnel.cli.traffic import Traffic
+from fasttunnel.cli import traffic
 from fasttunnel.errors import FasttunnelError
 
 PAUSE_S: Final = 0.25  # between two looks; what has not changed is not drawn again
@@ -33,13 +33,13 @@ class LiveStatus:
     def __init__(
         self,
         console: Console,
-        traffic: Traffic,
+        requests: traffic.Traffic,
         status: Callable[[], dict[str, Any]],
         tunnel: Callable[[dict[str, Any]], Row],
         routes: Callable[[int], tuple[Sequence[Row], int]],
     ) -> None:
         self._console = console
-        self._traffic = traffic
+        self._traffic = requests
         self._status = status
         self._tunnel = tunnel
         self._routes = routes
@@ -51,11 +51,11 @@ class LiveStatus:
         with contextlib.suppress(OSError), live:
             self._console.show_cursor(True)  # a second Ctrl-C ends the process before it could come back
             while True:
-                rows = self._rows()
-                seen = (rows, self._traffic.count, self._console.size)
+                rows, last = self._rows(), self._traffic.last()
+                seen = (rows, last, self._console.size)
                 if seen != self._drawn:
                     self._drawn = seen
-                    lines = [*map(_line, rows), *self._traffic.lines(self._console.width)]
+                    lines = [*map(_line, rows), *traffic.lines(last, self._console.width)]
                     live.update(
                         Text("\n", no_wrap=True, overflow="ellipsis").append(Text("\n").join(lines)), refresh=True
                     )

@@ -158,8 +158,9 @@ def tap(trace_messages: bool) -> Callable[[str, bool, bytes], None] | None:
     return Trace()
 
 
-def gather(kind: Kind, given: dict[str, Any]) -> Options:
-    """All options of a command, of which `given` are the parameters."""
+def sources(kind: Kind, given: dict[str, Any]) -> Callable[[], Options]:
+    """Reads all options of a command, of which `given` are the parameters. What it is called again for is the file:
+    flags and environment stay as they are."""
     for text in misspelt(os.environ):
         click.echo(f"fasttunnel: {text}", err=True)
     flags = {
@@ -168,18 +169,21 @@ def gather(kind: Kind, given: dict[str, Any]) -> Options:
     }
     known = {*of_fields(kind), "token_file"}  # others are of the command, and not of its configuration
     used = {name: value for name, value in given.items() if name in known and value not in (None, ())}
-    found = merged(
-        from_file(Path(given["config"])) if given["config"] is not None else {},
-        from_environment(os.environ, kind),
-        from_settings(given["assignments"]),
-        from_flags(
-            {
-                name: (flags.get(name, COMMAND_LINE), Text(value) if isinstance(value, str) else value)
-                for name, value in used.items()
-            }
-        ),
-    )
-    return completed(found) if kind is ClientConfig else found
+    values = {
+        name: (flags.get(name, COMMAND_LINE), Text(value) if isinstance(value, str) else value)
+        for name, value in used.items()
+    }
+
+    def gather() -> Options:
+        found = merged(
+            from_file(Path(given["config"])) if given["config"] is not None else {},
+            from_environment(os.environ, kind),
+            from_settings(given["assignments"]),
+            from_flags(values),
+        )
+        return completed(found) if kind is ClientConfig else found
+
+    return gather
 
 
 def of_file(file: Path | None, of: str | None, assignments: Iterable[str]) -> tuple[Kind, Options]:

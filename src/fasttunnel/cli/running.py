@@ -82,6 +82,14 @@ async def serve(
     finally:
         notify(STOPPING)
         await end.stop()
+        ignore_hangup()
+
+
+def ignore_hangup() -> None:
+    """There is nothing left to read again; by itself one that comes late would end the process as a failure."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 async def with_beside(work: Awaitable[None], *others: Awaitable[None]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from fasttunnel.cli.traffic import Traffic
+from fasttunnel.cli.traffic import KEPT
+from fasttunnel.control.changes import Changes
 from fasttunnel.control.log import Events, timestamp
 from fasttunnel.version import __version__
 
@@ -40,9 +41,7 @@ class Screen(Events):
     ) -> None:
         super().__init__()
         self._level = level
-        self.traffic = Traffic()
-        if live:
-            self.request_done = self.traffic.take
+        self.keeps_last = KEPT if live else 0
         self.console = console or LastingConsole(highlight=False)
         self._timed = timed  # each line begins with the time
 
@@ -75,6 +74,13 @@ class Screen(Events):
     def admin(self, address: str) -> None:
         at = address if address.startswith("unix:") else f"http://{address}"
         self.line("admin", at, "  /metrics, /status, /healthz, /readyz")
+
+    def reloaded(self, changes: Changes[Any]) -> None:
+        self._level = changes.config.log_level
+        for text in changes.lines():
+            self.line("reloaded", text)
+        if changes.needs_restart:
+            self.warning(changes.rest)
 
     def warning(self, text: str) -> None:
         self.line("warning", text, style="bold yellow")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fasttunnel.cli import options, running
+from fasttunnel.cli.reloading import Reloader
 from fasttunnel.control.config import DEFAULT_LISTEN, DEFAULT_TUNNEL, ServerConfig, parse_address
 from fasttunnel.control.own_token import OwnToken, as_option, is_wanted, own_token
 from fasttunnel.control.privileges import become, find_user
@@ -126,13 +127,22 @@ def server(
         ws_message_bytes = 16_777_216
 
     A first Ctrl-C (SIGINT, SIGTERM) lets requests under way finish, a second one stops at once.
-    SIGHUP has certificates and the file of --tokens read at once if they have changed.
+    The file of --config, certificates and the file of --tokens are read again when they change; SIGHUP
+    has them read at once.
     """
     running.hold_signals()
     try:
-        gathered = options.gather(ServerConfig, given)
-        own = _token(gathered, no_token)
-        settings = configure(ServerConfig, gathered, as_option(own) if own is not None else {})
+        gather = options.sources(ServerConfig, given)
+        own: OwnToken | None = None
+
+        def read() -> ServerConfig:
+            nonlocal own
+            gathered = gather()
+            own = _token(gathered, no_token, own)
+            return configure(ServerConfig, gathered, as_option(own) if own is not None else {})
+
+        files = Reloader(given["config"], read)
+        settings = files.read()
         account = find_user(user) if user is not None else None
         from fasttunnel.api import Server
         from fasttunnel.cli.lines import LogLines
@@ -156,25 +166,36 @@ def server(
         if isinstance(screen, ServerScreen):
             await live_status(screen, end).run()
 
+    def look_for_public() -> None:
+        host, port, screen.secure = end.config.seen_at(*parse_address(end.public_url.rpartition("/")[2]))
+        screen.public = (host, port)
+
+    async def reload() -> None:
+        async def apply(settings: ServerConfig) -> None:
+            end.reload(settings)
+            look_for_public()
+
+        await up.wait()
+        await files.run(apply, screen.warning)
+
     def started() -> None:
         if account is not None:
             become(account)
-        host, port, screen.secure = settings.seen_at(*parse_address(end.public_url.rpartition("/")[2]))
-        screen.public = (host, port)
+        look_for_public()
         screen.title("server")
         screen.summary(end.public_url, end.tunnel, settings, own, end.admin)
         up.set()
 
     def work() -> Coroutine[Any, Any, None]:
-        serving = running.serve(end, started, screen.say, end.reload)
-        return running.with_beside(serving, *([status()] if live else []))
+        serving = running.serve(end, started, screen.say, files.ask)
+        return running.with_beside(serving, reload(), *([status()] if live else []))
 
     running.run(work)
 
 
-def _token(gathered: Options, no_token: bool) -> OwnToken | None:
+def _token(gathered: Options, no_token: bool, known: OwnToken | None) -> OwnToken | None:
     """The server's own token where it is given none. Raises ConfigError."""
     wanted = is_wanted(gathered)
     if no_token and not wanted:
         raise ConfigError("--no-token together with a token", hint="leave one of them away")
-    return own_token() if wanted and not no_token else None
+    return known or own_token() if wanted and not no_token else None

@@ -10,6 +10,7 @@ from rich.console import Console
 from fasttunnel.api import Server
 from fasttunnel.cli.live import LiveStatus, Row, round_trip
 from fasttunnel.cli.screen import Screen
+from fasttunnel.cli.traffic import Traffic
 from fasttunnel.control.config import ServerConfig, is_loopback, parse_address
 from fasttunnel.control.home import shown
 from fasttunnel.control.own_token import OwnToken
@@ -117,4 +118,4 @@ def live_status(screen: ServerScreen, end: Server) -> LiveStatus:
         urls = [(route.url(*screen.public, secure=screen.secure), route.kinds) for route in found[:first]]
         return [Row("route", ((url, "green"), f"  {kinds}")) for url, kinds in urls], len(found)
 
-    return LiveStatus(screen.console, screen.traffic, end.status, tunnel, routes)
+    return LiveStatus(screen.console, Traffic(end.last_requests), end.status, tunnel, routes)

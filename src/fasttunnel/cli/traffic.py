@@ -2,34 +2,32 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from rich.text import Text
 
-from fasttunnel.control.log import RequestRecord, one_line
+from fasttunnel.control.log import Ended, RequestRecord, one_line
 from fasttunnel.errors import GrpcStatus, ResetCode
 from fasttunnel.reach.marker import MARKERS
 
 SHOWN: Final = 10
+KEPT: Final = 4 * SHOWN  # some are our own, to see whether URLs lead here, and are not shown
 RATE_S: Final = 2.0  # what "a second" is taken over
 _GRPC: Final = {int(status): status.name.replace("_", " ") for status in GrpcStatus}
 
 
 class Traffic:
-    """Takes the record of each finished request; all else happens when somebody looks."""
+    """`last` returns the last requests of an end, so many at most. Nothing happens but when somebody looks."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, last: Callable[[int], list[Ended]], clock: Callable[[], float] = time.monotonic) -> None:
+        self._last = last
         self._clock = clock
         self._seen: deque[tuple[float, int]] = deque()
-        self.count = 0
-        self.last: deque[tuple[float, RequestRecord]] = deque(maxlen=SHOWN)
 
-    def take(self, record: RequestRecord) -> None:
-        if MARKERS in record.path:
-            return  # our own
-        self.count += 1
-        self.last.append((time.time(), record))
+    def last(self) -> list[Ended]:
+        """Those to be shown, the newest last."""
+        return [ended for ended in self._last(KEPT) if MARKERS not in ended[1].path][-SHOWN:]
 
     def rate(self, begun: int) -> float:
         """Requests per second, over the last RATE_S, of which there have been so many by now."""
@@ -40,9 +38,10 @@ class Traffic:
         since, count = self._seen[0]
         return (begun - count) / (now - since) if now > since else 0.0
 
-    def lines(self, width: int) -> list[Text]:
-        """The last requests, the newest below. Laid out by hand: a table of rich costs ten times as much."""
-        return [_line(finished_s, record, width) for finished_s, record in self.last]
+
+def lines(last: Iterable[Ended], width: int) -> list[Text]:
+    """Of requests. Laid out by hand: a table of rich costs ten times as much."""
+    return [_line(finished_s, record, width) for finished_s, record in last]
 
 
 def _line(finished_s: float, record: RequestRecord, width: int) -> Text:

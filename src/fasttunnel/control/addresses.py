@@ -41,7 +41,7 @@ class Verdict(IntEnum):
 
 
 class Connections:
-    """Open connections of each address to each port, and how many may be; 0: any number, and nothing is counted."""
+    """Open connections of each address to each port, and how many may be; 0: any number. The limit may be changed."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -49,17 +49,13 @@ class Connections:
 
     def enter(self, address: str, port: str) -> Verdict:
         """One has come to a port. `leave` is to be called when it has gone, whatever the verdict."""
-        if not self.limit:
-            return Verdict.WELCOME
         key = port, address_key(address)
         count = self._open[key] = self._open.get(key, 0) + 1
-        if count <= self.limit:
+        if count <= self.limit or not self.limit:
             return Verdict.WELCOME
         return Verdict.REFUSE if count <= 2 * self.limit else Verdict.DROP
 
     def leave(self, address: str, port: str) -> None:
-        if not self.limit:
-            return
         key = port, address_key(address)
         left = self._open.get(key, 0) - 1
         if left > 0:
@@ -75,7 +71,7 @@ class Mistakes:
     """
 
     def __init__(self, limit: int, within_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
+        self.limit = limit
         self._within_s = within_s
         self._clock = clock
         self._known: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how many, and when they are forgotten
@@ -85,28 +81,28 @@ class Mistakes:
 
     def barred(self, address: str) -> bool:
         """Whether it has made too many. Coming again while it is barred does not make it longer."""
-        if not self._limit:
+        if not self.limit:
             return False
         key = address_key(address)
         count, until_s = self._known.get(key, (0, 0.0))
         if count and until_s <= self._clock():
             del self._known[key]
             return False
-        return count >= self._limit
+        return count >= self.limit
 
     def add(self, address: str) -> bool:
         """One more. Whether it is the one with which the address is barred."""
-        if not self._limit:
+        if not self.limit:
             return False
         key, now = address_key(address), self._clock()
         count, until_s = self._known.get(key, (0, 0.0))
         if until_s <= now:
             count, until_s = 0, now + self._within_s
         count += 1
-        if count == self._limit:
+        if count == self.limit:
             until_s = now + self._within_s
         self._known[key] = count, until_s
         self._known.move_to_end(key)
         if len(self._known) > limits.ADDRESSES:
             self._known.popitem(last=False)
-        return count == self._limit
+        return count == self.limit

@@ -94,18 +94,36 @@ class Authenticator:
         self._failed = Mistakes(max_failed_logins, limits.FAILED_LOGINS_S)
         self._open = token is None and not tokens_file
         self._identities: dict[str, Identity] = {}
-        self._own = {}
-        if token is not None:
-            digest = digest_of(token.reveal().encode())
-            self._own[digest] = Login(Identity("token"), digest=digest)
+        self._holder = Identity("token")  # of the token, whichever that is
+        self._own = self._login_of(token)
         self._anonymous = Login(Identity("anonymous"))
         self._logins: dict[bytes, Login] = dict(self._own)
         self._generation = 0
         self._path = Path(tokens_file)
         self._file: FileWatch | None = None
+        self._tokens: dict[bytes, Token] = {}
         if tokens_file:
             self._file = FileWatch([tokens_file], self._read, warn)
             self._take(read_tokens(self._path))
+
+    def _login_of(self, token: Secret | None) -> dict[bytes, Login]:
+        if token is None:
+            return {}
+        digest = digest_of(token.reveal().encode())
+        return {digest: Login(self._holder, digest=digest)}
+
+    def reload(self, token: Secret | None, tokens_file: str, *, max_failed_logins: int) -> None:
+        """These are valid now; tunnels notice at their next `renew`. Raises ConfigError, and all is as before then."""
+        path, own = Path(tokens_file), self._login_of(token)
+        watch, tokens = self._file, self._tokens
+        if path != self._path:
+            watch = FileWatch([tokens_file], self._read, self._warn) if tokens_file else None
+            tokens = read_tokens(path) if tokens_file else {}
+        self._failed.limit = max_failed_logins
+        if (own.keys(), path) != (self._own.keys(), self._path):
+            self._open, self._own = token is None and not tokens_file, own
+            self._path, self._file = path, watch
+            self._take(tokens)
 
     @property
     def changes(self) -> bool:
@@ -143,6 +161,8 @@ class Authenticator:
         """What a tunnel's login is by now. Raises Refused when the tunnel has to end."""
         if login.generation == self._generation and login.has_expired:
             raise Refused(GrpcStatus.UNAUTHENTICATED, "the token has expired")
+        if login.identity is self._anonymous.identity and not self._open:
+            raise Refused(GrpcStatus.UNAUTHENTICATED, "a token is required")
         if login.generation == self._generation or login.identity is self._anonymous.identity:
             return login
         new = self._logins.get(login.digest)
@@ -171,8 +191,9 @@ class Authenticator:
             self._warn(f"{error}; the tokens of before stay valid")
 
     def _take(self, tokens: dict[bytes, Token]) -> None:
-        if warning := exposure(self._path):
+        if self._file is not None and (warning := exposure(self._path)):
             self._warn(warning)
+        self._tokens = tokens
         self._generation += 1
         names = {token.name for token in tokens.values()}
         self._identities = {name: self._identities.get(name) or Identity(name) for name in names}

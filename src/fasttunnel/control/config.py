@@ -37,12 +37,16 @@ HeaderList = Annotated[int, msgspec.Meta(ge=4096, le=1024 * 1024)]
 
 
 class Secret:
-    """A text that is never shown: it prints as ****. `warning` says where others of the machine may read it."""
+    """A text that is never shown: it prints as ****.
 
-    __slots__ = ("_text", "warning")
+    `warning` says where others of the machine may read it, `path` in which file it stood, if in one of its own.
+    """
 
-    def __init__(self, text: str, warning: str | None = None) -> None:
+    __slots__ = ("_text", "path", "warning")
+
+    def __init__(self, text: str, warning: str | None = None, path: str = "") -> None:
         self.warning = warning
+        self.path = path
         if not text or not text.isascii() or not text.isprintable() or " " in text:
             raise ConfigError("a token is made of visible ASCII characters, at least one, and no spaces")
         self._text = text
@@ -53,6 +57,12 @@ class Secret:
     @property
     def short(self) -> bool:
         return len(self._text) < limits.SHORT_TOKEN
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
     def __repr__(self) -> str:
         return "Secret(****)"
@@ -127,6 +137,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     keep_alive_timeout_s: Positive = limits.KEEP_ALIVE_TIMEOUT_S
     idle_timeout_s: NotNegative = limits.IDLE_TIMEOUT_S
     ws_ping_interval_s: NotNegative = limits.WS_PING_INTERVAL_S
+    ws_lost_close: Literal[1001, 1006, 1011, 1012, 1013] = 1001
     queue_timeout_s: NotNegative = limits.QUEUE_TIMEOUT_S
     queued_requests: Size = limits.QUEUED_REQUESTS
     heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
@@ -138,6 +149,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     otlp: str = ""
     log_format: Literal["human", "json"] | None = None
     log_level: Literal["info", "warning", "error"] = "info"
+    watch_config: bool = True
 
     @property
     def certificates(self) -> tuple[Certificate, ...]:
@@ -228,6 +240,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     otlp: str = ""
     log_format: Literal["human", "json"] | None = None
     log_level: Literal["info", "warning", "error"] = "info"
+    watch_config: bool = True
 
     @property
     def secure(self) -> bool:
@@ -237,6 +250,11 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     @property
     def certificate(self) -> Certificate | None:
         return Certificate(self.cert, self.key or self.cert) if self.cert else None
+
+    @property
+    def tls_files(self) -> tuple[str, ...]:
+        """What a connection to the server needs."""
+        return tuple(name for name in (self.ca, self.cert, self.key) if name)
 
     @property
     def pinned(self) -> frozenset[bytes]:
@@ -278,6 +296,48 @@ class RouteEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     strip_prefix: bool = False
     host_rewrite: str = ""
     exclusive: bool = False
+
+
+# -- what may change while a program runs ------------------------------------------------------------------------------
+
+Applies = Literal["live", "new connections", "restart"]
+"""How a change of an option takes effect: at once, for what begins after it; for connections and tunnels that are made
+after it; or by a restart."""
+
+
+def _applies(**names: str) -> dict[str, Applies]:
+    words: dict[str, Applies] = {"live": "live", "new_connections": "new connections", "restart": "restart"}
+    return {name: words[how] for how, listed in names.items() for name in listed.split()}
+
+
+OF_SERVER = _applies(
+    live="token tokens_file max_failed_logins max_connections_per_address target_bytes body_bytes max_connections "
+    "max_requests max_requests_per_tunnel ws_message_bytes grpc_message_bytes head_timeout_s keep_alive_timeout_s "
+    "idle_timeout_s ws_ping_interval_s ws_lost_close queue_timeout_s queued_requests request_id_header drain_timeout_s "
+    "access_log log_level watch_config",
+    new_connections="public_url cert key client_ca trusted_proxies initial_window max_fragment header_list_bytes "
+    "max_window window_budget heartbeat_interval_s",
+    restart="listen tunnel domain reuse_port tls admin tap log_format otlp",
+)
+# A client makes a tunnel with the new options, which takes over from the old one.
+OF_CLIENT = _applies(
+    live="server token client_id name any_name tls ca pins server_name cert key backend_ca backend_verify routes "
+    "initial_window max_fragment header_list_bytes ws_message_bytes grpc_message_bytes max_window window_budget "
+    "connections connect_timeout_s keep_alive_timeout_s backoff_min_s backoff_max_s drain_timeout_s access_log "
+    "log_level watch_config",
+    restart="admin tap log_format otlp",
+)
+ON_OR_OFF: dict[type, dict[str, tuple[str, ...]]] = {
+    ServerConfig: {"cert": ("key", "client_ca"), "client_ca": (), "access_log": ()},
+    ClientConfig: {"access_log": ()},
+}
+"""Options whose value may change as `applies` says, but that there is one, or none, by a restart, with what belongs to
+them."""
+
+
+def applies(kind: type[ServerConfig] | type[ClientConfig]) -> dict[str, Applies]:
+    """By option."""
+    return OF_SERVER if kind is ServerConfig else OF_CLIENT
 
 
 def _exposed(token: Secret | None, certificates: Iterable[Certificate]) -> list[str]:

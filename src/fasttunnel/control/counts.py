@@ -7,17 +7,17 @@ far. Towards the backend is "to_backend", towards the public "to_public".
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Final
 
-from fasttunnel.errors import ANSWERS, ResetCode
+from fasttunnel.errors import ABNORMAL, ANSWERS, ResetCode
 
 PROTOCOLS: Final = {1: "http", 2: "grpc", 3: "websocket"}
 DIRECTIONS: Final = ("to_backend", "to_public")
 OTHER: Final = "other"
 OWN: Final = "own"  # requests that a client has sent to itself, to see whether its URLs lead to it
 NO_ROUTE: Final = "none"  # of requests that a client has no backend for
-CLOSED_WITHOUT_WORD: Final = 1006  # RFC 6455 7.1.5: no Close frame has passed
 
 DURATIONS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 """Upper bounds of the histogram of durations: a quick answer, a long poll, a WebSocket that is open for a day."""
@@ -76,6 +76,33 @@ class Counts:
         self.statuses[protocol, answer_to(code)] += count
 
 
+def together(all_of: Iterable[Counts]) -> Counts:
+    """The sums of several; of round trips the longest."""
+    told = Counts()
+    for counts in all_of:
+        for name, seconds in counts.tunnels.round_trips_s.items():
+            told.tunnels.round_trips_s[name] = max(seconds, told.tunnels.round_trips_s.get(name, 0.0))
+        _add(told, counts)
+    return told
+
+
+def _add(to: Any, other: Any) -> None:
+    """To each field of one dataclass what the other has."""
+    for part in fields(to):
+        mine, others = getattr(to, part.name), getattr(other, part.name)
+        if isinstance(mine, int | float):
+            setattr(to, part.name, mine + others)
+        elif isinstance(mine, list):
+            mine[:] = map(sum, zip(mine, others, strict=True))
+        elif isinstance(mine, Counter):
+            mine.update(others)
+        elif is_dataclass(mine):
+            _add(mine, others)
+        elif part.name != "round_trips_s":
+            for key, value in others.items():
+                _add(mine.setdefault(key, type(value)()), value)
+
+
 def answer_to(code: int) -> int:
     """HTTP status that a reset becomes; 0: none, the connection is closed."""
     return ANSWERS[ResetCode(code)].http if code in ANSWERS else 502
@@ -89,5 +116,5 @@ def grpc_status_of(code: int) -> int:
 def close_code_of(code: int) -> int:
     """The same for an open WebSocket. Who was cancelled had gone: nobody was told."""
     if code == ResetCode.CANCELLED:
-        return CLOSED_WITHOUT_WORD
-    return ANSWERS[ResetCode(code)].ws_close or CLOSED_WITHOUT_WORD if code in ANSWERS else 1011
+        return ABNORMAL
+    return ANSWERS[ResetCode(code)].ws_close or ABNORMAL if code in ANSWERS else 1011

@@ -23,6 +23,8 @@ _BOTH = {
     "log_format": "Of events and of the access log: lines for people, or JSON, both with the time. Default: lines as a "
     "terminal shows them, and an access log for people.",
     "log_level": "Events below it are not shown.",
+    "watch_config": "Whether the file of --config is read again when it changes, and the token's with it; SIGHUP has "
+    "them read in any case.",
 }
 
 SERVER: Final = {
@@ -54,6 +56,8 @@ SERVER: Final = {
     "keep_alive_timeout_s": "A connection of the public between two requests is closed after this.",
     "idle_timeout_s": "A request on which nothing passes, either way, is ended after this.",
     "ws_ping_interval_s": "WebSockets of the public that are silent for so long are asked by a Ping whether they live.",
+    "ws_lost_close": "Close code of open WebSockets of the public whose tunnel is lost. 1006: no Close frame, the "
+    "connection just ends; pages then connect again that take an orderly end for a wanted one, such as JupyterLab's.",
     "queue_timeout_s": "How many seconds a request waits for a client that is away to come back; 0: it gets 503 at "
     "once.",
     "queued_requests": "Requests that may wait so at once.",

@@ -60,6 +60,13 @@ class LastTime:
             return msgspec.structs.replace(self._config, **changed)
         return msgspec.structs.replace(self._config, **changed, name=self._kept["name"], any_name=True)
 
+    def renewed(self, config: ClientConfig) -> LastTime:
+        """The same of another configuration, which this client has now."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = self._path = None
+        return LastTime(config)
+
     def keep(self, client_id: str, name: str) -> None:
         """As it is called now. A server without a domain gives no names, and nothing is kept."""
         kept = {"client_id": client_id, "name": name}

@@ -5,9 +5,10 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from fasttunnel import limits
+from fasttunnel.control.changes import Changes
 from fasttunnel.control.routes import Route
 
 _logger = logging.getLogger("fasttunnel")
@@ -36,6 +37,9 @@ class RequestRecord(NamedTuple):
     parent_id: str = ""  # span that asked, if its traceparent says that the trace is recorded
 
 
+Ended = tuple[float, RequestRecord]  # when, as of time.time()
+
+
 def timestamp(now_s: float) -> str:
     """Of time.time(), in UTC: 2026-11-25T12:00:00.123Z."""
     return f"{_second(int(now_s))}.{int(now_s % 1 * 1000):03}Z"
@@ -52,10 +56,19 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+class RecordLog(Protocol):
+    """What takes the records of an engine in batches: control.access.AccessLog."""
+
+    def ready(self, journal: Any) -> None:
+        """`journal.take()` hands over what there is; called when the first record has come since the last time."""
+
+
 class Events:
     """What engines report. Every line goes to `write`, by default to the logger "fasttunnel".
 
-    `request_done` is None unless records of finished requests are wanted: engines then make none.
+    `request_done` is None unless it is to be called with the record of each finished request. `keeps_last` is how many
+    of the last ones are to be had from `Server.last_requests` and `Client.last_requests`, which costs far less. Where
+    neither is wanted, nor an access log, engines make no records.
     `tap` is None unless the TunnelMessages themselves are wanted: `tap(tunnel, sent, message)` is then called for each
     one as it is sent or has come, with the address of the tunnel's far end ("10.0.0.7:50123", at the client the
     server's as configured) and the encoded message. It costs a copy of everything and is meant for tests and for
@@ -63,6 +76,9 @@ class Events:
     """
 
     request_done: Callable[[RequestRecord], None] | None = None
+    keeps_last: int = 0
+    access: RecordLog | None = None  # set by Server and Client, for the engine
+    spans: Callable[[RequestRecord], None] | None = None  # the same, for requests that have a parent_id
     tap: Callable[[str, bool, bytes], None] | None = None
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
@@ -98,6 +114,13 @@ class Events:
         """Client: a connection to a backend could not be made. The public is told neither to where nor why."""
         self._write(f"backend    {backend} cannot be reached: {reason}")
 
+    def reloaded(self, changes: Changes[Any]) -> None:
+        """Another configuration is in force."""
+        for line in changes.lines():
+            self._write(f"reloaded   {line}")
+        if changes.needs_restart:
+            self.warning(changes.rest)
+
     def warning(self, text: str) -> None:
         """Something to know that is no reason to stop."""
         self._write(f"warning    {text}")
@@ -123,12 +146,12 @@ class Sparing:
 
 
 class _Guard:
-    def __init__(self, events: Events, *others: Callable[[RequestRecord], None] | None) -> None:
+    def __init__(self, events: Events, access: RecordLog | None, spans: Callable[[RequestRecord], None] | None) -> None:
         self._events = events
-        told = [tell for tell in others if tell is not None]
-        if (done := events.request_done) is not None:
-            told.append(functools.partial(self._call, "request_done", done))
-        self.request_done = told[0] if len(told) == 1 else functools.partial(_tell_all, told) if told else None
+        done = events.request_done
+        self.request_done = functools.partial(self._call, "request_done", done) if done is not None else None
+        self.access = access
+        self.spans = functools.partial(self._call, "spans", spans) if spans is not None else None
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._events, name)
@@ -142,14 +165,11 @@ class _Guard:
             _logger.exception("Events.%s failed", name)
 
 
-def _tell_all(told: list[Callable[[RequestRecord], None]], record: RequestRecord) -> None:
-    for tell in told:
-        tell(record)
-
-
-def guard(events: Events, *others: Callable[[RequestRecord], None] | None) -> Events:
+def guard(
+    events: Events, access: RecordLog | None = None, spans: Callable[[RequestRecord], None] | None = None
+) -> Events:
     """The same events; what fails in them goes to the logger "fasttunnel" and never reaches the traffic.
 
-    The `others` that are not None are told of finished requests as well.
+    `access` gets the records of finished requests as well, `spans` those of requests that have a `parent_id`.
     """
-    return cast(Events, _Guard(events, *others))
+    return cast(Events, _Guard(events, access, spans))

@@ -5,8 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 
 READY, STOPPING = "READY=1", "STOPPING=1"
+
+
+def reloading() -> str:
+    """Until READY; the time is what Type=notify-reload goes by."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 
 
 def notify(state: str) -> None:

@@ -20,11 +20,15 @@ class Outages:
 
     def __init__(self, queue_timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._remembered_s = max(limits.OUTAGE_S, queue_timeout_s)
+        self.remember(queue_timeout_s)
         self._fresh_until_s = clock() + queue_timeout_s
         self._table: RouteTable[_Outage] = RouteTable()
         self._outages: dict[str, _Outage] = {}  # by client, oldest first
         self._routes = 0
+
+    def remember(self, queue_timeout_s: float) -> None:
+        """Those that go from now on, for at least as long as requests wait for them."""
+        self._remembered_s = max(limits.OUTAGE_S, queue_timeout_s)
 
     def begin(self, client_id: str, routes: Iterable[Route]) -> None:
         """A client has gone, or takes no new requests any more."""

@@ -34,6 +34,11 @@ def fragment_for(own: int, wanted: int) -> int:
     return min(own, max(wanted or limits.FRAGMENT_BYTES, limits.MIN_FRAGMENT_BYTES))
 
 
+def unhurried(go_away: tunnel_pb2.GoAway) -> bool:
+    """Whether what is under way may take its time: the peer has been replaced, and does not leave."""
+    return go_away.grace_ms >= limits.UNHURRIED_S * 1000
+
+
 def knock() -> tunnel_pb2.TunnelMessage:
     """What a client says that only wants to know whether it would be let in: no Register, so nothing is registered."""
     from fasttunnel.wire.tunnel_pb2 import CONTROL, Heartbeat, TunnelMessage  # protobuf takes its time to import

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from fasttunnel.control import descriptions
-from fasttunnel.control.config import ClientConfig, RouteEntry, RouteSpec, Secret, ServerConfig
+from fasttunnel.control.config import ClientConfig, RouteEntry, RouteSpec, Secret, ServerConfig, applies
 from fasttunnel.control.kinds import in_words, of_fields
 
 Kind = type[ServerConfig] | type[ClientConfig]
@@ -102,6 +102,10 @@ def _describe(properties: dict[str, Any], texts: Mapping[str, str]) -> None:
         part["description"] = texts[name]
 
 
+def _row(cells: Sequence[str]) -> str:
+    return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|\n"
+
+
 _PAGE = """\
 # Configuration
 
@@ -126,6 +130,40 @@ An editor that knows [Taplo](https://taplo.tamasfe.dev/) takes the schema from t
 
 Times are in seconds, sizes in bytes; 0 means no limit, or never, where it is allowed. Why the defaults are what they
 are is in [limits.py](../src/fasttunnel/limits.py). This page is made from the code: `python tools/configuration.py`.
+
+## Changing it while it runs
+
+A command looks at the file of `--config`, and at that of the token, every two seconds (`watch_config = false`: it does
+not), and on SIGHUP (`systemctl reload`) at once. A file that has changed, or is another one (renamed into place, a link
+of Kubernetes that leads elsewhere), counts when it has been left alone for half a second. Then all sources are gathered
+again; flags and variables are as they were at the start, and still win. What is different is said, one line each, with
+secrets left out:
+
+    reloaded  max_requests 100 -> 200
+    warning   needs a restart: listen
+
+A file with a mistake changes nothing: one warning says where and what it is, what was before stays in use, and the next
+one that is right is taken. So it is with a file of a token or certificate that cannot be read.
+
+The column "a change" says how an option takes effect:
+
+- `live`: at once, for whatever begins after it. Requests under way go on as they began.
+- `new connections`: for connections, of the public or of tunnels, that are made after it.
+- `restart`: it is said, and stays as it is.
+
+A server that had no `cert` or `client_ca`, or an end that had no `access_log`, gets one by a restart, and loses it by
+one; another file is taken while it runs. Tunnels whose token is not valid any more end.
+
+**A client** makes a new tunnel with the new options beside the old one. Once the server has registered it, it takes
+over: requests go there, and the old one finishes what it has, WebSockets and streams included, for a day at most; it
+ends with its last request. No request is lost, routes that are gone are 404, and the client keeps its name. A server
+that refuses (the token is not valid, or does not permit the routes; a route is taken) leaves the old tunnel as it was,
+and the reason is said. One that is away is waited for, and so is room for one more tunnel
+(`max_connections_per_address`). For a new token of the same identity ([security.md](security.md#tokens)) this is
+rotation; to the holder of another name the routes are somebody else's.
+
+From Python, `server.reload(config)` and `await client.reload(config)` do the same with a configuration such as
+`msgspec.structs.replace(client.config, connections=2)`, and return what has changed and what needs a restart.
 """
 
 
@@ -135,8 +173,10 @@ def page() -> str:
     parts: list[tuple[str, type[Any]]] = [("Server", ServerConfig), ("Client", ClientConfig)]
     parts.append(("A table of `routes`", RouteEntry))
     for title, kind in parts:
-        text += f"\n## {title}\n\n| option | what it is | default | |\n|---|---|---|---|\n"
+        how = {} if kind is RouteEntry else {**applies(kind), "token_file": applies(kind)["token"]}
+        columns = ["option", "what it is", "default", *["a change"] * bool(how), ""]
+        text += f"\n## {title}\n\n" + _row(columns) + _row(["---"] * len(columns)).replace(" ", "")
         for name, words, default, what in described(kind):
-            shown = f"`{default}`" if default else ""
-            text += f"| `{name}` | {words} | {shown} | {what.replace('|', chr(92) + '|')} |\n"
+            cells = [f"`{name}`", words, f"`{default}`" if default else "", *([how[name]] if how else [])]
+            text += _row([*cells, what.replace("|", "\\|")])
     return text

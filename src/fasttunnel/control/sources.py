@@ -136,7 +136,7 @@ def _with_token(options: Options) -> Options:
 def read_token(path: Path) -> Secret:
     """The token in a file: its only line. Raises ConfigError."""
     try:
-        return Secret(path.read_text("utf-8").strip(), exposure(path))
+        return Secret(path.read_text("utf-8").strip(), exposure(path), str(path))
     except OSError as error:
         raise ConfigError(f"cannot read the token file {path}", detail=error.strerror) from None
     except (ConfigError, UnicodeDecodeError):

@@ -46,17 +46,28 @@ class Tappable(Tapped, Protocol):
 
 
 class Taps:
-    """`tunnels` returns those of the engine that are up. `first` is Events.tap, which listens from the start."""
+    """`tunnels` returns those of the engine that are up. `first` is Events.tap, which listens from the start.
+
+    A client that goes on with another engine has one for both: see `follow`.
+    """
 
     def __init__(
         self,
         tunnels: Callable[[], Iterable[Tappable]],
         first: Callable[[str, bool, bytes], None] | None = None,
     ) -> None:
-        self._tunnels = tunnels
+        self._tunnels = [tunnels]
         self._listeners: dict[Listener, int] = {}  # with the protocols that each wants; a new one at each change
         if first is not None:
             self._listeners = {lambda tunnel, sent, message: first(tunnel.far_end, sent, message): ALL}
+
+    def follow(self, tunnels: Callable[[], Iterable[Tappable]]) -> None:
+        """Listen to these as well."""
+        self._tunnels.append(tunnels)
+
+    def leave(self, tunnels: Callable[[], Iterable[Tappable]]) -> None:
+        """There will be none of these any more. Those that were not followed are no mistake."""
+        self._tunnels = [others for others in self._tunnels if others is not tunnels]
 
     def __len__(self) -> int:
         return len(self._listeners)
@@ -71,8 +82,9 @@ class Taps:
 
     def _set(self, listeners: dict[Listener, int]) -> None:
         self._listeners = listeners
-        for tunnel in self._tunnels():
-            self.attend(tunnel)
+        for tunnels in self._tunnels:
+            for tunnel in tunnels():
+                self.attend(tunnel)
 
     def attend(self, tunnel: Tappable) -> None:
         """Have a tunnel call those who listen now."""

@@ -125,10 +125,12 @@ class ServerContext:
         self.context.sni_callback = self._choose
         self.load()
 
-    def load(self) -> None:
-        """New connections get what the files hold now."""
-        contexts = [_server_context(one, self._protocols) for one in self._certificates]
-        self._named = list(zip(map(_names, self._certificates), contexts, strict=True))
+    def load(self, certificates: Sequence[Certificate] | None = None) -> None:
+        """New connections get what the files hold now, or these."""
+        certificates = self._certificates if certificates is None else certificates
+        contexts = [_server_context(one, self._protocols) for one in certificates]
+        self._named = list(zip(map(_names, certificates), contexts, strict=True))
+        self._certificates = certificates
 
     def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
         fitting = (context for names, context in self._named if name is not None and _covers(names, name.lower()))

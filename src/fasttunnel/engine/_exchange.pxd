@@ -89,7 +89,7 @@ cdef class Exchange:
     cdef int interim                    # informational answers so far
     cdef uint64_t interim_bytes
     cdef int reset_code                 # -1: none
-    cdef tuple label                    # (method, host, path, trace_id, peer); None where nobody asks
+    cdef bytes label                    # see engine._record.label_of(); None where nobody asks
 
     cdef uint64_t sendable(self) except? 0xffffffffffffffff
     cdef bint congested(self) except -1

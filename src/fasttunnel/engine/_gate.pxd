@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fasttunnel._core cimport Buf
 from fasttunnel.engine._exchange cimport Endpoint, Exchange
 from fasttunnel.engine._io cimport Conn, Reactor
+from fasttunnel.engine._journal cimport Journal
 from fasttunnel.engine._link cimport Link
 
 
@@ -24,6 +25,7 @@ cdef class Gate:
     cdef double head_timeout_s
     cdef double keep_alive_timeout_s
     cdef double ws_ping_interval_s
+    cdef int ws_lost_close
     cdef long max_connections           # of each of these 0: no limit
     cdef long max_requests
     cdef size_t max_requests_per_tunnel
@@ -32,7 +34,7 @@ cdef class Gate:
     cdef uint64_t grpc_message_bytes
     cdef object trusted_proxies         # control.forwarding.Networks
     cdef bytes request_id_header        # field of answers that has the request_id, in lower case; empty: none
-    cdef public object on_record        # of requests that go into no tunnel, as Link.on_record; None: nobody asks for records
+    cdef Journal journal                # of requests that go into no tunnel as well; None: nobody asks for records
     cdef readonly bint closing          # each public connection ends with its next answer
     cdef readonly bint draining         # and nothing new is taken
 
@@ -48,7 +50,8 @@ cdef class Gate:
     cdef bint queue(self, Endpoint waiter, Conn conn) except -1
     cdef int unqueue(self, Endpoint waiter) except -1
     # A request goes into the tunnel that find() has found.
-    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, Visitor visitor) except -1
+    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, bytes traceparent,
+                   Visitor visitor) except -1
     # An answer of ours to one that goes into none; what is not known of it is None.
     cdef int refused(self, RequestId *request_id, int protocol, int status, bytes method, bytes host, bytes target,
                      Visitor visitor) except -1

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from fasttunnel._core cimport PROTO_GRPC, buf_append, hdr_append
 from fasttunnel.engine._link cimport make_request_id
-from fasttunnel.engine._tally cimport label_of
+from fasttunnel.engine._record cimport label_of, parent_of, slice_of
 from fasttunnel.control.forwarding import Networks, forwarding_fields
 from fasttunnel.errors import ANSWERS, ResetCode
 
@@ -54,11 +54,16 @@ cdef bytes explain(uint32_t code, bytes text):
 
 
 cdef class Gate:
-    def __init__(self, Reactor reactor, routes, outages, config, on_record):
+    def __init__(self, Reactor reactor, routes, outages, config, Journal journal):
         self.reactor = reactor
         self.routes = routes
         self.outages = outages
         self.waiting = {}
+        self.journal = journal
+        self.configure(config)
+
+    def configure(self, config):
+        """What connections and requests go by that begin from now on."""
         self.queue_timeout_s = config.queue_timeout_s
         self.queued_requests = config.queued_requests
         self.head_bytes = config.header_list_bytes
@@ -66,6 +71,7 @@ cdef class Gate:
         self.head_timeout_s = config.head_timeout_s
         self.keep_alive_timeout_s = config.keep_alive_timeout_s
         self.ws_ping_interval_s = config.ws_ping_interval_s
+        self.ws_lost_close = config.ws_lost_close
         self.max_connections = config.max_connections
         self.max_requests = config.max_requests
         self.max_requests_per_tunnel = config.max_requests_per_tunnel
@@ -73,7 +79,6 @@ cdef class Gate:
         self.ws_message_bytes = config.ws_message_bytes
         self.grpc_message_bytes = config.grpc_message_bytes
         self.trusted_proxies = Networks(config.trusted_proxies)
-        self.on_record = on_record
         self.request_id_header = config.request_id_header.lower().encode()
 
     cdef Link find(self, int protocol, bytes host, bytes target):
@@ -154,21 +159,27 @@ cdef class Gate:
         self.closing = self.draining = True
         self.wake()
 
-    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, Visitor visitor) except -1:
+    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, bytes traceparent,
+                   Visitor visitor) except -1:
+        cdef bytes parent_id                # held until it is copied
         self.reactor.tallies.began(exchange, self.found)
         if exchange.protocol == PROTO_GRPC:
             exchange.method = target
-        if self.on_record is not None:
-            exchange.label = label_of(method, host, target, trace_id, visitor.address.decode())
+        if self.journal is not None:
+            parent_id = parent_of(traceparent) if self.journal.spans is not None else None
+            exchange.label = label_of(slice_of(method), slice_of(host), slice_of(target), slice_of(trace_id),
+                                      slice_of(parent_id), slice_of(visitor.address))
         return 0
 
     cdef int refused(self, RequestId *request_id, int protocol, int status, bytes method, bytes host, bytes target,
                      Visitor visitor) except -1:
         request_id.length = make_request_id(request_id.text, protocol)
         self.reactor.tallies.refused(protocol, status)
-        if self.on_record is not None:
-            self.on_record(None, request_id.text[:request_id.length].decode("latin-1"), protocol, label_of(method, host, target, None, visitor.address.decode()), "",
-                           grpc_refusal(status) if protocol == PROTO_GRPC else status, None, 0, 0, 0, 0, 0.0)
+        if self.journal is not None:
+            self.journal.refused(request_id.text, request_id.length, protocol,
+                                 grpc_refusal(status) if protocol == PROTO_GRPC else status,
+                                 label_of(slice_of(method), slice_of(host), slice_of(target), slice_of(None),
+                                          slice_of(None), slice_of(visitor.address)))
         return 0
 
 

@@ -6,6 +6,7 @@ from fasttunnel._core cimport GrpcPiece, GrpcSplitter, Msg, Table, WsFrame
 from fasttunnel.engine._exchange cimport Carrier, Endpoint, Exchange, WindowBudget
 from fasttunnel.engine._http2 cimport H2Stream, Http2Conn
 from fasttunnel.engine._io cimport Reactor
+from fasttunnel.engine._journal cimport Journal
 from fasttunnel.engine._out cimport Out
 
 
@@ -74,7 +75,8 @@ cdef class Link(Carrier):
     cdef Exchange turn                  # whose turn it is
     cdef int64_t light_left             # bytes before the ring has a turn again, though light ones are waiting
     cdef uint64_t recent[RECENT]        # hashes of ids that ended abnormally
-    cdef public object on_record        # callable for each finished request, or None
+    cdef public Journal journal         # of each finished request; None: nobody asks for records
+    cdef public bytes client_id         # for it, in UTF-8
     cdef public object tap              # callable for each message, or None (control.taps.Listener)
     cdef public uint8_t tap_protocols   # bits: ProtocolTypes of the messages that it wants
     cdef public str far_end             # address of the other end, in messages and for taps
@@ -93,7 +95,6 @@ cdef class Link(Carrier):
     cdef readonly uint64_t requests
 
     cdef list exchanges(self)
-    cdef int record(self, object told, Exchange exchange, double duration_s) except -1
     cdef Exchange open(self, Endpoint endpoint, int protocol)
     cdef uint8_t *reserve(self, size_t n) except NULL
     cdef int commit(self, size_t n) except -1

@@ -1,10 +1,10 @@
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from fasttunnel.control.rates import Bucket
 from fasttunnel.control.taps import Listener, UnderWay
 from fasttunnel.engine._exchange import Carrier, WindowBudget
 from fasttunnel.engine._io import Conn, Reactor
+from fasttunnel.engine._journal import Journal
 from fasttunnel.engine._tally import RouteTally
 
 class _Handler(Protocol):
@@ -49,7 +49,8 @@ class Link(Carrier):
     info: Any
     pace: Bucket | None
     tallies: dict[int, RouteTally]  # by id of the route
-    on_record: Callable[..., None] | None
+    journal: Journal | None
+    client_id: bytes
     tap: Listener | None
     tap_protocols: int
     far_end: str
@@ -61,7 +62,7 @@ class Link(Carrier):
     def start(self, peer_window: int, local_window: int, max_fragment: int, budget: WindowBudget) -> None: ...
     def measured(self, round_trip_s: float) -> None: ...
     def under_way(self) -> list[Any]: ...
-    def drain(self) -> None: ...
+    def drain(self, unhurried: bool = False) -> None: ...
     def report_idle(self) -> None: ...
     def end_idle(self) -> None: ...
     def end(self, grpc_status: int, message: str) -> None: ...

@@ -28,6 +28,7 @@ from fasttunnel.engine._http2 cimport nv_add, nv_add_text, nv_start
 from fasttunnel.engine._io cimport Conn, THROUGH_BYTES
 from fasttunnel.engine._out cimport out_append, out_clear, out_reserve
 from fasttunnel.engine._nghttp2 cimport NGHTTP2_CANCEL, NGHTTP2_SETTINGS
+from fasttunnel.engine._record cimport label_texts
 from fasttunnel.engine._tally cimport RouteTally, monotonic_s
 from fasttunnel.engine._tls cimport tls_identity
 
@@ -422,7 +423,7 @@ cdef class Link(Carrier):
             return None
         exchange = <Exchange>entry
         up = exchange.direction == TO_BACKEND
-        method, host, path = exchange.label[:3] if exchange.label is not None else ("", "", "")
+        method, host, path = label_texts(exchange.label)
         return UnderWay(
             PROTOCOLS[exchange.protocol], (<RouteTally>exchange.tally).name if exchange.tally is not None else "",
             method, host, path or (exchange.method or b"").decode("latin-1"), monotonic_s() - exchange.started_s,
@@ -441,10 +442,13 @@ cdef class Link(Carrier):
         """How long the way to the peer and back takes: windows grow where it is long."""
         self.round_trip_s = round_trip_s
 
-    def drain(self):
-        """No new requests on this link; those under way go on, but WebSockets, which might for ever, are closed in order."""
+    def drain(self, bint unhurried=False):
+        """No new requests on this link; those under way go on, but WebSockets, which might for ever, are closed in order.
+        `unhurried`: they may as well."""
         cdef Exchange exchange
         self.draining = True
+        if unhurried:
+            return
         for exchange in self.exchanges():
             if exchange.protocol == PROTO_WEBSOCKET and isinstance(exchange.endpoint, Conn):
                 (<Conn>exchange.endpoint).leave()
@@ -551,8 +555,7 @@ cdef class Link(Carrier):
         return exchange
 
     cdef int retire(self, Exchange exchange, bint abnormal) except -1:
-        cdef object record = self.on_record
-        cdef double duration_s
+        cdef double now_s
         if self.last == <PyObject *>exchange:
             self.last = NULL
         if tbl_pop(&self.table, exchange.id, exchange.id_len) == NULL:
@@ -562,24 +565,13 @@ cdef class Link(Carrier):
             self.recent[id_hash(exchange.id, exchange.id_len) % RECENT] = id_hash(exchange.id, exchange.id_len)
         if self.turn is exchange:
             self.turn = None
-        duration_s = monotonic_s() - exchange.started_s
-        self.reactor.tallies.ended(exchange, duration_s)
-        if record is not None:
-            self.record(record, exchange, duration_s)
+        now_s = monotonic_s()
+        self.reactor.tallies.ended(exchange, now_s - exchange.started_s)
+        if self.journal is not None:
+            self.journal.ended(exchange, self.client_id, now_s)
         Py_DECREF(exchange)
         if (self.draining or self.watched) and self.table.count == 0:
             self.handler.idle(self)
-        return 0
-
-    cdef int record(self, object told, Exchange exchange, double duration_s) except -1:
-        cdef bint up = exchange.direction == TO_BACKEND
-        told(self, exchange.id[:exchange.id_len].decode("latin-1"), exchange.protocol, exchange.label,
-             (<RouteTally>exchange.tally).name if exchange.tally is not None else "", exchange.status,
-             exchange.reset_code if exchange.reset_code >= 0 else None,
-             exchange.messages_sent if up else exchange.messages_received,
-             exchange.messages_received if up else exchange.messages_sent,
-             exchange.bytes_sent if up else exchange.bytes_received,
-             exchange.bytes_received if up else exchange.bytes_sent, duration_s)
         return 0
 
     # -- output

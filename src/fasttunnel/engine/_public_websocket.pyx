@@ -8,7 +8,9 @@ from fasttunnel.engine._out cimport out_append, out_reserve
 
 cdef enum:
     CANCELLED = 1
-    GOING_AWAY = 1001
+    TUNNEL_LOST = 9
+    ABNORMAL = 1006
+    SERVICE_RESTART = 1012              # 1001 would tell many a page not to connect again
 
 cdef double CLOSE_ANSWER_S = 30.0
 
@@ -72,9 +74,9 @@ cdef class PublicWebSocket(WebSocketConn):
     cdef int dismiss(self) except -1:
         if not self.writing and not self.close_sent:
             self.dismissed = True
-            self.write_close(GOING_AWAY, b"the tunnel is shutting down")
+            self.write_close(SERVICE_RESTART, b"the tunnel is shutting down")
             if self.exchange.status == 0:
-                self.exchange.status = GOING_AWAY
+                self.exchange.status = SERVICE_RESTART
             self.arm(CLOSE_ANSWER_S)
         return 0
 
@@ -92,7 +94,9 @@ cdef class PublicWebSocket(WebSocketConn):
 
     cdef int on_reset(self, uint32_t code, bytes text) except -1:
         """The far side ended abnormally: say so in a Close frame, unless a frame is half written."""
-        self.write_close(close_code_of(code), explain(code, text))
+        cdef int close_code = close_code_of(code) if code != TUNNEL_LOST else self.lost_close
+        if close_code != ABNORMAL:
+            self.write_close(close_code, explain(code, text))
         return self.close()
 
     cdef int on_eof(self) except -1:

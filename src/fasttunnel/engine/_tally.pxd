@@ -19,6 +19,7 @@ cdef struct Flow:
 
 cdef class RouteTally:
     cdef readonly str name
+    cdef bytes text                     # the same
     cdef Flow flows[PROTOCOLS]
 
 
@@ -50,4 +51,3 @@ cdef class Tallies:
 
 
 cdef double monotonic_s() noexcept nogil
-cdef tuple label_of(bytes method, bytes host, bytes target, bytes trace_id, str peer)

@@ -28,12 +28,6 @@ cdef double monotonic_s() noexcept nogil:
     return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
 
 
-cdef tuple label_of(bytes method, bytes host, bytes target, bytes trace_id, str peer):
-    """What a record says of a request (Exchange.label). No query: it may hold secrets."""
-    return ((method or b"").decode("latin-1"), (host or b"").decode("latin-1"),
-            (target or b"").partition(b"?")[0].decode("latin-1"), (trace_id or b"").decode("latin-1"), peer)
-
-
 cdef inline int bounded(int code, int beyond) noexcept nogil:
     return code if 0 <= code < beyond else beyond
 
@@ -46,6 +40,7 @@ cdef bint established(Exchange exchange) noexcept:
 cdef class RouteTally:
     def __init__(self, str name):
         self.name = name
+        self.text = name.encode()
 
 
 cdef class Tallies:
@@ -71,7 +66,6 @@ cdef class Tallies:
             route = self.route(counts.NO_ROUTE)
         exchange.tally = route
         (<RouteTally>route).flows[exchange.protocol].requests += 1
-        exchange.started_s = monotonic_s()
         return 0
 
     cdef int refused(self, int protocol, int status) noexcept:

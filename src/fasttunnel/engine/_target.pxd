@@ -11,6 +11,7 @@ cdef class Target:
     cdef readonly str host
     cdef readonly int port
     cdef readonly bint grpc
+    cdef bytes name                     # as the configuration has it: scheme://HOST:PORT
     cdef bytes authority                # HOST:PORT as it is sent where the request names no host
     cdef Reactor reactor
     cdef sockaddr_storage address       # where `address_bytes` is not 0

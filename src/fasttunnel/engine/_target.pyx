@@ -16,6 +16,7 @@ cdef class Target:
         self.port = port
         self.grpc = grpc
         self.authority = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
+        self.name = (b"grpc" if grpc else b"http") + (b"s" if tls_context is not None else b"") + b"://" + self.authority
         self.address_bytes = literal_address(host, port, &self.address)
         self.dialler = dialler
         self.on_failure = on_failure
@@ -28,7 +29,7 @@ cdef class Target:
         self.multiplexed = []
 
     def __str__(self):
-        return f"{'grpc' if self.grpc else 'http'}{'s' if self.tls_context is not None else ''}://{self.authority.decode()}"
+        return self.name.decode()
 
     cdef int dial(self, Conn conn) except -1:
         conn.reactor = self.reactor

@@ -14,21 +14,22 @@ from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import Backend, ClientConfig, RouteSpec, parse_address
 from fasttunnel.control.counts import Counts
-from fasttunnel.control.log import Events, Sparing, one_line
+from fasttunnel.control.log import Ended, Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import RouteTable, at_host, by_protocol
 from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
+from fasttunnel.control.watch import FileWatch
 from fasttunnel.engine._backends import Backends
 from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._io import Reactor
+from fasttunnel.engine._journal import Journal, journal_of
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._target import Target
 from fasttunnel.engine._tls import TlsContext
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import connect
-from fasttunnel.engine.recording import recorder
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, describe
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Register, Registered, TunnelMessage
 
@@ -62,13 +63,22 @@ class Tunnel:
 class ClientEngine:
     """The end beside the backends, on the Cython data plane. Satisfies `fasttunnel.abc.ClientEngine`."""
 
-    def __init__(self, config: ClientConfig, *, events: Events) -> None:
+    def __init__(self, config: ClientConfig, *, events: Events, after: ClientEngine | None = None) -> None:
         self._config = config
         self._events = events
-        self.taps = Taps(lambda: [tunnel.link for tunnel in self._tunnels if tunnel.link is not None], events.tap)
-        self._instance_id = secrets.token_hex(8)
-        self._client_id = config.client_id
-        self.name = config.name
+        self.taps: Taps = after.taps if after is not None else Taps(tuple, events.tap)
+        self._journal: Journal | None = after._journal if after is not None else journal_of(events)
+        # One that takes over is the same client, with other connections beside those that are up.
+        self._instance_id: str = after._instance_id if after is not None else secrets.token_hex(8)
+        self._client_id: str = config.client_id
+        self.name: str = config.name
+        if after is not None and config.client_id == after._config.client_id:
+            self._client_id = after._client_id
+        if after is not None and config.name == after._config.name:
+            self.name = after.name
+        self._after = after
+        self._first = 0
+        self._tapped = lambda: [tunnel.link for tunnel in self._tunnels if tunnel.link is not None]
         self.urls: list[str] = []
         self._server_version = ""
         self._clock_ahead_s: float | None = None
@@ -102,6 +112,7 @@ class ClientEngine:
             self._routes.add(target, [spec.route])
         self._acceptor.count(spec.route for spec in self._config.routes)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
+        self.taps.follow(self._tapped)
         self._runner = asyncio.ensure_future(self._run_all())
         waiter = asyncio.ensure_future(self._registered.wait())
         try:
@@ -131,11 +142,16 @@ class ClientEngine:
 
     def _open_reactor(self) -> None:
         """And what the connections to the server need. Raises ConfigError."""
+        self._files = FileWatch(self._config.tls_files, self._renew, self.warning)  # from before they are read
+        self._renew()
         self._reactor = Reactor(asyncio.get_running_loop())
         self._reactor.on_error = self.warning
-        self._tls_context = self._server_context()
-        self._on_record = recorder(self._events.request_done, lambda link: self._client_id)
-        self._acceptor = Backends(self._routes, self._reactor.tallies, self._on_record is not None)
+        self._acceptor = Backends(
+            self._routes,
+            self._reactor.tallies,
+            self._journal is not None,
+            self._journal is not None and self._journal.traces,
+        )
 
     async def check_login(self) -> None:
         self._knocks = True
@@ -148,13 +164,14 @@ class ClientEngine:
             await self._close()
         check_knock(self._config.server, reason, refusal)
 
-    def _server_context(self) -> TlsContext | None:
-        """Raises ConfigError."""
+    def _renew(self) -> None:
+        """The next connection to the server gets what the files hold now. Raises ConfigError."""
         config = self._config
         if not config.secure:
-            return None
+            self._tls_context = None
+            return
         shown = [(config.certificate.chain, config.certificate.key)] if config.certificate else []
-        return TlsContext(False, shown, TUNNEL_PROTOCOLS, config.ca or None, config.pinned)
+        self._tls_context = TlsContext(False, shown, TUNNEL_PROTOCOLS, config.ca or None, config.pinned)
 
     def _backend_context(self, grpc: bool) -> TlsContext:
         """One for all backends of a kind: to read the authorities of a system takes a while. Raises ConfigError."""
@@ -174,6 +191,8 @@ class ClientEngine:
 
     async def _stop(self, grace_s: float) -> None:
         self._draining = True
+        if self._runner is not None:
+            self._runner.cancel()  # a tunnel that is lost now is not dialled again
         links = self._links()
         for link in links:
             _send_go_away(link, "the client is shutting down", grace_s)
@@ -188,8 +207,6 @@ class ClientEngine:
                     while any(link.active for link in links):
                         self._idle.clear()
                         await self._idle.wait()
-        if self._runner is not None:
-            self._runner.cancel()
         for link in self._links():
             link.end(0, "the client was stopped")
         for task in self._tunnels.values():
@@ -214,6 +231,7 @@ class ClientEngine:
             conn.leave()
         await settle(self._reactor)
         self._reactor.close()
+        self.taps.leave(self._tapped)
         self._closed.set()
 
     def _links(self) -> list[Link]:
@@ -251,6 +269,9 @@ class ClientEngine:
             "round_trip_s": beat.round_trip_s if beat else None,
         }
 
+    def last_requests(self, n: int) -> list[Ended]:
+        return self._journal.last(n) if self._journal is not None else []
+
     def counts(self) -> Counts:
         links = [tunnel.link for tunnel in self._tunnels if tunnel.link is not None]
         told = self._reactor.tallies.told([exchange for link in links for exchange in link.under_way()])
@@ -273,12 +294,18 @@ class ClientEngine:
                 group.create_task(self._run(number))
         await self._close()  # the server does not want us
 
-    async def _run(self, number: int) -> None:
+    def _number(self, index: int) -> int:
+        """Of a connection: one takes over from its own ghost, and leaves others alone."""
+        if self._after is not None:
+            self._first = self._after._first + limits.CONNECTIONS * self._after.status()["connected"]
+        return self._first + index
+
+    async def _run(self, index: int) -> None:
         """Be connected; when the tunnel is lost, or the server is about to leave, connect anew."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(self._config.backoff_min_s, self._config.backoff_max_s)
         while self._failure is None:
-            tunnel = Tunnel(loop, number)
+            tunnel = Tunnel(loop, self._number(index))
             task = self._tunnels[tunnel] = loop.create_task(self._carry(tunnel))
             task.add_done_callback(functools.partial(self._forget, tunnel))
             endings: list[asyncio.Future[Any]] = [task, tunnel.told_to_go]
@@ -350,6 +377,7 @@ class ClientEngine:
     async def _dial(self, conn: LinkConn) -> str | None:
         """Connect to the server. Returns what went wrong."""
         host, port = parse_address(self._config.server)
+        self._files.check()
         if self._tls_context is not None:
             conn.secure(self._tls_context, self._config.server_name or host)
         try:
@@ -371,7 +399,7 @@ class ClientEngine:
         tunnel.link = link
         link.far_end = self._config.server
         self.taps.attend(link)
-        link.on_record = self._on_record
+        link.journal, link.client_id = self._journal, self._client_id.encode()
         if self._knocks:
             return link.send_control(knock().SerializeToString())
         register = Register(
@@ -411,6 +439,7 @@ class ClientEngine:
         # The name that the server gave is kept: it makes us the same client when we come back.
         if is_name(registered.client_id):
             self._client_id = registered.client_id or self._client_id
+        link.client_id = self._client_id.encode()
         if not self.urls and (warning := unnamed(self._config, registered)):
             self._events.warning(warning)
         self.name = name_given(registered) or self.name
@@ -419,6 +448,7 @@ class ClientEngine:
         host, _ = parse_address(self._config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         self._registrations += 1
+        self._after = None
         tunnel.was_up, tunnel.up_since_s = True, asyncio.get_running_loop().time()
         for older in self._links():
             if older is not link and older.info.number == tunnel.number:

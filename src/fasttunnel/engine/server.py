@@ -15,9 +15,9 @@ from fasttunnel.control.auth import Authenticator, Identity, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
-from fasttunnel.control.log import Events, Sparing
+from fasttunnel.control.log import Ended, Events, Sparing
 from fasttunnel.control.outage import Outages
-from fasttunnel.control.registration import Registrar, fragment_for
+from fasttunnel.control.registration import Registrar, fragment_for, unhurried
 from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
 from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, TUNNEL_PROTOCOLS
@@ -25,6 +25,7 @@ from fasttunnel.control.watch import FileWatch
 from fasttunnel.engine._exchange import WindowBudget
 from fasttunnel.engine._gate import Gate
 from fasttunnel.engine._io import Reactor
+from fasttunnel.engine._journal import journal_of
 from fasttunnel.engine._link import Link, LinkConn
 from fasttunnel.engine._listener import Listener
 from fasttunnel.engine._metered_link import metered
@@ -33,7 +34,6 @@ from fasttunnel.engine._tls import TlsContext
 from fasttunnel.engine.closing import settle
 from fasttunnel.engine.heartbeat import HeartbeatTimer
 from fasttunnel.engine.opening import listening_sockets
-from fasttunnel.engine.recording import recorder
 from fasttunnel.errors import GrpcStatus, ListenError, RouteTaken, describe
 from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GoAway, Registered, TunnelMessage
@@ -62,6 +62,7 @@ class Session:
         self.peer = ""
         self.routes: list[Route] = []
         self.registered = False
+        self.replaced = False  # the client has another tunnel, with what it serves now
         self.moved = False  # while the server hands over: the client is connected to the next process
         self.heartbeat: HeartbeatTimer | None = None
         self.timeout: asyncio.TimerHandle | None = None
@@ -112,11 +113,13 @@ class ServerEngine:
         self._reactor.on_error = self._reactor.on_trouble = self.warning
         if self._config.max_connections_per_address:
             self._reactor.addresses = Connections(self._config.max_connections_per_address)
-        self._on_record = recorder(self._events.request_done, lambda link: link.info.client_id)
+        self._journal = journal_of(self._events)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self._outages = Outages(self._config.queue_timeout_s)
-        self._gate = Gate(self._reactor, self.routes, self._outages, self._config, self._on_record)
-        self._files = FileWatch(self._config.tls_files, self._reload, self.warning)  # from before they are read
+        self._gate = Gate(self._reactor, self.routes, self._outages, self._config, self._journal)
+        self._files = FileWatch(
+            self._config.tls_files, lambda: self._load(self._config), self.warning
+        )  # from before they are read
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         try:
             self.tunnel_addresses = await self._listen("tunnel", lambda: LinkConn(self._reactor, self))
@@ -129,8 +132,7 @@ class ServerEngine:
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
             for host, port in addresses:
                 self._events.listening(kind, format_address(host, port))
-        if self._config.idle_timeout_s > 0:
-            self._end_idle()
+        self._look_for_idle()
         if self._authenticator.changes:
             self._watch_tokens()
 
@@ -155,16 +157,23 @@ class ServerEngine:
         identity: Identity = link.info.login.identity
         link.pace = identity.requests if identity.requests.rate or identity.bytes.rate else None
 
-    def _end_idle(self) -> None:
+    def _look_for_idle(self) -> None:
         """Requests on which nothing passes: twice in the time that they have, each is looked at."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if pause_s := self._config.idle_timeout_s / 2:
+            self._idle_timer = asyncio.get_running_loop().call_later(pause_s, self._end_idle)
+
+    def _end_idle(self) -> None:
         for link in list(self._links):
             link.end_idle()
-        self._idle_timer = asyncio.get_running_loop().call_later(self._config.idle_timeout_s / 2, self._end_idle)
+        self._look_for_idle()
 
     async def _listen(self, kind: str, factory: Callable[[], Any]) -> list[tuple[str, int]]:
         address = self._config.tunnel if kind == "tunnel" else self._config.listen
         host, port = parse_address(address)
-        context = self._tls_context(kind)
+        context = self._tls_context(kind, self._config)
         try:
             sockets = await listening_sockets(host, port, BACKLOG, self._config.reuse_port)
         except OSError as error:
@@ -173,19 +182,37 @@ class ServerEngine:
         self._steer(kind, OLDEST)
         return [listener.address for listener in self._listeners[kind]]
 
-    def _tls_context(self, kind: str) -> TlsContext | None:
+    def _tls_context(self, kind: str, config: ServerConfig) -> TlsContext | None:
         """Raises ConfigError."""
-        if not self._config.secures(kind):
+        if not config.secures(kind):
             return None
-        certificates = [(one.chain, one.key) for one in self._config.certificates]
+        certificates = [(one.chain, one.key) for one in config.certificates]
         if kind == "public":
             return TlsContext(True, certificates, PUBLIC_PROTOCOLS, unsecured=UNSECURED)
-        ca = self._config.client_ca or None
-        return TlsContext(True, certificates, TUNNEL_PROTOCOLS, ca, unsecured=UNSECURED)
+        return TlsContext(True, certificates, TUNNEL_PROTOCOLS, config.client_ca or None, unsecured=UNSECURED)
 
-    def _reload(self) -> None:
-        """New connections get what the files hold now. Raises ConfigError."""
-        contexts = {kind: self._tls_context(kind) for kind in self._listeners}
+    def reload(self, config: ServerConfig) -> None:
+        """What begins from now on goes by this configuration. Raises ConfigError, and nothing has changed then."""
+        self._load(config)
+        before, self._config = self._config, config
+        self._gate.configure(config)
+        self._outages.remember(config.queue_timeout_s)
+        if self._reactor.addresses is not None:
+            self._reactor.addresses.limit = config.max_connections_per_address
+        elif config.max_connections_per_address:
+            self._reactor.addresses = Connections(config.max_connections_per_address)
+        if (config.max_window, config.window_budget) != (before.max_window, before.window_budget):
+            self._budget = WindowBudget(config.max_window, config.window_budget)
+        if config.tls_files != before.tls_files:
+            self._files.follow(config.tls_files)
+        if config.idle_timeout_s != before.idle_timeout_s:
+            self._look_for_idle()
+        if self._authenticator.changes and self._review_timer is None:
+            self._watch_tokens()
+
+    def _load(self, config: ServerConfig) -> None:
+        """New connections get what the files of TLS hold now. Raises ConfigError."""
+        contexts = {kind: self._tls_context(kind, config) for kind in self._listeners}
         for kind, context in contexts.items():
             for listener in self._listeners[kind]:
                 listener.tls_context = context
@@ -299,6 +326,9 @@ class ServerEngine:
             ],
         }
 
+    def last_requests(self, n: int) -> list[Ended]:
+        return self._journal.last(n) if self._journal is not None else []
+
     def counts(self) -> Counts:
         told = self._reactor.tallies.told([exchange for link in self._links for exchange in link.under_way()])
         told.tunnels.registrations = self._registrations
@@ -363,8 +393,9 @@ class ServerEngine:
             self._check_moved()
         elif payload == "go_away":
             self.routes.remove(link)
-            self._outages.begin(session.owner, session.routes)
-            link.drain()
+            session.replaced |= unhurried(message.go_away)
+            self._away(session)
+            link.drain(unhurried(message.go_away))
 
     def _register(self, link: Link, session: Session, message: TunnelMessage) -> None:
         register = message.register
@@ -396,7 +427,7 @@ class ServerEngine:
         self._set_pace(link)
         if session.timeout is not None:
             session.timeout.cancel()
-        link.on_record = self._on_record
+        link.journal, link.client_id = self._journal, given_id.encode()
         fragment = fragment_for(self._config.max_fragment, register.max_fragment)
         window = register.initial_window or limits.INITIAL_WINDOW_BYTES
         link.start(window, self._config.initial_window, fragment, self._budget)
@@ -444,10 +475,15 @@ class ServerEngine:
             session.timeout.cancel()
         if session.registered:
             self._losses += 1
-            self._outages.begin(session.owner, session.routes)
+            self._away(session)
             self._events.link_down(session.client_id, session.session_id, message)
         self._check_idle()
         self._check_moved()
+
+    def _away(self, session: Session) -> None:
+        """Its client has gone, unless another tunnel has replaced this one."""
+        if not session.replaced:
+            self._outages.begin(session.owner, session.routes)
 
     def refused(self, conn: LinkConn, reason: str) -> None:
         """Only a client is refused."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 
 from fasttunnel.control.config import Backend
@@ -24,6 +25,15 @@ class BackendWatch:
         self._news = asyncio.Event()
         self.down: set[str] = set()
 
+    def follow(self, backends: Iterable[Backend], connect_timeout_s: float) -> None:
+        """These are the backends now. Those that are new are looked at."""
+        before = self._backends
+        self._backends = {str(backend): backend for backend in backends}
+        self._timeout_s = connect_timeout_s
+        self.down &= self._backends.keys()
+        self._suspects |= self._backends.keys() - before.keys()
+        self._news.set()
+
     def suspect(self, name: str) -> bool:
         """A connection to it could not be made. Whether that has been told already."""
         if name in self.down or name not in self._backends:
@@ -37,15 +47,17 @@ class BackendWatch:
         while True:
             self._news.clear()
             looked_at, self._suspects = self._suspects | self.down, set()
-            await asyncio.gather(*map(self._look, sorted(looked_at)))
-            if self.down:
-                await asyncio.sleep(PAUSE_S)
-            else:
-                await self._news.wait()
+            await asyncio.gather(
+                *(self._look(self._backends[name]) for name in sorted(looked_at & self._backends.keys()))
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE_S if self.down else None):
+                    await self._news.wait()
 
-    async def _look(self, name: str) -> None:
-        backend = self._backends[name]
-        reason = await self._try(backend)
+    async def _look(self, backend: Backend) -> None:
+        name, reason = str(backend), await self._try(backend)
+        if name not in self._backends:
+            return  # meanwhile
         if reason is not None and name not in self.down:
             self.down.add(name)
             self._tell(backend, reason)

@@ -15,7 +15,7 @@ from fasttunnel import limits
 from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.counts import OWN, Counts
-from fasttunnel.control.log import Events, Sparing, one_line
+from fasttunnel.control.log import Ended, Events, Sparing, one_line
 from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
 from fasttunnel.control.routes import Route, RouteTable, at_host, by_protocol, format_address
 from fasttunnel.control.taps import Taps
@@ -29,7 +29,7 @@ from fasttunnel.reference.carrier import Tunnel, channel_to, dial
 from fasttunnel.reference.closing import settle
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.messages import RequestReset, end_tasks
-from fasttunnel.reference.recording import Recorder
+from fasttunnel.reference.recording import Recorder, recorder_of
 from fasttunnel.reference.tally import Tallies
 from fasttunnel.wire.tunnel_pb2 import CONTROL, GRPC, WEBSOCKET, GoAway, Register, Registered, TunnelMessage
 
@@ -81,7 +81,7 @@ class ClientTunnel(Tunnel):
 class ClientEngine:
     """The end beside the backends, on asyncio. Satisfies `fasttunnel.abc.ClientEngine`."""
 
-    def __init__(self, config: settings.ClientConfig, *, events: Events) -> None:
+    def __init__(self, config: settings.ClientConfig, *, events: Events, after: ClientEngine | None = None) -> None:
         self.config = config
         self.budget = WindowBudget(config.max_window, config.window_budget)
         self.tallies = Tallies()
@@ -90,15 +90,23 @@ class ClientEngine:
         self._server_version = ""
         self._clock_ahead_s: float | None = None
         self.idle = asyncio.Event()
-        self._instance_id = secrets.token_hex(8)
-        self._client_id = config.client_id
-        self.name = config.name
+        # One that takes over is the same client, with other connections beside those that are up.
+        self._instance_id: str = after._instance_id if after is not None else secrets.token_hex(8)
+        self._client_id: str = config.client_id
+        self.name: str = config.name
+        if after is not None and config.client_id == after.config.client_id:
+            self._client_id = after._client_id
+        if after is not None and config.name == after.config.name:
+            self.name = after.name
+        self._after = after
+        self._first = 0
+        self._tapped = lambda: self._tunnels
         self._routes: RouteTable[Backend[Any]] = RouteTable()
         self._backends: dict[settings.Backend, Backend[Any]] = {}
         self._named: dict[Backend[Any], settings.Backend] = {}
-        self._recorder = Recorder(events.request_done) if events.request_done is not None else None
+        self._recorder: Recorder | None = after._recorder if after is not None else recorder_of(events)
         self._tunnels: dict[ClientTunnel, asyncio.Task[tuple[int, str]]] = {}  # the newest last
-        self.taps = Taps(lambda: self._tunnels, events.tap)
+        self.taps: Taps = after.taps if after is not None else Taps(tuple, events.tap)
         self._connections: WeakSet[asyncio.StreamWriter] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
         self._backend_contexts: dict[str, ssl.SSLContext] = {}
@@ -120,6 +128,7 @@ class ClientEngine:
                 backend = self._backends[spec.backend] = self._new_backend(spec.backend)
                 self._named[backend] = spec.backend
             self._routes.add(self._backends[spec.backend], [spec.route])
+        self.taps.follow(self._tapped)
         self._runner = asyncio.create_task(self._run_all())
         waiter = asyncio.create_task(self._registered.wait())
         try:
@@ -186,6 +195,7 @@ class ClientEngine:
 
     async def _stop(self, grace_s: float) -> None:
         assert self._runner is not None
+        self._runner.cancel()  # a tunnel that is lost now is not dialled again
         tunnels = [tunnel for tunnel in self._tunnels if tunnel.up]
         for tunnel in tunnels:
             tunnel.send_go_away("the client is shutting down", grace_s)
@@ -199,7 +209,6 @@ class ClientEngine:
                 while any(tunnel.requests for tunnel in tunnels):
                     self.idle.clear()
                     await self.idle.wait()
-        self._runner.cancel()
         for tunnel in tunnels:
             tunnel.end(0, "the client was stopped")
         if tunnels:
@@ -215,6 +224,7 @@ class ClientEngine:
         for writer in writers:
             writer.close()
         await settle(writers)
+        self.taps.leave(self._tapped)
         self._closed.set()
 
     async def wait_closed(self) -> None:
@@ -246,6 +256,9 @@ class ClientEngine:
             "round_trip_s": next((tunnel.round_trip_s or None for tunnel in reversed(tunnels) if tunnel.up), None),
         }
 
+    def last_requests(self, n: int) -> list[Ended]:
+        return self._recorder.last(n) if self._recorder is not None else []
+
     def counts(self) -> Counts:
         told = self.tallies.told([exchange for tunnel in self._tunnels for exchange in tunnel.requests.values()])
         told.tunnels.registrations = self._registrations
@@ -266,11 +279,17 @@ class ClientEngine:
                 group.create_task(self._run(number))
         await self._close()  # the server does not want us
 
-    async def _run(self, number: int) -> None:
+    def _number(self, index: int) -> int:
+        """Of a connection: one takes over from its own ghost, and leaves others alone."""
+        if self._after is not None:
+            self._first = self._after._first + limits.CONNECTIONS * self._after.status()["connected"]
+        return self._first + index
+
+    async def _run(self, index: int) -> None:
         """Be connected; when the tunnel is lost, or the server is about to leave, connect anew."""
         backoff = Backoff(self.config.backoff_min_s, self.config.backoff_max_s)
         while self._failure is None:
-            tunnel = ClientTunnel(self, number)
+            tunnel = ClientTunnel(self, self._number(index))
             task = self._tunnels[tunnel] = asyncio.create_task(self._carry(tunnel))
             endings: list[asyncio.Future[Any]] = [task, tunnel.told_to_go]
             await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
@@ -344,6 +363,7 @@ class ClientEngine:
     def welcome(self, tunnel: ClientTunnel, registered: Registered) -> None:
         """The server has taken the registration."""
         self._registrations += 1
+        self._after = None
         fragment = fragment_for(self.config.max_fragment, registered.max_fragment)
         tunnel.start(registered.initial_window, self.config.initial_window, fragment, self.budget)
         tunnel.start_heartbeat(heartbeat_of(registered))

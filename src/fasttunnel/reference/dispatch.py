@@ -192,9 +192,14 @@ class Dispatcher:
             self.tallies.ended(exchange)
         self.on_end(exchange)
 
-    def drain(self) -> None:
-        """No new requests; those under way go on, but WebSockets, which might for ever, are closed in order."""
+    def drain(self, *, unhurried: bool = False) -> None:
+        """No new requests; those under way go on, but WebSockets, which might for ever, are closed in order.
+
+        `unhurried`: they may as well.
+        """
         self.draining = True
+        if unhurried:
+            return
         for exchange in self.requests.values():
             exchange.leaving.set()
 

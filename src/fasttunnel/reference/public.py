@@ -69,12 +69,16 @@ class Gate:
         self.active = active  # requests under way
         self.routes = routes
         self.outages = outages
-        self.config = config
+        self.configure(config)
         self.closing = False  # each connection ends with its next answer
         self.draining = False  # and nothing new is taken
-        self.trusted_proxies = Networks(config.trusted_proxies)
         self.queued = 0  # requests that wait for a client to come back
         self._arrival = asyncio.Event()
+
+    def configure(self, config: ServerConfig) -> None:
+        """What connections and requests go by that begin from now on."""
+        self.config = config
+        self.trusted_proxies = Networks(config.trusted_proxies)
 
     def wake(self) -> None:
         """A client has come, or there is nothing to wait for any more: whoever waits looks again."""
@@ -418,7 +422,9 @@ class PublicConnection:
             return exchange.finish()
         exchange.status = 0
         config = self.gate.config
-        await WebSocketRelay(exchange, stream, answer, config.ws_message_bytes, config.ws_ping_interval_s).run()
+        await WebSocketRelay(
+            exchange, stream, answer, config.ws_message_bytes, config.ws_ping_interval_s, config.ws_lost_close
+        ).run()
 
     async def _answer_handshake(
         self, stream: Http1Stream, answer: WebSocketResponse, key: bytes, request_id: str

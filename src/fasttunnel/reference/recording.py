@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections import deque
 
+from fasttunnel.control.access_lines import Lines
 from fasttunnel.control.counts import PROTOCOLS
-from fasttunnel.control.log import RequestRecord
+from fasttunnel.control.log import Ended, Events, RequestRecord
 from fasttunnel.reference.exchange import Exchange
 from fasttunnel.wire.tunnel_pb2 import CLIENT_TO_SERVER, GRPC
 
 
 class Recorder:
-    def __init__(self, tell: Callable[[RequestRecord], None]) -> None:
-        self._tell = tell
+    def __init__(self, events: Events) -> None:
+        self._done = events.request_done
+        self._access = events.access
+        self._spans = events.spans
+        self._waiting: list[Ended] = []  # for the access log
+        self._last: deque[Ended] = deque(maxlen=events.keeps_last)
+
+    def _tell(self, record: RequestRecord) -> None:
+        ended = time.time(), record
+        self._last.append(ended)
+        if self._done is not None:
+            self._done(record)
+        if self._spans is not None and record.parent_id:
+            self._spans(record)
+        if self._access is not None:
+            self._waiting.append(ended)
+            if len(self._waiting) == 1:
+                self._access.ready(self)
+
+    def take(self) -> Lines:
+        """For the access log (control.access.Journal)."""
+        records, self._waiting = self._waiting, []
+        return Lines(records)
+
+    def last(self, n: int) -> list[Ended]:
+        return list(self._last)[-n:]
 
     def ended(self, exchange: Exchange, client_id: str) -> None:
         """A request on a tunnel has."""
@@ -49,3 +75,9 @@ class Recorder:
         method = path.rpartition("/")[2] if protocol == GRPC else method
         record = RequestRecord(request_id, PROTOCOLS[protocol], host, method, path, int(status), None, 0, 0, 0, 0, 0.0)
         self._tell(record._replace(peer=peer))
+
+
+def recorder_of(events: Events) -> Recorder | None:
+    """None where nobody wants records."""
+    wanted = events.request_done or events.access or events.spans or events.keeps_last
+    return Recorder(events) if wanted else None

@@ -19,9 +19,9 @@ from fasttunnel.control.auth import Authenticator, Login, Refused
 from fasttunnel.control.config import ServerConfig, parse_address
 from fasttunnel.control.counts import Counts
 from fasttunnel.control.listening import NEXT, OLDEST, steer
-from fasttunnel.control.log import Events, Sparing
+from fasttunnel.control.log import Ended, Events, Sparing
 from fasttunnel.control.outage import Outages
-from fasttunnel.control.registration import Registrar, fragment_for
+from fasttunnel.control.registration import Registrar, fragment_for, unhurried
 from fasttunnel.control.routes import Route, RouteTable, by_protocol, format_address
 from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import PUBLIC_PROTOCOLS, ServerContext, check, read_pem
@@ -33,7 +33,7 @@ from fasttunnel.reference.dispatch import Dispatcher
 from fasttunnel.reference.exchange import Exchange, WindowBudget
 from fasttunnel.reference.metering import MeteredTunnel
 from fasttunnel.reference.public import Gate, PublicConnection
-from fasttunnel.reference.recording import Recorder
+from fasttunnel.reference.recording import recorder_of
 from fasttunnel.reference.tally import Tallies
 from fasttunnel.version import __version__
 from fasttunnel.wire.tunnel_pb2 import CONTROL, Register, Registered, TunnelMessage
@@ -58,6 +58,7 @@ class Session(MeteredTunnel):
         self.connection = 0  # which one of several of the instance
         self.routes: list[Route] = []
         self.registered = False
+        self.replaced = False  # the client has another tunnel, with what it serves now
         self.moved = False  # while the server hands over: the client is connected to the next process
 
     def on_control(self, kind: str, message: TunnelMessage) -> None:
@@ -69,7 +70,7 @@ class Session(MeteredTunnel):
         elif kind == "heartbeat":
             self.heard(message.heartbeat)
         elif kind == "go_away":
-            self.engine.client_leaves(self)
+            self.engine.client_leaves(self, unhurried(message.go_away))
 
     def fail_all(self, code: ResetCode, text: str) -> None:
         super().fail_all(code, text)
@@ -126,7 +127,7 @@ class ServerEngine:
         self._authenticator = authenticator
         self._outages = Outages(config.queue_timeout_s)
         self._gate = Gate(self.routes, self._outages, config, self._active, self.tallies)
-        self.recorder = Recorder(events.request_done) if events.request_done is not None else None
+        self.recorder = recorder_of(events)
         if self.recorder is not None:
             self._gate.on_refusal = self.recorder.refused
         self._addresses = Connections(config.max_connections_per_address)
@@ -160,7 +161,8 @@ class ServerEngine:
             raise
 
     async def _start(self) -> None:
-        self._files = FileWatch(self.config.tls_files, self._reload, self.events.warning)  # from before they are read
+        # From before they are read.
+        self._files = FileWatch(self.config.tls_files, lambda: self._load(self.config), self.events.warning)
         # The tunnel port first: whoever finds the public port open may expect that clients can come.
         reuse_port = self.config.reuse_port
         if self.config.secures("public"):
@@ -191,8 +193,7 @@ class ServerEngine:
         for kind, addresses in (("public", self.public_addresses), ("tunnel", self.tunnel_addresses)):
             for host, port in addresses:
                 self.events.listening(kind, format_address(host, port))
-        if self.config.idle_timeout_s > 0:
-            self._end_idle()
+        self._look_for_idle()
         if self._authenticator.changes:
             self._watch_tokens()
 
@@ -219,15 +220,15 @@ class ServerEngine:
             port = self._grpc.add_insecure_port(address)
             return port
         asks = bool(self.config.client_ca)
-        credentials = grpc.dynamic_ssl_server_credentials(self._credentials(), self._fresh_credentials, asks)
+        credentials = grpc.dynamic_ssl_server_credentials(self._credentials(self.config), self._fresh_credentials, asks)
         port = self._grpc.add_secure_port(address, credentials)
         return port
 
-    def _credentials(self) -> Any:
+    def _credentials(self, config: ServerConfig) -> Any:
         """Raises ConfigError."""
-        check(self.config.certificates, self.config.client_ca)  # grpc would not say what is wrong
-        pairs = [(read_pem(one.key), read_pem(one.chain)) for one in self.config.certificates]
-        ca = read_pem(self.config.client_ca) if self.config.client_ca else None
+        check(config.certificates, config.client_ca)  # grpc would not say what is wrong
+        pairs = [(read_pem(one.key), read_pem(one.chain)) for one in config.certificates]
+        ca = read_pem(config.client_ca) if config.client_ca else None
         return grpc.ssl_server_certificate_configuration(pairs, ca)
 
     def _fresh_credentials(self) -> Any:
@@ -235,22 +236,45 @@ class ServerEngine:
         fresh, self._fresh = self._fresh, None
         return fresh
 
-    def _reload(self) -> None:
-        """New connections get what the files hold now. Raises ConfigError."""
+    def reload(self, config: ServerConfig) -> None:
+        """What begins from now on goes by this configuration. Raises ConfigError, and nothing has changed then."""
+        self._load(config)
+        before, self.config = self.config, config
+        self._gate.configure(config)
+        self._outages.remember(config.queue_timeout_s)
+        self._addresses.limit = config.max_connections_per_address
+        if (config.max_window, config.window_budget) != (before.max_window, before.window_budget):
+            self.budget = WindowBudget(config.max_window, config.window_budget)
+        if config.tls_files != before.tls_files:
+            self._files.follow(config.tls_files)
+        if config.idle_timeout_s != before.idle_timeout_s:
+            self._look_for_idle()
+        if self._authenticator.changes and self._review_timer is None:
+            self._watch_tokens()
+
+    def _load(self, config: ServerConfig) -> None:
+        """New connections get what the files of TLS hold now. Raises ConfigError."""
+        fresh = self._credentials(config) if config.secures("tunnel") else None
         if self._context is not None:
-            self._context.load()
-        if self.config.secures("tunnel"):
-            self._fresh = self._credentials()
+            self._context.load(config.certificates)
+        self._fresh = fresh
 
     def _active(self) -> int:
         return sum(len(session.requests) for session in self._sessions)
 
-    def _end_idle(self) -> None:
+    def _look_for_idle(self) -> None:
         """Requests on which nothing passes: twice in the time that they have, each is looked at."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if pause_s := self.config.idle_timeout_s / 2:
+            self._idle_timer = asyncio.get_running_loop().call_later(pause_s, self._end_idle)
+
+    def _end_idle(self) -> None:
         for session in self._sessions:
             for exchange in list(session.requests.values()):
                 exchange.end_idle()
-        self._idle_timer = asyncio.get_running_loop().call_later(self.config.idle_timeout_s / 2, self._end_idle)
+        self._look_for_idle()
 
     def _steer(self, to: int) -> None:
         """Which process gets new connections, when another one listens as well."""
@@ -324,14 +348,20 @@ class ServerEngine:
         if self._handing_over and all(session.moved for session in self._sessions):
             self._moved.set()
 
-    def client_leaves(self, session: Session) -> None:
+    def client_leaves(self, session: Session, unhurried: bool) -> None:
         """It has said so. While this server hands over it serves here as well, until we say goodbye."""
         if self._handing_over:
             session.moved = True
             return self._check_moved()
         self.routes.remove(session)
-        self._outages.begin(session.owner, session.routes)
-        session.drain()
+        session.replaced |= unhurried
+        self._away(session)
+        session.drain(unhurried=unhurried)
+
+    def _away(self, session: Session) -> None:
+        """Its client has gone, unless another tunnel has replaced this one."""
+        if not session.replaced:
+            self._outages.begin(session.owner, session.routes)
 
     async def wait_closed(self) -> None:
         await self._closed.wait()
@@ -353,6 +383,9 @@ class ServerEngine:
             "requests": self._requests + sum(session.opened for session in self._sessions),
             "links": [session.status() for session in self._sessions if session.up],
         }
+
+    def last_requests(self, n: int) -> list[Ended]:
+        return self.recorder.last(n) if self.recorder is not None else []
 
     def counts(self) -> Counts:
         told = self.tallies.told([exchange for session in self._sessions for exchange in session.requests.values()])
@@ -451,7 +484,7 @@ class ServerEngine:
         self.routes.remove(session)
         self._registrar.names.leave(session)
         if session.registered:
-            self._outages.begin(session.owner, session.routes)
+            self._away(session)
 
     def register(self, session: Session, client_id: str, register: Register) -> None:
         given_id = client_id or f"client-{session.session_id}"

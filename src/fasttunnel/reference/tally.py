@@ -9,7 +9,6 @@ from typing import Protocol
 
 from fasttunnel import limits
 from fasttunnel.control.counts import (
-    CLOSED_WITHOUT_WORD,
     DURATIONS_S,
     NO_ROUTE,
     OTHER,
@@ -21,7 +20,7 @@ from fasttunnel.control.counts import (
     close_code_of,
     grpc_status_of,
 )
-from fasttunnel.errors import GrpcStatus
+from fasttunnel.errors import ABNORMAL, GrpcStatus
 from fasttunnel.wire.tunnel_pb2 import GRPC, WEBSOCKET
 
 SWITCHING = 101
@@ -99,7 +98,7 @@ class Tallies:
         elif exchange.protocol == WEBSOCKET and _established(exchange):
             counts.statuses[protocol, SWITCHING] += 1
             if exchange.status or not reset:
-                self._count_close(exchange.status or CLOSED_WITHOUT_WORD)
+                self._count_close(exchange.status or ABNORMAL)
             else:
                 counts.closes[close_code_of(reset)] += 1
         elif exchange.status >= 200:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fasttunnel.errors import ANSWERS, ResetCode
+from fasttunnel.errors import ABNORMAL, ANSWERS, ResetCode
 from fasttunnel.reference.exchange import Exchange
 from fasttunnel.reference.http1 import READ_BYTES, Http1Stream, linger, read_out
 from fasttunnel.reference.messages import BadMessage, RequestReset, forever, while_running
@@ -12,7 +12,7 @@ from fasttunnel.reference.websocket_frames import CLOSE, WebSocketFrameDecoder, 
 from fasttunnel.wire.tunnel_pb2 import WebSocketFrame, WebSocketResponse
 
 CLOSE_ANSWER_S = 30.0  # for a peer to answer a Close frame, before it is taken for dead
-GOING_AWAY = 1001
+SERVICE_RESTART = 1012  # 1001 would tell many a page not to connect again
 PING, PONG = 9, 10
 OUR_PING = b"fasttunnel"  # payload of our Pings, by which their Pongs are known
 CLOSE_WAIT_S = 5.0  # for the server of a connection to close the TCP connection (RFC 6455 7.1.1)
@@ -28,6 +28,7 @@ class WebSocketRelay:
         answer: WebSocketResponse,
         max_message_bytes: int,
         ping_interval_s: float = 0,
+        lost_close: int = ABNORMAL,
     ) -> None:
         self._exchange = exchange
         self._stream = stream
@@ -41,6 +42,7 @@ class WebSocketRelay:
         self._dismissed = False  # our own Close frame has been sent: what the far side still says is dropped
         self._close_received = asyncio.Event()
         self._ping_interval_s = ping_interval_s  # 0: no pings of ours
+        self._lost_close = lost_close  # code of the Close frame when the tunnel is lost; ABNORMAL: none is sent
         self._heard = self._pinged = False  # since the last tick; and not answered yet
 
     async def run(self) -> None:
@@ -137,8 +139,8 @@ class WebSocketRelay:
         over = self._close_sent or self._close_received.is_set() or self._stream.writer.is_closing()
         if self._exchange.leaving.is_set() and not over and not self._encoder.inside_frame:
             self._dismissed = self._close_sent = True
-            self._exchange.status = self._exchange.status or GOING_AWAY
-            self._write_close(GOING_AWAY, b"the tunnel is shutting down")
+            self._exchange.status = self._exchange.status or SERVICE_RESTART
+            self._write_close(SERVICE_RESTART, b"the tunnel is shutting down")
 
     def _write_close(self, code: int, reason: bytes) -> None:
         payload = code.to_bytes(2, "big") + reason
@@ -167,11 +169,12 @@ class WebSocketRelay:
     async def _break_off(self, reset: RequestReset) -> None:
         """An abnormal end: a Close frame for the public, and for who has broken the protocol, where one can be sent."""
         reader, writer = self._stream.reader, self._stream.writer
-        polite = (self._public or self._violated) and not self._close_sent and not self._encoder.inside_frame
+        code = self._lost_close if reset.code is ResetCode.TUNNEL_LOST else ANSWERS[reset.code].ws_close or 1011
+        told = self._public and code != ABNORMAL
+        polite = (told or self._violated) and not self._close_sent and not self._encoder.inside_frame
         if self._stuck or not (polite or self._public):
             return writer.transport.abort()
         if polite and not writer.is_closing():
-            code = ANSWERS[reset.code].ws_close or 1011
             reason = reset.explanation.encode()[:123].decode("utf-8", "ignore").encode()
             self._write_close(code, reason)
             await linger(reader, writer)

@@ -1,0 +1,426 @@
+"""Another configuration while requests are under way: what can change does, what cannot is said, nothing is lost."""
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+
+import fasttunnel
+from fasttunnel import limits
+from fasttunnel.control.config import ClientConfig, RouteSpec, Secret, parse_route
+from fasttunnel.errors import RegisterError
+from tests.support.command import Command, command
+from tests.support.grpc_peers import Context, Note, Notes, open_channel, start_grpc
+from tests.support.site import start_site
+from tests.support.token_files import TokenFile
+from tests.support.tunnel import Recorder, eventually, start_client, start_server
+from tests.support.web import start_web
+
+
+async def start_named(stack: AsyncExitStack, name: str) -> str:
+    """A backend that answers its name, and the target that it has seen."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=f"{name} {request.path}")
+
+    return await start_web(stack, web.route("*", "/{path:.*}", answer))
+
+
+async def get(url: str, path: str = "/", **fields: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"{url}{path}", headers=fields) as got:
+        return got.status, await got.text()
+
+
+class Steady:
+    """Requests one after another, on new connections and kept ones. Each has to be answered 200."""
+
+    def __init__(self, url: str) -> None:
+        self.answers: list[str] = []
+        self.failures: list[object] = []
+        self._url = url
+        self._over = False
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> "Steady":
+        self._tasks = [asyncio.ensure_future(self._ask(kept)) for kept in (True, True, False)]
+        await self.more()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._over = True
+        await asyncio.gather(*self._tasks)
+        assert self.failures == []
+
+    async def more(self, count: int = 10) -> None:
+        enough = len(self.answers) + count
+        while len(self.answers) < enough and not self.failures:
+            self._news.clear()
+            await self._news.wait()
+        assert self.failures == []
+
+    async def _ask(self, kept: bool) -> None:
+        async with aiohttp.ClientSession() as session:
+            while not self._over and not self.failures:
+                try:
+                    async with session.get(f"{self._url}/x", headers={} if kept else {"Connection": "close"}) as got:
+                        text = await got.text()
+                        (self.answers if got.status == 200 else self.failures).append(text)
+                except (aiohttp.ClientError, OSError) as error:
+                    self.failures.append(error)
+                self._news.set()
+
+
+def with_routes(client: fasttunnel.Client, *routes: str) -> ClientConfig:
+    return msgspec.structs.replace(client.config, routes=tuple(map(parse_route, routes)))
+
+
+# -- the client
+
+
+async def test_other_routes_take_over_under_traffic(stack: AsyncExitStack) -> None:
+    """No request fails; one under way, a WebSocket and a stream of gRPC go on as they began."""
+    go_on = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(b"old ")
+        await go_on.wait()
+        await answer.write(b"still")
+        return answer
+
+    async def talk(requests: Notes, context: Context) -> Notes:
+        async for note in requests:
+            yield Note(number=note.number + 1)
+
+    one, two, site = await start_named(stack, "one"), await start_named(stack, "two"), await start_site(stack)
+    slow_site = await start_web(stack, web.get("/slow", slow))
+    calls = await start_grpc(stack, Talk=talk)
+    events = Recorder()
+    server = await start_server(stack)
+    others = (f"/websocket={site}", f"/slow={slow_site}", calls)
+    client = await start_client(stack, server.tunnel, [one, *others], events)
+    url = server.public_url
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    socket = await session.ws_connect(f"{url}/websocket")
+    got = await session.get(f"{url}/slow")
+    assert await got.content.readany() == b"old "
+    stub = await open_channel(stack, url.removeprefix("http://"))
+    call = stub.Talk()
+    await call.write(Note(number=1))
+    assert (await call.read()).number == 2
+
+    async with Steady(url) as steady:
+        changes = await client.reload(with_routes(client, two, f"/more={one}", *others))
+        assert {change.option for change in changes.changed} == {"routes"}
+        await eventually(lambda: steady.answers[-1] == "two /x")
+        await steady.more(20)
+        assert set(steady.answers[-10:]) == {"two /x"}
+        assert await get(url, "/more") == (200, "one /more")
+        # A second time, while the first tunnel still has requests.
+        await client.reload(with_routes(client, one, *others))
+        await eventually(lambda: steady.answers[-1] == "one /x")
+        await steady.more(20)
+
+    assert await get(url, "/more") == (200, "one /more"), "it falls to the route of everything"
+    await socket.send_str("hello")
+    assert (await socket.receive()).data == "HELLO"
+    await call.write(Note(number=5))
+    assert (await call.read()).number == 6
+    go_on.set()
+    assert await got.content.read() == b"still"
+    assert len(server.status()["links"]) == 2, "the one that is in charge, and the one that has these"
+    status = client.status()
+    assert (status["tunnels"], status["reconnects"], status["active_requests"]) == (2, 0, 2)
+    await socket.close()
+    await call.done_writing()
+    await eventually(lambda: len(server.status()["links"]) == 1)
+    assert client.status()["requests"] == server.status()["requests"]
+    assert client.counts() is not None
+    assert sum(flow.requests for flow in client.counts().flows.values()) == server.status()["requests"]  # type: ignore[union-attr]
+    assert await events.until_line("reloaded") == f"reloaded   routes + /more = {one}"
+    assert events.warnings == []
+
+
+async def test_a_route_that_is_gone_is_404(stack: AsyncExitStack) -> None:
+    site = await start_named(stack, "site")
+    server = await start_server(stack, queue_timeout_s=0)
+    client = await start_client(stack, server.tunnel, [f"a.test={site}", f"b.test={site}"])
+    await client.reload(with_routes(client, f"a.test={site}"))
+    await eventually(lambda: len(server.status()["links"]) == 1)
+    assert (await get(server.public_url, Host="a.test"))[0] == 200
+    assert (await get(server.public_url, Host="b.test"))[0] == 404
+
+
+async def test_a_server_that_refuses_leaves_all_as_it_was(stack: AsyncExitStack, tmp_path: Path) -> None:
+    one, two = await start_named(stack, "one"), await start_named(stack, "two")
+    events = Recorder()
+    server = await start_server(stack)
+    taken = RouteSpec(
+        msgspec.structs.replace(parse_route(f"a.test={one}").route, exclusive=True), parse_route(one).backend
+    )
+    await start_client(stack, server.tunnel, [taken])
+    client = await start_client(stack, server.tunnel, [two], events)
+    before = client.config
+    async with Steady(server.public_url):
+        with pytest.raises(RegisterError, match=r"a\.test .* is taken by another client"):
+            await client.reload(with_routes(client, two, f"a.test={two}"))
+    assert client.config is before
+    assert len(server.status()["links"]) == 2
+    assert events.warnings == []
+    assert not [line for line in events.lines if line.startswith(("away", "reloaded"))]
+    assert await get(server.public_url, Host="a.test") == (200, "one /")
+
+
+async def test_another_token_takes_over(stack: AsyncExitStack) -> None:
+    """Rotation: the server takes both for a while. A wrong one leaves all as it was."""
+    site, events = await start_named(stack, "site"), Recorder()
+    server = await start_server(stack, token="first-token-of-all")
+    client = await start_client(stack, server.tunnel, [site], events, token="first-token-of-all")
+    async with Steady(server.public_url) as steady:
+        with pytest.raises(fasttunnel.AuthError):
+            await client.reload(msgspec.structs.replace(client.config, token=Secret("wrong-token")))
+        await steady.more()
+        await client.reload(msgspec.structs.replace(client.config, connections=2))
+        await eventually(lambda: len(server.status()["links"]) == 2)
+    assert "wrong" not in "".join(events.lines)
+
+
+async def test_tunnels_of_before_are_bounded(stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest with requests under way get no more time than a stop gives."""
+    monkeypatch.setattr(limits, "REPLACED_TUNNELS", 1)
+    site = await start_site(stack)
+    server = await start_server(stack)
+    client = await start_client(stack, server.tunnel, [site], drain_timeout_s=0.1)
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    sockets = []
+    for connections in (2, 3, 2):
+        sockets.append(await session.ws_connect(f"{server.public_url}/websocket"))
+        await client.reload(msgspec.structs.replace(client.config, connections=connections))
+        await eventually(lambda wanted=connections: len(server.routes) == wanted)  # type: ignore[misc]
+    for socket in sockets[:2]:
+        assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+    await sockets[2].send_str("hello")
+    assert (await sockets[2].receive()).data == "HELLO"
+    await eventually(lambda: len(server.status()["links"]) == 3 + 2)
+    await sockets[2].close()
+    await eventually(lambda: len(server.status()["links"]) == 2)
+
+
+async def test_a_stop_lets_the_tunnels_of_before_finish(stack: AsyncExitStack) -> None:
+    """And a stop without grace, or one that comes while another tunnel is still dialled, takes no time."""
+    go_on = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await go_on.wait()
+        return web.Response(text="done")
+
+    site = await start_web(stack, web.get("/", slow))
+    stack.callback(go_on.set)
+    server = await start_server(stack)
+    for grace_s in (10, 0):
+        client = await start_client(stack, server.tunnel, [site])
+        asking = asyncio.ensure_future(get(server.public_url))
+        await eventually(lambda: server.status()["active_requests"] == 1)
+        await client.reload(msgspec.structs.replace(client.config, connections=2))
+        pending = asyncio.ensure_future(client.reload(msgspec.structs.replace(client.config, server="127.0.0.1:1")))
+        await asyncio.sleep(0)
+        stopping = asyncio.ensure_future(client.stop(grace_s))
+        await eventually(lambda: server.routes == [])
+        if grace_s:
+            assert not stopping.done()
+            go_on.set()
+        async with asyncio.timeout(10):
+            await stopping
+            assert (await asking)[0] == (200 if grace_s else 502)
+            with pytest.raises(fasttunnel.FasttunnelError, match="stop"):
+                await pending
+        await eventually(lambda: server.status()["links"] == [])
+        go_on.clear()
+
+
+async def test_who_looks_on_sees_the_next_tunnel_too(stack: AsyncExitStack) -> None:
+    site = await start_named(stack, "site")
+    server = await start_server(stack)
+    client = await start_client(stack, server.tunnel, [site])
+    seen = 0
+
+    def look(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+
+    assert client.taps is not None
+    client.taps.add(look)
+    await client.reload(msgspec.structs.replace(client.config, connections=2))
+    await eventually(lambda: len(server.status()["links"]) == 2)
+    seen = 0
+    assert await get(server.public_url) == (200, "site /")
+    assert seen >= 2
+    client.taps.remove(look)
+    seen = 0
+    assert await get(server.public_url) == (200, "site /")
+    assert seen == 0
+    assert len(client.taps._tunnels) == 2, "of the engine in charge, and of none"
+
+
+async def test_what_a_client_cannot_change_is_said(stack: AsyncExitStack, cell: tuple[str, str]) -> None:
+    site, events = await start_named(stack, "site"), Recorder()
+    server = await start_server(stack)
+    client = await start_client(stack, server.tunnel, [site], events)
+    engine = client._running
+    wanted = msgspec.structs.replace(client.config, log_format="json", log_level="error", access_log="log")
+    changes = await client.reload(wanted)
+    assert (changes.names, changes.needs_restart) == ({"log_level"}, ("access_log", "log_format"))
+    assert client.config == msgspec.structs.replace(wanted, log_format=None, access_log="")
+    assert client._running is engine, "none of that needs another tunnel"
+    assert events.warnings == ["needs a restart: access_log, log_format"]
+    assert events.lines[-2] == 'reloaded   log_level "info" -> "error"'
+
+
+# -- the server
+
+
+async def test_a_server_goes_by_another_configuration(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """What runs stays: an open WebSocket, the tunnels; what comes goes by the new one."""
+    site, events = await start_site(stack), Recorder()
+    server = await start_server(stack, events)
+    client = await start_client(stack, server.tunnel, [site])
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    socket = await session.ws_connect(f"{server.public_url}/websocket")
+    assert (await session.post(f"{server.public_url}/echo", data=b"1234")).status == 200
+    wanted = msgspec.structs.replace(server.config, body_bytes=3, request_id_header="x-id", listen="127.0.0.1:1")
+    changes = server.reload(wanted)
+    assert (changes.names, changes.needs_restart) == ({"body_bytes", "request_id_header"}, ("listen",))
+    assert events.lines[-3:] == [
+        "reloaded   body_bytes 0 -> 3",
+        'reloaded   request_id_header none -> "x-id"',
+        "warning    needs a restart: listen",
+    ]
+    async with session.post(f"{server.public_url}/echo", data=b"1234") as got:
+        assert got.status == 413
+    async with session.post(f"{server.public_url}/echo", data=b"123") as got:
+        assert (got.status, "x-id" in got.headers) == (200, True)
+    await socket.send_str("hello")
+    assert (await socket.receive()).data == "HELLO"
+    await socket.close()
+    assert client.status()["reconnects"] == 0
+    # What cannot be used changes nothing, not even what can.
+    with pytest.raises(fasttunnel.ConfigError, match="none"):
+        server.reload(msgspec.structs.replace(server.config, body_bytes=7, tokens_file=str(tmp_path / "none")))
+    async with session.post(f"{server.public_url}/echo", data=b"1234") as got:
+        assert got.status == 413
+    assert server.config.body_bytes == 3
+
+
+async def test_tokens_of_another_file(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """Tunnels whose token is not in it end; those that have one stay."""
+    site = await start_named(stack, "site")
+    both, one = TokenFile(tmp_path / "both.toml"), TokenFile(tmp_path / "one.toml")
+    for token in ("alice-1", "bob-1"):
+        both.put(token)
+    one.put("bob-1")
+    server = await start_server(stack, token="t" * 32)
+    own = await start_client(stack, server.tunnel, [f"own.test={site}"], token="t" * 32)
+    server.reload(msgspec.structs.replace(server.config, token=None, tokens_file=str(both)))
+    with pytest.raises(fasttunnel.AuthError):
+        await own.wait_closed()
+    alice, bob = [
+        await start_client(stack, server.tunnel, [f"{name}.test={site}"], token=f"{name}-1")
+        for name in ("alice", "bob")
+    ]
+    server.reload(msgspec.structs.replace(server.config, tokens_file=str(one)))
+    with pytest.raises(fasttunnel.AuthError):
+        await alice.wait_closed()
+    assert await get(server.public_url, Host="bob.test") == (200, "site /")
+    assert bob.status()["reconnects"] == 0
+    # And the file of before is not looked at any more, the new one is.
+    one.drop("bob-1")
+    server.reload()
+    with pytest.raises(fasttunnel.AuthError):
+        await bob.wait_closed()
+
+
+# -- the commands
+
+
+@pytest.mark.cython_only("the commands do the same with either engine; the engines are looked at above")
+async def test_commands_read_their_files_again(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """SIGHUP under traffic, twice in a row, with a file that is wrong, and while they stop."""
+    one, two = await start_named(stack, "one"), await start_named(stack, "two")
+    files = {name: tmp_path / f"{name}.toml" for name in ("server", "client")}
+    ends: dict[str, Command] = {}
+
+    async def start(name: str, *lines: str) -> None:
+        write(name, *lines)
+        arguments = ("--config", str(files[name]), "--set", "max_window=300000", *["--no-check"] * (name == "client"))
+        ends[name] = await stack.enter_async_context(command(name, *arguments, token="t" * 32))
+
+    def write(name: str, *lines: str) -> None:
+        files[name].write_text("\n".join(lines))
+        if name in ends:
+            ends[name].signal(signal.SIGHUP)
+
+    ports = ('listen = "127.0.0.1:0"', 'tunnel = "127.0.0.1:0"', "watch_config = false")
+    await start("server", *ports)
+    url = (await ends["server"].line(r"public +(http://[^ ]+)"))[1]
+    tunnel = (await ends["server"].line(r"tunnel +([^ ]+:\d+)"))[1]
+    # A client that finds no server is told another one.
+    await start("client", 'server = "127.0.0.1:1"', f'routes = ["{one}"]', "watch_config = false")
+    await ends["client"].line("away")
+    write("client", f'server = "{tunnel}"', f'routes = ["{one}"]', "watch_config = false")
+    await ends["client"].line(f'reloaded +server "127.0.0.1:1" -> "{tunnel}"')
+    await ends["client"].line("connected")
+    kept = (f'server = "{tunnel}"', "watch_config = false")
+    async with Steady(url) as steady:
+        write("server", *ports, "max_requests = 100", 'token = "s3cret-of-all-servers-and-long-enough"')
+        await ends["server"].line("reloaded +max_requests 0 -> 100")
+        write("client", *kept, 'routes = ["nonsense"]')
+        await ends["client"].line(r"warning +.*client.toml: routes\[0\]: 'nonsense' .*; what was before stays in use")
+        write("client", *kept, f'routes = ["{two}" "x"]')
+        await ends["client"].line(r"warning +.*client.toml is not TOML: .*line 3.*; what was before stays in use")
+        await steady.more()
+        assert steady.answers[-1] == "one /x"
+        for _ in range(2):
+            write("client", *kept, f'routes = ["{two}"]', "max_window = 400000")
+        await ends["client"].line(f"reloaded +routes .*{one}.* -> .*{two}")
+        await eventually(lambda: steady.answers[-1] == "two /x")
+        ends["client"].signal(signal.SIGHUP)  # of the second of two in a row nothing may be left to say
+        await ends["client"].line("reloaded +nothing has changed")
+        write("server", *ports, 'engine = "asyncio"')
+        await ends["server"].line("warning +.*server.toml: there is no option 'engine'")
+        write("server", *ports, 'domain = "t.example.com"', "max_requests = 200")
+        await ends["server"].line("reloaded +max_requests 100 -> 200")
+        await ends["server"].line("warning +needs a restart: domain")
+        await steady.more()
+    # While it stops, what is under way has its time, and nothing is read any more.
+    assert "s3cret" not in "".join([*ends["server"].lines, *ends["client"].lines])
+    for name in ("client", "server"):
+        ends[name].signal(signal.SIGTERM)
+        ends[name].signal(signal.SIGHUP)
+        assert await ends[name].end() == 0
+
+
+@pytest.mark.cython_only("the files are watched by the command")
+async def test_a_server_notices_that_its_file_changes(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """As Kubernetes replaces a ConfigMap: by a link of links."""
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "server.toml").write_text(f"max_requests = {number}\n")
+    (tmp_path / "..data").symlink_to("1")
+    (tmp_path / "server.toml").symlink_to("..data/server.toml")
+    options = ("--listen", "127.0.0.1:0", "--tunnel", "127.0.0.1:0", "--log-format", "json")
+    server = await stack.enter_async_context(
+        command("server", "--config", str(tmp_path / "server.toml"), *options, token="t" * 32)
+    )
+    await server.line('"event":"listening","text":"tunnel')
+    (tmp_path / "..next").symlink_to("2")
+    (tmp_path / "..next").rename(tmp_path / "..data")
+    await server.line('"reloaded"')
+    assert '"text":"max_requests 1 -> 2","option":"max_requests"' in server.lines[-1]
+    server.signal(signal.SIGTERM)
+    assert await server.end() == 0
