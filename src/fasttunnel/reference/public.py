@@ -149,6 +149,7 @@ class Gate:
         exchange = found[1].open(protocol)
         exchange.label = (*label_of(head), peer)
         exchange.trace_id = fields.trace_id(head.fields)
+        exchange.parent_id = fields.parent_id(head.fields) if exchange.trace_id else ""
         exchange.method = head.target.decode("latin-1") if protocol == GRPC else ""
         self.tallies.began(exchange, found[0])
         return exchange
