@@ -71,7 +71,7 @@ cdef class Gate:
         self.head_timeout_s = config.head_timeout_s
         self.keep_alive_timeout_s = config.keep_alive_timeout_s
         self.ws_ping_interval_s = config.ws_ping_interval_s
-        self.ws_lost_close = config.ws_lost_close
+        self.ws_lost_close = self.reactor.tallies.lost_close = config.ws_lost_close
         self.max_connections = config.max_connections
         self.max_requests = config.max_requests
         self.max_requests_per_tunnel = config.max_requests_per_tunnel

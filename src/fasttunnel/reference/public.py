@@ -79,6 +79,7 @@ class Gate:
         """What connections and requests go by that begin from now on."""
         self.config = config
         self.trusted_proxies = Networks(config.trusted_proxies)
+        self.tallies.lost_close = config.ws_lost_close
 
     def wake(self) -> None:
         """A client has come, or there is nothing to wait for any more: whoever waits looks again."""
