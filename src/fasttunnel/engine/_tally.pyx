@@ -16,6 +16,7 @@ cdef enum:
     WITHOUT_WORD = 1006
     SWITCHING = 101
 
+cdef bytes REACH = counts.REACH.encode()
 cdef double BOUNDS_S[BUCKETS - 1]
 cdef int _i
 for _i in range(BUCKETS - 1):
@@ -97,7 +98,8 @@ cdef class Tallies:
             method = self.methods.get(exchange.method)
             if method is None:
                 # Names come from strangers. One that a backend has served is a name; there is a bound on those as well.
-                if reset or status == UNIMPLEMENTED or exchange.method is None or len(self.methods) >= limits.COUNTED_METHODS:
+                if (reset or status == UNIMPLEMENTED or exchange.method is None
+                        or len(self.methods) >= limits.COUNTED_METHODS or exchange.method.startswith(REACH)):
                     method = self.other_method
                 else:
                     method = self.methods[exchange.method] = MethodTally()

@@ -13,6 +13,7 @@ from fasttunnel.control.counts import (
     NO_ROUTE,
     OTHER,
     PROTOCOLS,
+    REACH,
     Counts,
     Durations,
     Flow,
@@ -91,6 +92,7 @@ class Tallies:
         if exchange.protocol == GRPC:
             # Names come from strangers. One that a backend has served is a name; there is a bound on those as well.
             path, served = exchange.method, not reset and exchange.status != GrpcStatus.UNIMPLEMENTED
+            served = served and not path.startswith(REACH)
             if path not in counts.methods and not (served and len(counts.methods) < limits.COUNTED_METHODS):
                 path = OTHER
             method = counts.methods.setdefault(path, Method())
