@@ -92,6 +92,7 @@ class ClientEngine:
         self._closed = asyncio.Event()
         self._failure: FasttunnelError | None = None
         self._draining = False
+        self._grace_s = 0.0
         self._knocks = False  # see check_login
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -197,7 +198,7 @@ class ClientEngine:
         await asyncio.wait([self._stopping])
 
     async def _stop(self, grace_s: float) -> None:
-        self._draining = True
+        self._draining, self._grace_s = True, grace_s
         if self._runner is not None:
             self._runner.cancel()  # a tunnel that is lost now is not dialled again
         for tunnel, task in self._tunnels.items():
@@ -206,23 +207,18 @@ class ClientEngine:
                 if tunnel.conn is not None:
                     tunnel.conn.cut()
                     tunnel.conn = None
-        links = self._links()
-        for link in links:
+        for link in self._links():
             _say_goodbye(link, grace_s)
         if grace_s > 0:
             # What has sent its Register may be registered, and have requests, before we know.
             await self._answered(min(grace_s, HEARD_S))
-            for link in self._links():
-                if link not in links:
-                    links.append(link)
-                    _say_goodbye(link, grace_s)
             # Requests that were on their way when we said so are still taken: the server has not heard it yet.
             heard = [tunnel.heartbeat.catch_up() for tunnel in self._tunnels if tunnel.heartbeat is not None]
             if heard:
                 await asyncio.wait(heard, timeout=min(grace_s, HEARD_S))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
-                    while any(link.active for link in links):
+                    while any(link.active for link in self._links()):
                         self._idle.clear()
                         await self._idle.wait()
         for link in self._links():
@@ -485,6 +481,8 @@ class ClientEngine:
                 _send_go_away(older, "connected anew", 0)  # so the server that leaves need not wait for us
         self._registered.set()
         self._idle.set()
+        if self._draining:
+            return _say_goodbye(link, self._grace_s)
         self._events.connected(self._config.server, self.urls)
 
     def lost(self, link: Link, grpc_status: int, message: str) -> None:

@@ -121,6 +121,8 @@ class ClientEngine:
         self._knocks = False  # see check_login
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._draining = False
+        self._grace_s = 0.0
         self._reconnects = self._requests = self._registrations = self._losses = 0
         self._sparing = Sparing()
 
@@ -202,6 +204,7 @@ class ClientEngine:
 
     async def _stop(self, grace_s: float) -> None:
         assert self._runner is not None
+        self._draining, self._grace_s = True, grace_s
         self._runner.cancel()  # a tunnel that is lost now is not dialled again
         for tunnel, task in self._tunnels.items():
             if not tunnel.registers:  # it is still dialled
@@ -212,10 +215,7 @@ class ClientEngine:
         if grace_s > 0:
             # What has sent its Register may be registered, and have requests, before we know.
             await self._answered(min(grace_s, HEARD_S))
-            for tunnel in self._tunnels:
-                if tunnel.up and tunnel not in tunnels:
-                    tunnels.append(tunnel)
-                    tunnel.send_go_away("the client is shutting down", grace_s)
+            tunnels = [tunnel for tunnel in self._tunnels if tunnel.up]
         # Requests that were on their way when we said so are still taken: the server has not heard it yet.
         if grace_s > 0 and tunnels:
             hearing = [asyncio.create_task(tunnel.caught_up()) for tunnel in tunnels]
@@ -223,9 +223,10 @@ class ClientEngine:
             await end_tasks(*hearing)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                while any(tunnel.requests for tunnel in tunnels):
+                while any(tunnel.requests for tunnel in self._tunnels):
                     self.idle.clear()
                     await self.idle.wait()
+        tunnels = [tunnel for tunnel in self._tunnels if tunnel.up]
         for tunnel in tunnels:
             tunnel.end(0, "the client was stopped")
         if tunnels:
@@ -418,6 +419,8 @@ class ClientEngine:
                 older.send_go_away("connected anew", 0)  # so the server that leaves need not wait for us
         self._registered.set()
         self.idle.set()
+        if self._draining:
+            return tunnel.send_go_away("the client is shutting down", self._grace_s)
         self.events.connected(self.config.server, self.urls)
 
     # -- requests
