@@ -387,6 +387,20 @@ async def test_a_reload_that_is_refused_leaves_nothing_open(stack: AsyncExitStac
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+async def test_a_stop_with_much_time_is_no_replacement(stack: AsyncExitStack) -> None:
+    """The server knows that the client goes, and that nobody takes its place."""
+    site = await start_site(stack)
+    server = await start_server(stack, queue_timeout_s=0)
+    client = await start_client(stack, server.tunnel, [site])
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    socket = await session.ws_connect(f"{server.public_url}/websocket")
+    stopping = asyncio.ensure_future(client.stop(5e6))
+    await eventually(lambda: server.routes == [])
+    assert (await get(server.public_url))[0] == 503
+    assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+    await asyncio.wait_for(stopping, 10)
+
+
 async def test_who_looks_on_sees_the_next_tunnel_too(stack: AsyncExitStack) -> None:
     site = await start_named(stack, "site")
     server = await start_server(stack)
