@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -208,8 +209,8 @@ async def test_tunnels_of_before_are_bounded(stack: AsyncExitStack, monkeypatch:
         sockets.append(await session.ws_connect(f"{server.public_url}/websocket"))
         await client.reload(msgspec.structs.replace(client.config, connections=connections))
         await eventually(lambda wanted=connections: len(server.routes) == wanted)  # type: ignore[misc]
-    for socket in sockets[:2]:
-        assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+    for gone in sockets[:2]:
+        assert (await gone.receive()).type is aiohttp.WSMsgType.CLOSE
     await sockets[2].send_str("hello")
     assert (await sockets[2].receive()).data == "HELLO"
     await eventually(lambda: len(server.status()["links"]) == 3 + 2)
@@ -344,10 +345,10 @@ async def test_a_connection_of_before_that_is_dialled_does_not_come(stack: Async
     await eventually(lambda: [str(route) for route in server.routes] == ["/b"])
     assert (await get(server.public_url, "/a"))[0] == 404
     answers = []
-    for socket in sockets:
+    for each in sockets:
         with contextlib.suppress(ConnectionError):
-            await socket.send_str("hello")
-            answers.append((await socket.receive()).data)
+            await each.send_str("hello")
+            answers.append((await each.receive()).data)
     assert "HELLO" in answers, "the connection that was up has not gone"
 
 
@@ -560,6 +561,29 @@ async def test_commands_read_their_files_again(stack: AsyncExitStack, tmp_path: 
         ends[name].signal(signal.SIGTERM)
         ends[name].signal(signal.SIGHUP)
         assert await ends[name].end() == 0
+
+
+@pytest.mark.cython_only("a service manager hears of the command")
+async def test_a_client_that_never_connected_is_never_ready(
+    stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that stops while something waits says nothing more of that."""
+    manager = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+    manager.bind(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    file = tmp_path / "client.toml"
+    file.write_text('server = "127.0.0.1:1"\nroutes = ["http://127.0.0.1:9"]\nwatch_config = false')
+    client = await stack.enter_async_context(command("client", "--config", str(file), "--no-check", token="t" * 32))
+    await client.line("away")
+    file.write_text('server = "127.0.0.1:2"\nroutes = ["http://127.0.0.1:9"]')
+    client.signal(signal.SIGHUP)
+    await client.line("what has changed waits for 127.0.0.1:2")
+    client.signal(signal.SIGTERM)
+    assert await client.end() == 0
+    assert not [line for line in client.lines if "has been stopped" in line]
+    assert manager.recv(100) == b"STOPPING=1"
+    with pytest.raises(BlockingIOError):
+        manager.recv(100)
 
 
 @pytest.mark.cython_only("the files are watched by the command")

@@ -158,6 +158,6 @@ def run(given: dict[str, Any]) -> NoReturn:
                 (spec.backend for spec in settings.routes), settings.connect_timeout_s, screen.backend
             )
             beside += [screen.watch.run(), check_urls(end, screen)]
-        return running.with_beside(running.serve(end, lambda: None, screen.say, files.ask), *beside)
+        return running.with_beside(running.serve(end, lambda: None, screen.say, files), *beside)
 
     running.run(work)
