@@ -236,14 +236,21 @@ class Server:
             raise FasttunnelError("the server has not been started")
         if changes.changed:
             check_files(changes.config)
-            if self._access is not None:
-                self._access.move(changes.config.access_log)
-            self._authenticator.reload(
+            # All that may fail comes first.
+            take_tokens = self._authenticator.prepare(
                 changes.config.token,
                 changes.config.tokens_file,
                 max_failed_logins=changes.config.max_failed_logins,
             )
-            self._running.reload(changes.config)
+            if self._access is not None:
+                self._access.move(changes.config.access_log)
+            try:
+                self._running.reload(changes.config)
+            except BaseException:
+                if self._access is not None:
+                    self._access.move(self.config.access_log)
+                raise
+            take_tokens()
             before, self.config = self.config, changes.config
             _warn(self.config, self._events, before)
         if config is not None:

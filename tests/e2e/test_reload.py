@@ -475,6 +475,28 @@ async def test_a_server_goes_by_another_configuration(stack: AsyncExitStack, tmp
     assert server.config.body_bytes == 3
 
 
+async def test_what_the_engine_refuses_changes_nothing(
+    stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, token, log = await start_named(stack, "site"), "a-token-of-some-length", tmp_path / "a.log"
+    server = await start_server(stack, token=token, access_log=str(log))
+    wanted = msgspec.structs.replace(server.config, token=Secret("another"), access_log=str(tmp_path / "b.log"))
+
+    def refuse(config: object) -> None:
+        raise fasttunnel.ConfigError("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server._running, "reload", refuse)
+        with pytest.raises(fasttunnel.ConfigError, match="no"):
+            server.reload(wanted)
+    client = await start_client(stack, server.tunnel, [site], token=token)
+    assert await get(server.public_url, "/x") == (200, "site /x")
+    await eventually(lambda: "/x" in log.read_text())
+    server.reload(wanted)
+    with pytest.raises(fasttunnel.AuthError):
+        await client.wait_closed()
+
+
 async def test_tokens_of_another_file(stack: AsyncExitStack, tmp_path: Path) -> None:
     """Tunnels whose token is not in it end; those that have one stay."""
     site = await start_named(stack, "site")
@@ -561,6 +583,29 @@ async def test_commands_read_their_files_again(stack: AsyncExitStack, tmp_path: 
         ends[name].signal(signal.SIGTERM)
         ends[name].signal(signal.SIGHUP)
         assert await ends[name].end() == 0
+
+
+@pytest.mark.cython_only("it is the command that knows what was asked for")
+async def test_a_reload_that_is_overtaken_has_been_in_force(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """The second connection is not let in, so it is not done when its name is taken back."""
+    server = await start_server(stack, domain="t.test", max_connections_per_address=2)
+    file = tmp_path / "client.toml"
+
+    def write(*lines: str) -> None:
+        file.write_text("\n".join([f'server = "{server.tunnel}"', 'routes = ["http://127.0.0.1:9"]', *lines]))
+
+    write('name = "first"', "watch_config = false")
+    client = await stack.enter_async_context(command("client", "--config", str(file), "--no-check"))
+    await client.line("connected")
+    write('name = "second"', "connections = 2", "watch_config = false")
+    client.signal(signal.SIGHUP)
+    await client.line('reloaded +name "first" -> "second"')
+    write('name = "first"', "connections = 2", "watch_config = false")
+    client.signal(signal.SIGHUP)
+    server.reload(msgspec.structs.replace(server.config, max_connections_per_address=9))
+    await client.line('reloaded +name "second" -> "first"')
+    client.signal(signal.SIGTERM)
+    assert await client.end() == 0
 
 
 @pytest.mark.cython_only("a service manager hears of the command")
