@@ -37,6 +37,7 @@ from fasttunnel.control.files import check_files
 from fasttunnel.control.log import Ended, Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.control.sources import client_config, server_config
+from fasttunnel.control.spans import Spans
 from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import covers_domain
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
@@ -93,6 +94,7 @@ class ServerLimits(TypedDict, total=False):
     admin: str
     tap: Literal["none", "messages", "payloads"]
     access_log: str
+    otlp: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
     watch_config: bool
@@ -127,6 +129,7 @@ class ClientLimits(TypedDict, total=False):
     admin: str
     tap: Literal["none", "messages", "payloads"]
     access_log: str
+    otlp: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
     watch_config: bool
@@ -155,7 +158,8 @@ class Server:
     ) -> None:
         self.config = server_config({"listen": listen, "tunnel": tunnel, "token": token, **limits})
         self._access = _access_log(self.config, events)
-        self._events = guard(events or Events(), self._access)
+        self._spans = _spans(self.config, events, "server")
+        self._events = guard(events or Events(), self._access, self._spans)
         self._authenticator = Authenticator(
             self.config.token,
             self.config.tokens_file,
@@ -219,6 +223,8 @@ class Server:
             await self._admin.stop()
         if self._access is not None:
             self._access.close()
+        if self._spans is not None:
+            self._spans.close()
 
     async def wait_closed(self) -> None:
         """Returns once the server has stopped."""
@@ -357,7 +363,8 @@ class Client:
             {"server": server, "routes": routes, "token": token, "client_id": client_id, **limits}
         )
         self._access = _access_log(self.config, events)
-        self._events = guard(events or Events(), self._access)
+        self._spans = _spans(self.config, events, "client")
+        self._events = guard(events or Events(), self._access, self._spans)
         _check_name(engine)
         self._engine_choice = engine
         self._engines = Succession()
@@ -419,6 +426,8 @@ class Client:
             await self._admin.stop()
         if self._access is not None:
             self._access.close()
+        if self._spans is not None:
+            self._spans.close()
 
     async def wait_closed(self) -> None:
         """Returns once the client has stopped; raises AuthError or RegisterError when the server sent it away."""
@@ -663,6 +672,12 @@ def _access_log(config: ServerConfig | ClientConfig, events: Events | None) -> A
     if not config.access_log:
         return None
     return AccessLog(config.access_log, (events or Events()).warning, json=config.log_format == "json")
+
+
+def _spans(
+    config: ServerConfig | ClientConfig, events: Events | None, end: Literal["server", "client"]
+) -> Spans | None:
+    return Spans(config.otlp, end, (events or Events()).warning) if config.otlp else None
 
 
 def _warn(

@@ -12,6 +12,7 @@ from fasttunnel.control import counts
 
 cdef enum:
     UNIMPLEMENTED = 12
+    TUNNEL_LOST = 9
     WITHOUT_WORD = 1006
     SWITCHING = 101
 
@@ -110,6 +111,8 @@ cdef class Tallies:
             self.statuses[protocol][SWITCHING] += 1
             if status:
                 self.count_close(status)
+            elif reset == TUNNEL_LOST and self.lost_close:
+                self.count_close(self.lost_close)
             elif reset:
                 self.broken[reset] += 1
             else:

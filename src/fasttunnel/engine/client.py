@@ -159,7 +159,12 @@ class ClientEngine:
         self._renew()
         self._reactor = Reactor(asyncio.get_running_loop())
         self._reactor.on_error = self.warning
-        self._acceptor = Backends(self._routes, self._reactor.tallies, self._journal is not None)
+        self._acceptor = Backends(
+            self._routes,
+            self._reactor.tallies,
+            self._journal is not None,
+            self._journal is not None and self._journal.traces,
+        )
 
     async def check_login(self) -> None:
         self._knocks = True

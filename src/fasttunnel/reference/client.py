@@ -21,6 +21,7 @@ from fasttunnel.control.routes import Route, RouteTable, at_host, by_protocol, f
 from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
+from fasttunnel.reference import fields
 from fasttunnel.reference.backend import Backend, Streams
 from fasttunnel.reference.backend_grpc import GrpcBackend
 from fasttunnel.reference.backend_http1 import Http1Backend
@@ -450,6 +451,9 @@ class ClientEngine:
         self.tallies.began(exchange, counted)
         method = "" if is_grpc else getattr(request, "method", "GET")
         exchange.label = (method, host, url.partition("?")[0], str(named or ""))
+        if exchange.trace_id:
+            passed = request.metadata if is_grpc else request.headers
+            exchange.parent_id = fields.parent_id((field.name.encode(), field.value) for field in passed)
         if found is None:
             return exchange.reset(ResetCode.NO_ROUTE, "this client has no backend for the request")
         route, backend = found
