@@ -41,6 +41,7 @@ from fasttunnel.control.spans import Spans
 from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import covers_domain
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
+from fasttunnel.limits import DRAIN_MAX_S
 from fasttunnel.reach import urls
 from fasttunnel.succession import Succession
 
@@ -208,13 +209,13 @@ class Server:
     async def stop(self, grace_s: float | None = None) -> None:
         """Accept nothing new, let requests under way finish, then close.
 
-        After `grace_s` seconds (None: the option drain_timeout_s) those still under way are ended.
+        After `grace_s` seconds (None: the option drain_timeout_s), half a day at most, those still under way are ended.
         """
         self._leaving = True
         if self._admin is not None and self.config.reuse_port:
             self._admin.hand_over()
         if self._engine is not None:
-            await self._engine.stop(grace_s)
+            await self._engine.stop(None if grace_s is None else min(grace_s, DRAIN_MAX_S))
         await self._close()
 
     async def _close(self) -> None:
@@ -241,14 +242,21 @@ class Server:
             raise FasttunnelError("the server has not been started")
         if changes.changed:
             check_files(changes.config)
-            if self._access is not None:
-                self._access.move(changes.config.access_log)
-            self._authenticator.reload(
+            # All that may fail comes first.
+            take_tokens = self._authenticator.prepare(
                 changes.config.token,
                 changes.config.tokens_file,
                 max_failed_logins=changes.config.max_failed_logins,
             )
-            self._running.reload(changes.config)
+            if self._access is not None:
+                self._access.move(changes.config.access_log)
+            try:
+                self._running.reload(changes.config)
+            except BaseException:
+                if self._access is not None:
+                    self._access.move(self.config.access_log)
+                raise
+            take_tokens()
             before, self.config = self.config, changes.config
             _warn(self.config, self._events, before)
         if config is not None:
@@ -409,7 +417,8 @@ class Client:
     async def stop(self, grace_s: float | None = None) -> None:
         """Take no new requests, let those under way finish, then close. `grace_s` is as for the server."""
         self._leaving = True
-        await self._engines.stop(self.config.drain_timeout_s if grace_s is None else grace_s)
+        grace_s = self.config.drain_timeout_s if grace_s is None else min(grace_s, DRAIN_MAX_S)
+        await self._engines.stop(grace_s)
         await self._close()
 
     async def _close(self) -> None:

@@ -28,6 +28,7 @@ DEFAULT_LISTEN = "127.0.0.1:8080"
 DEFAULT_TUNNEL = "127.0.0.1:7000"
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+Drain = Annotated[float, msgspec.Meta(gt=0, le=limits.DRAIN_MAX_S)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Window = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_WINDOW_BYTES)]
@@ -142,7 +143,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     queued_requests: Size = limits.QUEUED_REQUESTS
     heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
     request_id_header: str = "x-request-id"
-    drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
+    drain_timeout_s: Drain = limits.DRAIN_TIMEOUT_S
     admin: str = ""
     tap: TapScope | None = None
     access_log: str = ""
@@ -233,7 +234,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     keep_alive_timeout_s: Positive = limits.BACKEND_KEEP_ALIVE_TIMEOUT_S
     backoff_min_s: Positive = limits.BACKOFF_MIN_S
     backoff_max_s: Positive = limits.BACKOFF_MAX_S
-    drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
+    drain_timeout_s: Drain = limits.DRAIN_TIMEOUT_S
     admin: str = ""
     tap: TapScope | None = None
     access_log: str = ""
