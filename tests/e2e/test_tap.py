@@ -126,7 +126,8 @@ async def test_all_that_passes_at_both_ends(stack: AsyncExitStack) -> None:
         await tunnel.until_idle()
         await eventually(lambda: at_client.records[-1:] != [] and at_client.records[-1].get("status_name") == "OK")
         await eventually(lambda: at_server.records[-1:] != [] and at_server.records[-1].get("status_name") == "OK")
-        assert sorted(map(gist, at_server.records)) == sorted(map(gist, at_client.records))
+        server, client = (sorted(map(gist, reader.records)) for reader in (at_server, at_client))
+        assert server == client, [one for one in server + client if (one in server) is not (one in client)]
         assert "s3cret" not in str((at_server.records, at_client.records))
         for reader, sends in ((at_server, "to_backend"), (at_client, "to_public")):
             assert all(record["sent"] is (record["direction"] == sends) for record in reader.records)
@@ -325,6 +326,9 @@ async def test_who_may_see_what(stack: AsyncExitStack) -> None:
     for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}):
         assert (await ask(tunnel.server, "", **headers))[0] == 403
     assert (await ask(tunnel.client, ""))[0] == 403
+    for _ in range(tapping.READERS + 1):
+        async with session.head(f"http://{tunnel.server.admin}/tap") as answer:
+            assert answer.status == 200
     readers = [await stack.enter_async_context(tapped(tunnel.server)) for _ in range(tapping.READERS)]
     status, text = await ask(tunnel.server, "")
     assert (status, f"{len(readers)} taps" in text) == (503, True)
@@ -370,6 +374,13 @@ async def test_the_command(stack: AsyncExitStack, tmp_path: Path) -> None:
             assert ("\x1b[" in terminal.raw) is not bool(colour)
             line = next(line for line in terminal.lines if "POST" in line)
             assert (len(line), line[-1]) == (70, "\N{HORIZONTAL ELLIPSIS}")
+    async with Terminal("tap", tunnel.server.admin, "--json", "--payload", "--limit", "2", columns=2000) as terminal:
+        await eventually(lambda: len(taps_of(tunnel.server)) == 1)
+        async with session.post(tunnel.url, data="\x9b2J\u202e".encode()) as answer:
+            await answer.read()
+        await terminal.until("seen 2 messages")  # a body may come behind its head
+        assert "\\u009b2J\\u202e" in terminal.raw
+        assert not {"\x9b", "\u202e"} & set(terminal.raw)
     await eventually(lambda: all(len(taps_of(end)) == 0 for end in ends))
     async with command("tap", "--route", "nobodys", f"http://{tunnel.server.admin}") as left:
         await left.line("nobody serves the route nobodys at the moment; there are shop.example")

@@ -65,6 +65,7 @@ LINES = "application/x-ndjson"
         ({"/": INDEX, "/tap": (400, "text/plain", b"payload is a number")}, 2, "fasttunnel: payload is a number"),
         ({"/tap": (200, LINES, b"")}, 1, "went away"),
         ({"/tap": (200, LINES, b'{"tap":"lost","lines":7}\n')}, 1, "seen 0 messages, lost 7"),
+        ({"/tap": (200, LINES, b'{"tap":"end","text":"why \\u001b"}\n')}, 1, "the tap has ended: why \\x1b"),
         ({"/tap": (200, LINES, b"what\n")}, 1, "what came is no line of a tap: what"),
     ],
 )

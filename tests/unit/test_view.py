@@ -1,13 +1,18 @@
 """TunnelMessages as records: what they say, what they leave out, whose they are, and how many are remembered."""
 
+import asyncio
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from fasttunnel.admin.tap import view_of
+from fasttunnel.admin.http import Request, Response
+from fasttunnel.admin.subject import Subject
+from fasttunnel.admin.tap import READERS, Tap, view_of
 from fasttunnel.control.taps import ALL, Listener, Taps, UnderWay
-from fasttunnel.control.view import Requests, View
+from fasttunnel.control.view import Requests, Sight, View
 from fasttunnel.wire import tunnel_pb2 as pb
 
 UP, DOWN = pb.CLIENT_TO_SERVER, pb.SERVER_TO_CLIENT
@@ -53,6 +58,12 @@ def opening(request_id: str = "h-1", url: str = "/a?token=s3cret&b=2", **fields:
     return message(request_id, UP, pb.HTTP, http_request=pb.HttpRequest(url=url, **head))
 
 
+def look(requests: Requests, encoded: bytes, tunnel: Tunnel | None = None, sent: bool = False) -> Sight:
+    sight = requests.see(tunnel or Tunnel(), sent, encoded)
+    assert sight is not None
+    return sight
+
+
 def seen(
     encoded: bytes,
     view: View = ALL_OF_IT,
@@ -62,7 +73,7 @@ def seen(
 ) -> dict[str, Any]:
     """The record of one message; its lines are JSON."""
     requests = requests if requests is not None else Requests()
-    sight = requests.see(tunnel or Tunnel(), sent, encoded)
+    sight = look(requests, encoded, tunnel, sent)
     return dict(msgspec.json.decode(msgspec.json.encode(view.record(sight))))
 
 
@@ -173,7 +184,7 @@ def test_what_belongs_to_the_tunnel_is_asked_for_by_name() -> None:
         (message("h-1", UP, pb.HTTP, window_update=pb.WindowUpdate(bytes=9)), {"credit": 9, "request_id": "h-1"}),
         (pb.TunnelMessage(register=pb.Register(routes=[pb.Route()])).SerializeToString(), {"routes": 1}),
     ):
-        sight = requests.see(Tunnel(), True, encoded)
+        sight = look(requests, encoded, sent=True)
         assert not View().wants(sight)
         assert View(protocols=frozenset(["control"])).wants(sight)
         record = ALL_OF_IT.record(sight)
@@ -184,7 +195,7 @@ def test_what_belongs_to_the_tunnel_is_asked_for_by_name() -> None:
 def test_what_cannot_be_read_is_said() -> None:
     record = seen(b"\xff\xff")
     assert (record["kind"], record["size"], record["protocol"]) == ("malformed", 2, None)
-    assert View().wants(Requests().see(Tunnel(), False, b"\xff"))
+    assert View().wants(look(Requests(), b"\xff"))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +220,7 @@ def test_what_cannot_be_read_is_said() -> None:
 )
 def test_filters(filters: dict[str, Any], wanted: bool) -> None:
     view = View(**filters)
-    sight = Requests().see(Tunnel(h_1=HTTP), False, opening(url="/cart?pin=s3cret", body=b"a needle in hay"))
+    sight = look(Requests(), opening(url="/cart?pin=s3cret", body=b"a needle in hay"), Tunnel(h_1=HTTP))
     assert (view.wants(sight) and view.wants_route(sight.request)) is wanted
 
 
@@ -245,6 +256,49 @@ def test_the_table_is_bounded_and_counts_on() -> None:
     assert seen(more, requests=requests, tunnel=tunnel)["number"] == 8
 
 
+def test_what_is_kept_of_a_request_is_short() -> None:
+    requests, tunnel, long = Requests(), Tunnel(), "x" * 100_000
+    for number in range(3):
+        url = f"/{long}?{'a=1&' * 3000}u=https://joe:s3cret@h/&b={long}"
+        look(requests, opening(f"h-{number}", url=url, host=long, method=long), tunnel)
+    look(requests, message("g-1", UP, pb.GRPC, grpc_request=pb.GrpcRequest(service=long, is_first_chunk=True)), tunnel)
+    look(requests, message("ws-1", UP, pb.WEBSOCKET, ws_request=pb.WebSocketRequest(url=long, host=long)), tunnel)
+    tunnel.known["h-9"] = HTTP._replace(method=long, host=long, path=long)
+    look(requests, message("h-9", UP, pb.HTTP, http_request=pb.HttpRequest(body=b"x")), tunnel)
+    look(requests, opening("h-" + long), tunnel)
+    assert len(requests) == 6
+    for request in requests._known.values():
+        for text in (request.path, request.query, request.host, request.method):
+            assert len(text) <= 513
+            assert len(text) < 512 or text.endswith("\N{HORIZONTAL ELLIPSIS}")
+    shown = look(requests, opening("h-x", url=f"/?a={'b' * 8170}&u=https://joe:s3cret@h/"), tunnel)
+    assert "s3cret" not in shown.request.query
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        opening(url="/" + "p" * 500 + "?" + "q" * 500, host="h" * 500, method="M" * 500),
+        opening(headers=[pb.Header(name="n" * 3000, value=b"\xff" * 3000)], body=b"b" * 3000),
+        message("i" * 500, UP, pb.HTTP, reset=pb.Reset(message="r" * 500)),
+        message("g-1", DOWN, pb.GRPC, grpc_response=pb.GrpcResponse(status_message="s" * 60, is_last_chunk=True)),
+        pb.TunnelMessage(go_away=pb.GoAway(reason="r" * 500)).SerializeToString(),
+    ],
+)
+def test_what_a_record_costs_is_what_it_has(encoded: bytes) -> None:
+    for view in (View(), ALL_OF_IT):
+        sight = look(Requests(), encoded)
+        assert len(msgspec.json.encode(view.record(sight))) < view.cost(sight) < 60_000
+
+
+def test_others_than_those_that_are_named_are_not_looked_at() -> None:
+    requests, only = Requests(), frozenset(["h-1"])
+    for other in (opening("h-11"), opening("h-2", body=b"h-1"), b"\xff", pb.TunnelMessage().SerializeToString()):
+        assert requests.see(Tunnel(), False, other, only) is None
+    assert len(requests) == 0
+    assert requests.see(Tunnel(), False, opening("h-1"), only) is not None
+
+
 def test_query_of_the_page() -> None:
     assert view_of("") == View()
     view = view_of("protocol=http&protocol=control&route=a%2Fb&request=h-1&text=x+y&payload=100&headers=1&query=1")
@@ -252,7 +306,19 @@ def test_query_of_the_page() -> None:
         frozenset(["http", "control"]), frozenset(["a/b"]), frozenset(["h-1"]), "x y", 100, headers=True, query=True
     )
     assert view.bits == 1 << 1 | 1 << 4
-    for wrong in ("colour=1", "protocol=tcp", "payload=-1", "payload=65537", "payload=x", "headers=yes", "text="):
+    many = "&".join(["request=h-1"] * 16)
+    assert view_of(many).requests == {"h-1"}
+    for wrong in (
+        many + "&request=h-2",
+        "route=r&" * 17,
+        "colour=1",
+        "protocol=tcp",
+        "payload=-1",
+        "payload=65537",
+        "payload=x",
+        "headers=yes",
+        "text=",
+    ):
         with pytest.raises(ValueError, match=wrong.partition("=")[0]):
             view_of(wrong)
 
@@ -292,3 +358,71 @@ def test_listeners_come_and_go(caplog: pytest.LogCaptureFixture) -> None:
     taps.remove(one)
     taps.remove(one)
     assert (tunnels[0].tap, tunnels[0].tap_protocols, len(taps)) == (None, 0, 0)
+
+
+# -- who reads /tap ---------------------------------------------------------------------------------------------------
+
+
+def tap_of(tunnel: Tunnel) -> tuple[Tap, Taps]:
+    taps = Taps(lambda: [tunnel])
+    end: Any = SimpleNamespace(taps=taps)
+    return Tap(Subject("server", "cython", lambda: end, lambda: "", list), "payloads"), taps
+
+
+async def lines_of(response: Response) -> list[dict[str, Any]]:
+    """The next ones."""
+    assert not isinstance(response.body, bytes)
+    return [json.loads(line) for line in (await anext(aiter(response.body))).splitlines()]
+
+
+async def test_readers_count_before_they_are_read() -> None:
+    tap, taps = tap_of(Tunnel())
+    answers = [tap.answer(Request("/tap", "", {})) for _ in range(60)]
+    assert [answer.status for answer in answers] == [200] * READERS + [503] * (60 - READERS)
+    for answer in answers[:READERS]:
+        assert not isinstance(answer.body, bytes)
+        await answer.body.aclose()
+        await answer.body.aclose()
+    assert len(taps) == 0
+    assert tap.answer(Request("/tap", "", {})).status == 200
+
+
+async def test_a_tap_that_fails_ends_with_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Tunnel):
+        def request(self, request_id: str) -> UnderWay | None:
+            raise RuntimeError("of the engine")
+
+    tunnel = Failing()
+    tap, taps = tap_of(tunnel)
+    answers = [tap.answer(Request("/tap", "", {})) for _ in range(2)]
+    assert tunnel.tap is not None
+    tunnel.tap(tunnel, True, opening())
+    for answer in answers:
+        begin, end = await lines_of(answer)
+        assert (begin["tap"], end["tap"]) == ("begin", "end")
+        with pytest.raises(StopAsyncIteration):
+            await lines_of(answer)
+    assert len(taps) == 0
+    assert "of the engine" in caplog.text
+    assert tap.answer(Request("/tap", "", {})).status == 200
+
+
+async def test_a_route_that_is_found_late_is_waited_for() -> None:
+    """A client looks for it after it has shown the message; the lines may be due between the two."""
+    tunnel = Tunnel()
+    tap, _ = tap_of(tunnel)
+    everything, by_route = (tap.answer(Request("/tap", query, {})) for query in ("", "route=shop.example/api"))
+    for answer in (everything, by_route):
+        await lines_of(answer)
+    assert tunnel.tap is not None
+    tunnel.tap(tunnel, False, opening())
+    tap._flush()
+    tunnel.known["h-1"] = HTTP
+    tunnel.tap(tunnel, False, opening("h-2"))
+    async with asyncio.timeout(20):
+        assert [line["request_id"] for line in await lines_of(by_route)] == ["h-1"]
+        lines: list[dict[str, Any]] = []
+        while len(lines) < 2:
+            lines += await lines_of(everything)
+    shown = [(line["request_id"], line["route"]) for line in lines]
+    assert shown == [("h-1", "shop.example/api"), ("h-2", None)], "nobody serves the other one"

@@ -1,15 +1,14 @@
 """A small HTTP/1.1 server for the admin port: h11 reads and writes, a page is a function of the request.
 
-It answers GET and HEAD, one request after another on a connection. A body may be a generator: it is then streamed,
-until it ends or its reader goes.
+It answers GET and HEAD, one request after another on a connection. A body may be a stream, until it ends or its reader
+goes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Callable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple, Protocol
 from urllib.parse import unquote
 
 import h11
@@ -28,8 +27,16 @@ class Request(NamedTuple):
     headers: dict[str, str]  # by name in lower case
 
 
+class Stream(Protocol):
+    """As an asynchronous generator is; it is closed in any case, also where nobody has asked it for anything."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
 class Response(NamedTuple):
-    body: bytes | AsyncGenerator[bytes, None]
+    body: bytes | Stream
     status: int = 200
     content_type: str = TEXT
     headers: tuple[tuple[str, str], ...] = ()
@@ -84,7 +91,11 @@ class HttpServer:
                 if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
                     return
                 method, response = b"GET", words(error.error_status_hint, f"this is no request: {error}")
-            await self._send(connection, writer, method, response, reader)
+            try:
+                await self._send(connection, writer, method, response, reader)
+            finally:
+                if not isinstance(response.body, bytes):
+                    await response.body.aclose()
             if {connection.our_state, connection.their_state} != {h11.DONE}:
                 return
             connection.start_next_cycle()
@@ -137,7 +148,7 @@ class HttpServer:
             return await self._write(writer, connection.send(h11.EndOfMessage()))
         assert not isinstance(response.body, bytes)
         if method == b"HEAD":
-            return await response.body.aclose()
+            return
         # A stream is the last on its connection: whatever comes meanwhile is its reader's end.
         streaming = asyncio.create_task(self._stream(connection, writer, response.body, response.patience_s))
         gone = asyncio.create_task(reader.read(1))
@@ -153,12 +164,11 @@ class HttpServer:
         self,
         connection: h11.Connection,
         writer: asyncio.StreamWriter,
-        pieces: AsyncGenerator[bytes, None],
+        pieces: Stream,
         patience_s: float,
     ) -> None:
-        async with contextlib.aclosing(pieces):
-            async for piece in pieces:
-                await self._write(writer, connection.send(h11.Data(data=piece)), patience_s)
+        async for piece in pieces:
+            await self._write(writer, connection.send(h11.Data(data=piece)), patience_s)
         await self._write(writer, connection.send(h11.EndOfMessage()))
 
     @staticmethod

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import operator
 from collections import deque
-from collections.abc import AsyncGenerator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -29,6 +30,7 @@ QUEUE_BYTES: Final = 1024 * 1024  # of lines that wait for one reader
 PIECE_BYTES: Final = 65_536
 GATHER_S: Final = 0.01  # lines leave together; meanwhile the routes of new requests become known
 PATIENCE_S: Final = 3600.0  # a reader may pause, as a pager does
+MOST_NAMES: Final = 16  # of requests, and of routes, that one reader asks for
 
 TYPE: Final = "application/x-ndjson"
 
@@ -42,7 +44,7 @@ class Tap:
         self._readers: list[_Reader] = []
         self._taps: Taps | None = None
         self._requests = Requests()
-        self._only: tuple[bytes, ...] = ()  # where all readers name requests: what a message has to have in it
+        self._only: frozenset[str] = frozenset()  # where all readers name requests: of others nothing is looked at
         self._flushing: asyncio.TimerHandle | None = None
 
     def answer(self, request: Request) -> Response:
@@ -65,17 +67,12 @@ class Tap:
             return words(501, f"the engine {self._subject.engine} cannot be tapped")
         if len(self._readers) >= READERS:
             return words(503, f"{READERS} taps are on already, as many as there may be")
-        return Response(self._stream(_Reader(view), taps), content_type=TYPE, patience_s=PATIENCE_S)
-
-    async def _stream(self, reader: _Reader, taps: Taps) -> AsyncGenerator[bytes, None]:
+        # There from now on, not from when it is first read: others ask meanwhile.
+        reader = _Reader(view, self._leave)
+        begin = {"tap": "begin", "end": self._subject.kind, "engine": self._subject.engine, "version": __version__}
+        reader.tell({**begin, "routes": self._subject.routes()})
         self._join(reader, taps)
-        try:
-            begin = {"tap": "begin", "end": self._subject.kind, "engine": self._subject.engine, "version": __version__}
-            yield _line({**begin, "routes": self._subject.routes()})
-            while True:
-                yield await reader.next()
-        finally:
-            self._leave(reader)
+        return Response(reader, content_type=TYPE, patience_s=PATIENCE_S)
 
     def _join(self, reader: _Reader, taps: Taps) -> None:
         self._readers.append(reader)
@@ -83,9 +80,10 @@ class Tap:
         self._listen(taps)
 
     def _leave(self, reader: _Reader) -> None:
-        self._readers.remove(reader)
-        if self._taps is None:
+        """One that is not there any more is no mistake."""
+        if reader not in self._readers or self._taps is None:
             return
+        self._readers.remove(reader)
         if self._readers:
             return self._listen(self._taps)
         self._taps.remove(self._see)
@@ -98,25 +96,39 @@ class Tap:
     def _listen(self, taps: Taps) -> None:
         """To what the readers want, together."""
         views = [reader.view for reader in self._readers]
-        only = frozenset[str]().union(*(view.requests for view in views)) if all(v.requests for v in views) else ()
-        self._only = tuple(one.encode() for one in only)
+        named = all(view.requests for view in views)
+        self._only = frozenset[str]().union(*(view.requests for view in views)) if named else frozenset()
         taps.add(self._see, functools.reduce(operator.or_, (view.bits for view in views)))
         self._requests.missed()
 
     def _see(self, tunnel: Tapped, sent: bool, message: bytes) -> None:
-        if self._only and not any(name in message for name in self._only):
-            return
-        sight = self._requests.see(tunnel, sent, message)
-        for reader in self._readers:
-            if reader.view.wants(sight):
-                reader.take(sight)
-                if self._flushing is None:
-                    self._flushing = asyncio.get_running_loop().call_later(GATHER_S, self._flush)
+        try:
+            sight = self._requests.see(tunnel, sent, message, self._only)
+            if sight is None:
+                return
+            for reader in self._readers:
+                if reader.view.wants(sight):
+                    reader.take(sight)
+                    if self._flushing is None:
+                        self._flushing = asyncio.get_running_loop().call_later(GATHER_S, self._flush)
+        except Exception:
+            self._fail()
 
     def _flush(self) -> None:
         self._flushing = None
-        for reader in self._readers:
-            reader.settle()
+        try:
+            waiting = [reader.settle() for reader in self._readers]
+        except Exception:
+            return self._fail()
+        if any(waiting):
+            self._flushing = asyncio.get_running_loop().call_later(GATHER_S, self._flush)
+
+    def _fail(self) -> None:
+        """It only looks on: what passes goes on, and who reads is told rather than left waiting."""
+        logging.getLogger("fasttunnel").exception("a tap failed")
+        for reader in list(self._readers):
+            reader.end("a message could not be shown; the log of that end says why")
+            self._leave(reader)
 
 
 class _Seen(NamedTuple):
@@ -128,12 +140,15 @@ class _Seen(NamedTuple):
 
 
 class _Reader:
-    """What waits for one reader, in bounds."""
+    """What waits for one reader, in bounds; a stream of it. `leave` is called when that is closed."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, leave: Callable[[_Reader], None]) -> None:
         self.view = view
+        self._leave = leave
+        self._over = False
         self._seen: list[_Seen] = []
         self._lines: deque[bytes] = deque()
+        self._patient = 0  # of what has been seen, the first so many have waited for a route
         self._waiting = 0  # bytes in both
         self._lost = 0
         self._news = asyncio.Event()
@@ -150,27 +165,50 @@ class _Reader:
         self._waiting += cost
         self._lost = 0
 
-    def settle(self) -> None:
-        """Make lines of what has been seen."""
+    def settle(self) -> bool:
+        """Make lines of what has been seen. Whether some of it waits for a route that may be found yet."""
         seen, self._seen = self._seen, []
-        for one in seen:
+        patient, self._patient = self._patient, 0
+        for at, one in enumerate(seen):
+            late(one.request, one.tunnel, one.record["request_id"])
+            if at >= patient and not one.request.route and one.record["request_id"]:
+                self._seen, self._patient = seen[at:], len(seen) - at  # all of it, for the order
+                break
             self._waiting -= one.cost
             if one.lost:
                 self._put(_lost(one.lost))
-            late(one.request, one.tunnel, one.record["request_id"])
             if self.view.wants_route(one.request):
                 one.record["route"] = one.request.route or None
                 self._put(_line(one.record))
         if self._lines:
             self._news.set()
+        return bool(self._seen)
 
     def _put(self, line: bytes) -> None:
         self._lines.append(line)
         self._waiting += len(line)
 
-    async def next(self) -> bytes:
+    def tell(self, record: dict[str, Any]) -> None:
+        """Of the tap itself."""
+        self._put(_line(record))
+        self._news.set()
+
+    def end(self, why: str) -> None:
+        self._seen.clear()
+        self._over = True
+        self.tell({"tap": "end", "text": why})
+
+    async def aclose(self) -> None:
+        self._leave(self)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
         """Some lines, once there are any."""
         while not self._lines:
+            if self._over:
+                raise StopAsyncIteration
             if self._lost and not self._seen:
                 lost, self._lost = self._lost, 0
                 return _lost(lost)
@@ -203,6 +241,9 @@ def view_of(query: str) -> View:
     protocols = frozenset(given.get("protocol", ()))
     if wrong := sorted(protocols - set(CHOICES)):
         raise ValueError(f"there is no protocol {', '.join(wrong)}; there are {', '.join(CHOICES)}")
+    for name in ("request", "route"):
+        if len(given.get(name, ())) > MOST_NAMES:
+            raise ValueError(f"{name} may be given {MOST_NAMES} times at most")
     text = given.get("text", [""])
     if len(text) > 1 or ("text" in given and not text[0]):
         raise ValueError("text is one text, and not empty")

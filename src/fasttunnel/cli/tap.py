@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import click
 
 from fasttunnel.cli import options, running
-from fasttunnel.cli.tap_lines import TapLines
+from fasttunnel.cli.tap_lines import TapLines, escaped, escaped_json
 from fasttunnel.control.sources import PREFIX, of_one
 from fasttunnel.errors import ConfigError, FasttunnelError, describe
 
@@ -175,11 +175,14 @@ class _Shown:
         self._fit()
         for line in lines:
             record = decoded(line)
+            if record.get("tap") == "end":
+                self._write(out)
+                raise FasttunnelError("the tap has ended", detail=escaped(str(record.get("text", ""))))
             if "tap" in record:
                 self._told(record, line, routes, out)
                 continue
             self._seen += 1
-            out += [line.decode()] if self._json else self._lines.lines(record)
+            out += [self._as_json(line)] if self._json else self._lines.lines(record)
             if self._seen == self._limit:
                 over = True
                 break
@@ -189,13 +192,17 @@ class _Shown:
         """What the end says of the tap itself."""
         if record["tap"] == "lost":
             self._lost += record["lines"]
-            out.append(line.decode() if self._json else self._lines.lost(record["lines"]))
+            out.append(self._as_json(line) if self._json else self._lines.lost(record["lines"]))
         elif record["tap"] == "begin":
             there = [route.partition(" = ")[0] for route in record["routes"]]
             for route in routes:
                 if route not in there:
                     there_are = f"there are {', '.join(dict.fromkeys(there))}" if there else "there are none"
                     click.echo(f"fasttunnel: nobody serves the route {route} at the moment; {there_are}", err=True)
+
+    def _as_json(self, line: bytes) -> str:
+        """As it has come; on a terminal nothing in it moves the cursor."""
+        return escaped_json(line.decode()) if self._terminal else line.decode()
 
     def _write(self, lines: list[str]) -> bool:
         """Whether somebody reads it."""

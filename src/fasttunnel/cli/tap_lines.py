@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
@@ -77,7 +78,7 @@ def described(record: dict[str, Any]) -> tuple[str, str | None, str]:
     if query := record.get("query"):
         known += f"?{query}"
     if kind == "http_request":
-        return (*_http(record, known or "?", None), "" if record["first"] else known)
+        return (*_http(record, known or "?", None), "" if record.get("first") else known)
     if kind == "http_response":
         status = record.get("status")
         colour = ("green" if status < 400 else "yellow" if status < 500 else "red") if status else None
@@ -87,22 +88,24 @@ def described(record: dict[str, Any]) -> tuple[str, str | None, str]:
     if kind == "ws_request":
         return known or "?", None, ""
     if kind == "ws_response":
-        return f"{record['status']}{'' if record['accepted'] else ' refused'}", _good(record["accepted"]), known
+        accepted = record.get("accepted", False)
+        return f"{record.get('status', '?')}{'' if accepted else ' refused'}", _good(accepted), known
     if kind == "ws_frame":
         return (*_frame(record), known)
     if kind == "reset":
-        text = record["text"] or _RESETS.get(record["reset"], "")
-        good = record["reset"] == ResetCode.NO_ERROR.name
-        return f"reset {record['reset']}{': ' * bool(text)}{text}", None if good else "red", known
+        code = record.get("reset", "?")
+        text = record.get("text") or _RESETS.get(code, "")
+        good = code == ResetCode.NO_ERROR.name
+        return f"reset {code}{': ' * bool(text)}{text}", None if good else "red", known
     return _control(record), None, known
 
 
 def _http(record: dict[str, Any], head: str, colour: str | None) -> tuple[str, str | None]:
-    headed = record["first"] or "status" in record
-    parts = [head if headed else f"body {record['number']}" if record["size"] else "end"]
+    headed = record.get("first") or "status" in record
+    parts = [head if headed else f"body {_number(record)}" if record["size"] else "end"]
     if record.get("trailers"):
         parts.append(f"trailers={record['trailers']}")
-    if record["last"] and parts[0] != "end":
+    if record.get("last") and parts[0] != "end":
         parts.append("end")
     return " ".join(parts), colour
 
@@ -110,11 +113,12 @@ def _http(record: dict[str, Any], head: str, colour: str | None) -> tuple[str, s
 def _grpc(record: dict[str, Any]) -> tuple[str, str | None]:
     parts = []
     if "number" in record:
-        parts.append(f"message {record['number']}{' part' * record['more']}{' compressed' * record['compressed']}")
+        parts.append(f"message {record['number']}")
+        parts += [word for name, word in (("more", "part"), ("compressed", "compressed")) if record.get(name)]
     status = record.get("status_name")
     if status is not None:
         parts.append(status + (f" {record['status_message']!r}" if "status_message" in record else ""))
-    elif record["last"]:
+    elif record.get("last"):
         parts.append("half-close")
     if not parts:
         parts.append("metadata" if record["kind"] == "grpc_response" else "call")
@@ -124,16 +128,22 @@ def _grpc(record: dict[str, Any]) -> tuple[str, str | None]:
 
 
 def _frame(record: dict[str, Any]) -> tuple[str, str | None]:
-    parts = [record["opcode"]]
-    if record["opcode"] == "close":
+    name = record.get("opcode", "?")
+    parts = [name]
+    if name == "close":
         parts.append(str(record.get("code", "without a code")))
-    elif record["opcode"] not in ("ping", "pong"):
-        parts.append(f"{record['number']} {'fin' if record['fin'] else 'not fin'}")
-    if record["more"]:
+    elif name not in ("ping", "pong"):
+        parts.append(f"{_number(record)} {'fin' if record.get('fin') else 'not fin'}")
+    if record.get("more"):
         parts.append("part")
     if record.get("rsv"):
         parts.append("compressed" if record["rsv"] == 4 else f"rsv={record['rsv']}")
-    return " ".join(parts), "yellow" if record["opcode"] == "close" and record.get("code") not in (1000, 1001) else None
+    return " ".join(parts), "yellow" if name == "close" and record.get("code") not in (1000, 1001) else None
+
+
+def _number(record: dict[str, Any]) -> str:
+    """Messages without a direction have none, and are a mistake of whoever sends them."""
+    return str(record.get("number", "?"))
 
 
 def _control(record: dict[str, Any]) -> str:
@@ -179,6 +189,11 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def escaped_json(line: str) -> str:
+    """The same JSON; terminals act on C1 controls and on marks of direction as well."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def _fitted(text: str, width: int) -> str:

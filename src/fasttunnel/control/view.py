@@ -18,6 +18,7 @@ from fasttunnel.control.counts import DIRECTIONS, PROTOCOLS
 from fasttunnel.control.log import timestamp
 from fasttunnel.control.taps import Tapped, UnderWay
 from fasttunnel.control.terms import grpc_status, opcode, reset_code
+from fasttunnel.limits import REQUEST_ID_BYTES
 from fasttunnel.wire.tunnel_pb2 import TunnelMessage
 
 REQUESTS: Final = 4096  # that are remembered; of others that are under way the tunnel is asked again
@@ -25,6 +26,9 @@ CONTROL: Final = "control"  # registration, heartbeats, credit: what belongs to 
 SHOWN: Final = frozenset(PROTOCOLS.values())  # unless control is asked for
 CHOICES: Final = (*PROTOCOLS.values(), CONTROL)
 MOST_PAYLOAD_BYTES: Final = 65_536
+CUT: Final = "\N{HORIZONTAL ELLIPSIS}"  # stands for what is left away
+MOST_CHARACTERS: Final = 512  # that are kept of a path, a query, a host and the like: who sends them may be anybody
+MOST_QUERY: Final = 8192  # characters in which secrets are sought; of what is behind them nothing is shown
 
 _OF_TUNNEL: Final = frozenset(("register", "registered", "heartbeat", "go_away", "window_update", "tcp_data"))
 _OPENING: Final = frozenset(("http_request", "grpc_request", "ws_request"))
@@ -89,11 +93,14 @@ class Requests:
     def __len__(self) -> int:
         return len(self._known)
 
-    def see(self, tunnel: Tapped, sent: bool, encoded: bytes) -> Sight:
+    def see(self, tunnel: Tapped, sent: bool, encoded: bytes, only: frozenset[str] = frozenset()) -> Sight | None:
+        """`only`: of these requests; of another one, and of none, None. Empty: all."""
         try:
             message = TunnelMessage.FromString(encoded)
         except DecodeError:
-            return Sight(tunnel, sent, None, Request(None), len(encoded))
+            return Sight(tunnel, sent, None, Request(None), len(encoded)) if not only else None
+        if only and message.request_id not in only:
+            return None
         if not message.request_id:
             return Sight(tunnel, sent, message, Request(None), len(encoded))
         kind = message.WhichOneof("payload") or ""
@@ -141,7 +148,7 @@ class Requests:
             request.begun_s = time.monotonic() - known.age_s
             _recount(request, known, message, counted)
         _complete(request, known)
-        if opens or known is not None:
+        if (opens or known is not None) and len(message.request_id) <= REQUEST_ID_BYTES:
             self._known[key] = request
             self._known.move_to_end(key)
             if len(self._known) > self._most:
@@ -160,9 +167,9 @@ def _complete(request: Request, known: UnderWay | None) -> None:
     if known is not None:
         request.protocol = known.protocol
         request.route = request.route or known.route
-        request.method = request.method or known.method
-        request.host = request.host or known.host
-        request.path = request.path or known.path
+        request.method = request.method or _short(known.method)
+        request.host = request.host or _short(known.host)
+        request.path = request.path or redaction.path(_short(known.path))
 
 
 def late(request: Request, tunnel: Tapped, request_id: str | None) -> None:
@@ -173,12 +180,19 @@ def late(request: Request, tunnel: Tapped, request_id: str | None) -> None:
 
 def _begin(request: Request, kind: str, payload: Any) -> None:
     if kind == "grpc_request":
-        request.path, request.host = f"/{payload.service}/{payload.method}", payload.authority
+        request.path, request.host = _short(f"/{payload.service}/{payload.method}"), _short(payload.authority)
         return
-    request.path, mark, query = payload.url.partition("?")
-    request.query = mark + redaction.query(query)
-    request.host = payload.host
-    request.method = payload.method if kind == "http_request" else "GET"
+    path, mark, query = payload.url.partition("?")
+    if len(query) > MOST_QUERY:
+        query = query[:MOST_QUERY].rpartition("&")[0] + CUT  # whole parameters: of half of one nobody knows what it is
+    request.path = redaction.path(_short(path))
+    request.query = mark + _short(redaction.query(query))
+    request.host = _short(payload.host)
+    request.method = _short(payload.method) if kind == "http_request" else "GET"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + CUT
 
 
 def _facts(kind: str, payload: Any) -> tuple[bool, bool, bool]:
@@ -240,7 +254,7 @@ class View(msgspec.Struct, frozen=True):
             "time": timestamp(sight.at_s),
             "tunnel": sight.tunnel.far_end,
             "sent": sight.sent,
-            "request_id": (message.request_id if message is not None else "") or None,
+            "request_id": (_short(message.request_id) if message is not None else "") or None,
             "protocol": sight.protocol,
             "route": request.route or None,
             "direction": DIRECTIONS[sight.way] if sight.way is not None else None,
@@ -248,15 +262,18 @@ class View(msgspec.Struct, frozen=True):
             "size": sight.size,
             "age_s": round(sight.age_s, 6) if sight.age_s is not None else None,
         }
-        if message is None or not message.request_id:
-            return record | (_of_tunnel(sight) if message is not None else {})
-        record["host"] = request.host or None
-        if request.protocol != "grpc":
+        if message is None:
+            return record
+        if not message.request_id:
+            record |= _of_tunnel(sight)
+        elif request.protocol != "grpc":
+            record["host"] = request.host or None
             record["method"] = request.method or None
             record["path"] = request.path or None
             if self.query:
                 record["query"] = request.query[1:] if request.path else None
         else:
+            record["host"] = request.host or None
             record["method"] = request.path or None
         if sight.number is not None:
             record["number"] = sight.number
@@ -272,8 +289,13 @@ class View(msgspec.Struct, frozen=True):
 
     def cost(self, sight: Sight) -> int:
         """Bytes that its record takes, about."""
-        fields = sight.message.ByteSize() - sight.size if sight.message is not None and self.headers else 0
-        return 600 + 2 * min(self.payload, sight.size) + 2 * fields + len(sight.request.path) + len(sight.request.query)
+        request, message = sight.request, sight.message
+        texts = (request.route, request.host, request.method, request.path, request.query, sight.tunnel.far_end)
+        cost = 600 + sum(map(len, texts)) + 2 * min(self.payload, sight.size)
+        if message is None:
+            return cost
+        rest: int = message.ByteSize() - len(sight.body)  # header fields for the most part, else words of an end
+        return cost + (4 * rest if self.headers else min(rest, 2 * MOST_CHARACTERS + self.payload))
 
 
 # -- what each kind of message says of itself -------------------------------------------------------------------------
@@ -338,7 +360,7 @@ def _ws_frame(payload: Any, view: View) -> dict[str, Any]:
 
 
 def _reset(payload: Any, view: View) -> dict[str, Any]:
-    return {"reset": reset_code(payload.code), "text": payload.message[:512]}
+    return {"reset": reset_code(payload.code), "text": _short(payload.message)}
 
 
 def _window_update(payload: Any, view: View) -> dict[str, Any]:
@@ -364,7 +386,7 @@ def _of_tunnel(sight: Sight) -> dict[str, Any]:
     if sight.kind == "heartbeat":
         return {"reply": payload.reply}
     if sight.kind == "go_away":
-        return {"text": payload.reason[:512], "grace_ms": payload.grace_ms}
+        return {"text": _short(payload.reason), "grace_ms": payload.grace_ms}
     if sight.kind in ("register", "registered"):
         return {"routes": len(payload.routes)}
     return {}
