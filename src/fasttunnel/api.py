@@ -37,9 +37,11 @@ from fasttunnel.control.files import check_files
 from fasttunnel.control.log import Ended, Events, guard
 from fasttunnel.control.routes import Route, format_address
 from fasttunnel.control.sources import client_config, server_config
+from fasttunnel.control.spans import Spans
 from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import covers_domain
 from fasttunnel.errors import BuildError, ConfigError, ConnectError, FasttunnelError, ListenError
+from fasttunnel.limits import DRAIN_MAX_S
 from fasttunnel.reach import urls
 from fasttunnel.succession import Succession
 
@@ -92,6 +94,7 @@ class ServerLimits(TypedDict, total=False):
     admin: str
     tap: Literal["none", "messages", "payloads"]
     access_log: str
+    otlp: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
     watch_config: bool
@@ -126,6 +129,7 @@ class ClientLimits(TypedDict, total=False):
     admin: str
     tap: Literal["none", "messages", "payloads"]
     access_log: str
+    otlp: str
     log_format: Literal["human", "json"]
     log_level: Literal["info", "warning", "error"]
     watch_config: bool
@@ -154,7 +158,8 @@ class Server:
     ) -> None:
         self.config = server_config({"listen": listen, "tunnel": tunnel, "token": token, **limits})
         self._access = _access_log(self.config, events)
-        self._events = guard(events or Events(), self._access)
+        self._spans = _spans(self.config, events, "server")
+        self._events = guard(events or Events(), self._access, self._spans)
         self._authenticator = Authenticator(
             self.config.token,
             self.config.tokens_file,
@@ -204,13 +209,13 @@ class Server:
     async def stop(self, grace_s: float | None = None) -> None:
         """Accept nothing new, let requests under way finish, then close.
 
-        After `grace_s` seconds (None: the option drain_timeout_s) those still under way are ended.
+        After `grace_s` seconds (None: the option drain_timeout_s), half a day at most, those still under way are ended.
         """
         self._leaving = True
         if self._admin is not None and self.config.reuse_port:
             self._admin.hand_over()
         if self._engine is not None:
-            await self._engine.stop(grace_s)
+            await self._engine.stop(None if grace_s is None else min(grace_s, DRAIN_MAX_S))
         await self._close()
 
     async def _close(self) -> None:
@@ -218,6 +223,8 @@ class Server:
             await self._admin.stop()
         if self._access is not None:
             self._access.close()
+        if self._spans is not None:
+            self._spans.close()
 
     async def wait_closed(self) -> None:
         """Returns once the server has stopped."""
@@ -235,14 +242,21 @@ class Server:
             raise FasttunnelError("the server has not been started")
         if changes.changed:
             check_files(changes.config)
-            if self._access is not None:
-                self._access.move(changes.config.access_log)
-            self._authenticator.reload(
+            # All that may fail comes first.
+            take_tokens = self._authenticator.prepare(
                 changes.config.token,
                 changes.config.tokens_file,
                 max_failed_logins=changes.config.max_failed_logins,
             )
-            self._running.reload(changes.config)
+            if self._access is not None:
+                self._access.move(changes.config.access_log)
+            try:
+                self._running.reload(changes.config)
+            except BaseException:
+                if self._access is not None:
+                    self._access.move(self.config.access_log)
+                raise
+            take_tokens()
             before, self.config = self.config, changes.config
             _warn(self.config, self._events, before)
         if config is not None:
@@ -349,7 +363,8 @@ class Client:
             {"server": server, "routes": routes, "token": token, "client_id": client_id, **limits}
         )
         self._access = _access_log(self.config, events)
-        self._events = guard(events or Events(), self._access)
+        self._spans = _spans(self.config, events, "client")
+        self._events = guard(events or Events(), self._access, self._spans)
         _check_name(engine)
         self._engine_choice = engine
         self._engines = Succession()
@@ -402,7 +417,8 @@ class Client:
     async def stop(self, grace_s: float | None = None) -> None:
         """Take no new requests, let those under way finish, then close. `grace_s` is as for the server."""
         self._leaving = True
-        await self._engines.stop(self.config.drain_timeout_s if grace_s is None else grace_s)
+        grace_s = self.config.drain_timeout_s if grace_s is None else min(grace_s, DRAIN_MAX_S)
+        await self._engines.stop(grace_s)
         await self._close()
 
     async def _close(self) -> None:
@@ -410,6 +426,8 @@ class Client:
             await self._admin.stop()
         if self._access is not None:
             self._access.close()
+        if self._spans is not None:
+            self._spans.close()
 
     async def wait_closed(self) -> None:
         """Returns once the client has stopped; raises AuthError or RegisterError when the server sent it away."""
@@ -654,6 +672,12 @@ def _access_log(config: ServerConfig | ClientConfig, events: Events | None) -> A
     if not config.access_log:
         return None
     return AccessLog(config.access_log, (events or Events()).warning, json=config.log_format == "json")
+
+
+def _spans(
+    config: ServerConfig | ClientConfig, events: Events | None, end: Literal["server", "client"]
+) -> Spans | None:
+    return Spans(config.otlp, end, (events or Events()).warning) if config.otlp else None
 
 
 def _warn(

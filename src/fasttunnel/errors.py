@@ -32,9 +32,16 @@ class FasttunnelError(Exception):
 
 
 class ConfigError(FasttunnelError, ValueError):
-    """An option, a route or a line of a configuration file that cannot be used."""
+    """An option, a route or a line of a configuration file that cannot be used.
+
+    `file` is the one that another file or option names, if that is what cannot be used.
+    """
 
     exit_code = 2  # as click's for a wrong option
+
+    def __init__(self, message: str, *, detail: str | None = None, hint: str | None = None, file: str = "") -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.file = file
 
 
 class ListenError(FasttunnelError):

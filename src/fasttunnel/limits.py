@@ -143,6 +143,9 @@ QUEUED_REQUESTS: Final = 1_000
 DRAIN_TIMEOUT_S: Final = 30.0
 """How long requests under way may take to finish once a stop has been asked for."""
 
+DRAIN_MAX_S: Final = 43_200.0
+"""Most of it, half a day: well below UNHURRIED_S, which says another thing."""
+
 HANDOVER_S: Final = 5.0
 """With reuse_port, how long a stop waits at most for the clients to register with the next process."""
 

@@ -33,7 +33,7 @@ _LASTING: Final = ("requests", "reconnects")
 class Heir:
     """The events of an engine that is to take over: what it meets before it is connected is no news of the client's.
 
-    `take_over` is called when its first tunnel is up, before anything else is told.
+    `take_over` is called when its first tunnel is up, before anything else is told. After `leave` nothing is told.
     """
 
     def __init__(self, events: Events, connections: int, take_over: Callable[[], None]) -> None:
@@ -41,13 +41,20 @@ class Heir:
         self._missing = connections
         self._take_over = take_over
         self._told: set[str] = set()
+        self._leaves = False
         self.is_there = False
         self.all_up = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._events, name)
 
+    def leave(self) -> None:
+        """It is not to take over any more. The server may know it already, and have given it requests."""
+        self._leaves = True
+
     def connected(self, server: str, urls: Sequence[str]) -> None:
+        if self._leaves:
+            return
         if not self.is_there:
             self.is_there = True
             self._take_over()
@@ -59,7 +66,7 @@ class Heir:
     def disconnected(self, server: str, reason: str, retry_in_s: float | None) -> None:
         if self.is_there:
             self._events.disconnected(server, reason, retry_in_s)
-        elif retry_in_s is not None and reason not in self._told:
+        elif not self._leaves and retry_in_s is not None and reason not in self._told:
             self._told.add(reason)
             self._events.warning(f"what has changed waits for {server}: {reason}; what was before stays in use")
 
@@ -69,8 +76,10 @@ class Succession:
 
     def __init__(self) -> None:
         self.current: abc.ClientEngine | None = None
-        self._heir: abc.ClientEngine | None = None
-        self._before: dict[abc.ClientEngine, list[asyncio.Task[None]]] = {}  # the oldest first; who ends each
+        self._heir: tuple[Heir, abc.ClientEngine] | None = None  # until it takes over
+        # The oldest first, and who ends each: nobody yet, while the next one's tunnels come up.
+        self._before: dict[abc.ClientEngine, list[asyncio.Task[None]]] = {}
+        self._stopping = asyncio.Event()
         self._past = Counts()  # of those that have ended
         self._lasting = dict.fromkeys(_LASTING, 0)
         self._changed = asyncio.Event()
@@ -92,32 +101,65 @@ class Succession:
         assert before is not None
 
         def take_over() -> None:
+            self._heir = None
+            self._before[before] = []
             self.current = engine
             self._changed.set()
             self._changed = asyncio.Event()
             in_force()
 
         heir = Heir(events, connections, take_over)
-        engine = self._heir = make(cast(Events, heir), before)
+        engine = make(cast(Events, heir), before)
+        self._heir = heir, engine
         try:
             await engine.start()
             if not heir.is_there:
                 raise FasttunnelError("the client has been stopped")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ALL_UP_S):
-                    await heir.all_up.wait()
+            await self._all_up(heir)
+        except asyncio.CancelledError:
+            self._give_up(drain_timeout_s)
+            raise
+        except Exception:
+            if self._heir is not None:  # nobody has sent it away
+                self._heir = None
+                await engine.stop(0)
+            raise
         finally:
-            self._heir = None
             if heir.is_there:
                 self._retire(before, drain_timeout_s)
-            else:
-                await engine.stop(0)
+
+    async def _all_up(self, heir: Heir) -> None:
+        waiting = [asyncio.ensure_future(event.wait()) for event in (heir.all_up, self._stopping)]
+        try:
+            await asyncio.wait(waiting, timeout=ALL_UP_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    def _give_up(self, drain_timeout_s: float) -> None:
+        """The heir is not wanted any more. It ends as the one before would have: it may have requests."""
+        if (engine := self._send_away()) is not None:
+            self._retire(engine, drain_timeout_s)
+
+    def _send_away(self) -> abc.ClientEngine | None:
+        if self._heir is None:
+            return None
+        heir, engine = self._heir
+        self._heir = None
+        heir.leave()
+        self._before[engine] = []
+        return engine
 
     def _retire(self, engine: abc.ClientEngine, drain_timeout_s: float) -> None:
-        self._before[engine] = [asyncio.ensure_future(self._finish(engine, limits.UNHURRIED_S))]
+        if self._stopping.is_set():  # that ends it
+            return
+        self._end(engine, limits.UNHURRIED_S)
         for oldest in list(self._before)[: -limits.REPLACED_TUNNELS]:
             if len(self._before[oldest]) == 1:  # it has not been hurried yet
-                self._before[oldest].append(asyncio.ensure_future(self._finish(oldest, drain_timeout_s)))
+                self._end(oldest, drain_timeout_s)
+
+    def _end(self, engine: abc.ClientEngine, grace_s: float) -> None:
+        self._before[engine].append(asyncio.ensure_future(self._finish(engine, grace_s)))
 
     async def _finish(self, engine: abc.ClientEngine, grace_s: float) -> None:
         await engine.stop(grace_s)
@@ -130,11 +172,12 @@ class Succession:
                 self._lasting[name] += status.get(name, 0)
 
     async def stop(self, grace_s: float) -> None:
-        engines = [*self._before, *([self.current] if self.current is not None else [])]
-        stopping = [engine.stop(grace_s) for engine in engines]
-        if self._heir is not None and self._heir is not self.current:
-            stopping.append(self._heir.stop(0))
-        await asyncio.gather(*stopping)
+        self._stopping.set()
+        self._send_away()
+        for engine in list(self._before):
+            self._end(engine, grace_s)
+        if self.current is not None:
+            await self.current.stop(grace_s)
         finishing = [task for tasks in self._before.values() for task in tasks]
         if finishing:
             await asyncio.wait(finishing)

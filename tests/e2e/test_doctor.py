@@ -75,6 +75,23 @@ async def test_a_domain(domain: str, name: str, problems: list[str], monkeypatch
     )
 
 
+async def test_a_client_that_runs_keeps_its_name_and_its_ports(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """And one that starts afterwards gets them."""
+    events = Recorder()
+    server = await start(stack, events, domain="t.example")
+    options = {"name": "shop", "admin": f"unix:{tmp_path / 'admin'}"}
+
+    async def doctor_finds_it_free() -> None:
+        told = await of_client(server.tunnel, "http://127.0.0.1:1", **options)
+        assert not any("taken" in text or "listen on" in text for text in told["problem"]), told
+
+    await doctor_finds_it_free()
+    client = fasttunnel.Client(server.tunnel, ["http://127.0.0.1:1"], engine=engines["client"], **options)  # type: ignore[arg-type]
+    await stack.enter_async_context(client)
+    assert client.name == "shop"
+    await doctor_finds_it_free()
+
+
 async def answering(stack: AsyncExitStack, answer: bytes) -> str:
     """The address of something that says this to whoever says anything."""
 

@@ -83,6 +83,8 @@ async def test_how_websockets_of_a_lost_tunnel_are_closed(stack: AsyncExitStack,
         last = await read_frame(public)
         assert (last.opcode, last.payload[:2]) == (CLOSE, code.to_bytes(2, "big"))
     assert await public.to_end() == b""
+    assert server._engine is not None
+    assert server._engine.counts().closes == {code: 1}  # type: ignore[attr-defined]
 
 
 async def test_the_tunnel_is_a_black_hole(stack: AsyncExitStack, link: Link) -> None:

@@ -1,9 +1,14 @@
 """Another configuration while requests are under way: what can change does, what cannot is said, nothing is lost."""
 
 import asyncio
+import contextlib
+import os
 import signal
+import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -11,11 +16,12 @@ import pytest
 from aiohttp import web
 
 import fasttunnel
-from fasttunnel import limits
+from fasttunnel import limits, succession
 from fasttunnel.control.config import ClientConfig, RouteSpec, Secret, parse_route
 from fasttunnel.errors import RegisterError
 from tests.support.command import Command, command
 from tests.support.grpc_peers import Context, Note, Notes, open_channel, start_grpc
+from tests.support.relay import start_relay
 from tests.support.site import start_site
 from tests.support.token_files import TokenFile
 from tests.support.tunnel import Recorder, eventually, start_client, start_server
@@ -203,8 +209,8 @@ async def test_tunnels_of_before_are_bounded(stack: AsyncExitStack, monkeypatch:
         sockets.append(await session.ws_connect(f"{server.public_url}/websocket"))
         await client.reload(msgspec.structs.replace(client.config, connections=connections))
         await eventually(lambda wanted=connections: len(server.routes) == wanted)  # type: ignore[misc]
-    for socket in sockets[:2]:
-        assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+    for gone in sockets[:2]:
+        assert (await gone.receive()).type is aiohttp.WSMsgType.CLOSE
     await sockets[2].send_str("hello")
     assert (await sockets[2].receive()).data == "HELLO"
     await eventually(lambda: len(server.status()["links"]) == 3 + 2)
@@ -242,6 +248,158 @@ async def test_a_stop_lets_the_tunnels_of_before_finish(stack: AsyncExitStack) -
                 await pending
         await eventually(lambda: server.status()["links"] == [])
         go_on.clear()
+
+
+class Held(Recorder):
+    """Calls `hook` when a tunnel registers: before its client hears of it."""
+
+    hook: Callable[[], None] | None = None
+
+    def link_up(self, *given: Any) -> None:
+        super().link_up(*given)
+        if self.hook is not None:
+            self.hook()
+
+
+async def test_a_tunnel_that_is_not_wanted_any_more_finishes_what_it_has(stack: AsyncExitStack) -> None:
+    """The server knows it, its client does not yet, when another reload or a stop overtakes it."""
+    one, two = await start_named(stack, "one"), await start_named(stack, "two")
+    events, client_events = Held(), Recorder()
+    server = await start_server(stack, events)
+    relay = await start_relay(stack, server.tunnel)
+    client = await start_client(stack, server.tunnel, [one], client_events)
+    for overtaken in (True, False):
+        asked = server.status()["requests"]
+        events.hook = relay.hold
+        routes = with_routes(client, two)
+        pending = asyncio.ensure_future(client.reload(msgspec.structs.replace(routes, server=relay.address)))
+        await eventually(lambda: len(server.status()["links"]) == 2)
+        asking = [asyncio.ensure_future(get(server.public_url)) for _ in range(6)]
+        await eventually(lambda asked=asked: server.status()["requests"] == asked + 6)  # type: ignore[misc]
+        events.hook = None
+        if overtaken:
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
+            await client.reload(with_routes(client, one, f"/more={one}"))
+            relay.release()
+            assert {status for status, _ in await asyncio.gather(*asking)} == {200}
+            await eventually(lambda: len(server.status()["links"]) == 1)
+            assert await get(server.public_url) == (200, "one /")
+            assert client.config.server == server.tunnel
+        else:
+            stopping = asyncio.ensure_future(client.stop(10))
+            await asyncio.sleep(0)
+            relay.release()
+            assert {status for status, _ in await asyncio.gather(*asking)} == {200}
+            await stopping
+            with pytest.raises(fasttunnel.FasttunnelError, match="stop"):
+                await pending
+    assert client_events.warnings == []
+    assert not [line for line in events.lines if "replaced" in line]
+
+
+async def test_the_tunnel_of_before_is_known_while_the_next_ones_come(stack: AsyncExitStack) -> None:
+    """The second connection is not let in: for a while both engines are there, with all counts. Then comes a stop."""
+    go_on = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await go_on.wait()
+        return web.Response(text="done")
+
+    site = await start_web(stack, web.get("/", slow))
+    stack.callback(go_on.set)
+    server = await start_server(stack, max_connections_per_address=2)
+    client = await start_client(stack, server.tunnel, [site])
+    asking = asyncio.ensure_future(get(server.public_url))
+    await eventually(lambda: client.status()["requests"] == 1)
+    pending = asyncio.ensure_future(client.reload(msgspec.structs.replace(client.config, connections=2)))
+    await eventually(lambda: client.config.connections == 2)
+    assert not pending.done()
+    assert (client.status()["requests"], client.status()["active_requests"]) == (1, 1)
+    stopping = asyncio.ensure_future(client.stop(10))
+    await eventually(lambda: server.routes == [])
+    assert not stopping.done()
+    go_on.set()
+    assert await asking == (200, "done")
+    async with asyncio.timeout(succession.ALL_UP_S - 1):
+        await asyncio.gather(stopping, pending)
+
+
+async def test_a_connection_of_before_that_is_dialled_does_not_come(stack: AsyncExitStack) -> None:
+    site = await start_site(stack)
+    server = await start_server(stack, queue_timeout_s=0)
+    relay = await start_relay(stack, server.tunnel)
+    client = await start_client(stack, relay.address, [f"/websocket={site}", f"/a={site}"], connections=2)
+    await eventually(lambda: len(server.status()["links"]) == 2)
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    sockets = [await session.ws_connect(f"{server.public_url}/websocket") for _ in range(2)]
+    assert [link["active_requests"] for link in server.status()["links"]] == [1, 1]
+    relay.shut()
+    relay.cut(1)
+    await eventually(lambda: relay.waiting == 1)
+    routes = with_routes(client, f"/b={site}")
+    await client.reload(msgspec.structs.replace(routes, server=server.tunnel, connections=1))
+    await eventually(lambda: (client.status()["tunnels"], len(server.routes)) == (2, 1))
+    relay.open()
+    await asyncio.sleep(0.2)
+    await eventually(lambda: [str(route) for route in server.routes] == ["/b"])
+    assert (await get(server.public_url, "/a"))[0] == 404
+    answers = []
+    for each in sockets:
+        with contextlib.suppress(ConnectionError):
+            await each.send_str("hello")
+            answers.append((await each.receive()).data)
+    assert "HELLO" in answers, "the connection that was up has not gone"
+
+
+async def test_both_come_back_after_an_outage(stack: AsyncExitStack) -> None:
+    """Neither ends the other, whichever is first, and there is always one that serves."""
+    one, two = await start_named(stack, "one"), await start_named(stack, "two")
+    events = Recorder()
+    server = await start_server(stack, events)
+    relay = await start_relay(stack, server.tunnel)
+    client = await start_client(stack, relay.address, [one], backoff_max_s=0.1)
+    relay.shut()
+    relay.cut()
+    await eventually(lambda: relay.waiting == 1)
+    pending = asyncio.ensure_future(client.reload(with_routes(client, two)))
+    await eventually(lambda: relay.waiting >= 2)
+    relay.open()
+    statuses = set()
+    while (got := await get(server.public_url)) != (200, "two /"):
+        statuses.add(got[0])
+    await pending
+    await eventually(lambda: len(server.status()["links"]) == 1)
+    assert await get(server.public_url) == (200, "two /")
+    assert statuses <= {200, 503}
+    assert not [line for line in events.lines if "replaced" in line]
+
+
+async def test_a_reload_that_is_refused_leaves_nothing_open(stack: AsyncExitStack, tmp_path: Path) -> None:
+    site = await start_named(stack, "site")
+    server = await start_server(stack)
+    client = await start_client(stack, server.tunnel, [site])
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    wanted = with_routes(client, "https://127.0.0.1:1")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(fasttunnel.ConfigError):
+            await client.reload(msgspec.structs.replace(wanted, backend_ca=str(tmp_path / "ca.pem")))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_stop_with_much_time_is_no_replacement(stack: AsyncExitStack) -> None:
+    """The server knows that the client goes, and that nobody takes its place."""
+    site = await start_site(stack)
+    server = await start_server(stack, queue_timeout_s=0)
+    client = await start_client(stack, server.tunnel, [site])
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    socket = await session.ws_connect(f"{server.public_url}/websocket")
+    stopping = asyncio.ensure_future(client.stop(5e6))
+    await eventually(lambda: server.routes == [])
+    assert (await get(server.public_url))[0] == 503
+    assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+    await asyncio.wait_for(stopping, 10)
 
 
 async def test_who_looks_on_sees_the_next_tunnel_too(stack: AsyncExitStack) -> None:
@@ -315,6 +473,28 @@ async def test_a_server_goes_by_another_configuration(stack: AsyncExitStack, tmp
     async with session.post(f"{server.public_url}/echo", data=b"1234") as got:
         assert got.status == 413
     assert server.config.body_bytes == 3
+
+
+async def test_what_the_engine_refuses_changes_nothing(
+    stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, token, log = await start_named(stack, "site"), "a-token-of-some-length", tmp_path / "a.log"
+    server = await start_server(stack, token=token, access_log=str(log))
+    wanted = msgspec.structs.replace(server.config, token=Secret("another"), access_log=str(tmp_path / "b.log"))
+
+    def refuse(config: object) -> None:
+        raise fasttunnel.ConfigError("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server._running, "reload", refuse)
+        with pytest.raises(fasttunnel.ConfigError, match="no"):
+            server.reload(wanted)
+    client = await start_client(stack, server.tunnel, [site], token=token)
+    assert await get(server.public_url, "/x") == (200, "site /x")
+    await eventually(lambda: "/x" in log.read_text())
+    server.reload(wanted)
+    with pytest.raises(fasttunnel.AuthError):
+        await client.wait_closed()
 
 
 async def test_tokens_of_another_file(stack: AsyncExitStack, tmp_path: Path) -> None:
@@ -403,6 +583,52 @@ async def test_commands_read_their_files_again(stack: AsyncExitStack, tmp_path: 
         ends[name].signal(signal.SIGTERM)
         ends[name].signal(signal.SIGHUP)
         assert await ends[name].end() == 0
+
+
+@pytest.mark.cython_only("it is the command that knows what was asked for")
+async def test_a_reload_that_is_overtaken_has_been_in_force(stack: AsyncExitStack, tmp_path: Path) -> None:
+    """The second connection is not let in, so it is not done when its name is taken back."""
+    server = await start_server(stack, domain="t.test", max_connections_per_address=2)
+    file = tmp_path / "client.toml"
+
+    def write(*lines: str) -> None:
+        file.write_text("\n".join([f'server = "{server.tunnel}"', 'routes = ["http://127.0.0.1:9"]', *lines]))
+
+    write('name = "first"', "watch_config = false")
+    client = await stack.enter_async_context(command("client", "--config", str(file), "--no-check"))
+    await client.line("connected")
+    write('name = "second"', "connections = 2", "watch_config = false")
+    client.signal(signal.SIGHUP)
+    await client.line('reloaded +name "first" -> "second"')
+    write('name = "first"', "connections = 2", "watch_config = false")
+    client.signal(signal.SIGHUP)
+    server.reload(msgspec.structs.replace(server.config, max_connections_per_address=9))
+    await client.line('reloaded +name "second" -> "first"')
+    client.signal(signal.SIGTERM)
+    assert await client.end() == 0
+
+
+@pytest.mark.cython_only("a service manager hears of the command")
+async def test_a_client_that_never_connected_is_never_ready(
+    stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that stops while something waits says nothing more of that."""
+    manager = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+    manager.bind(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    file = tmp_path / "client.toml"
+    file.write_text('server = "127.0.0.1:1"\nroutes = ["http://127.0.0.1:9"]\nwatch_config = false')
+    client = await stack.enter_async_context(command("client", "--config", str(file), "--no-check", token="t" * 32))
+    await client.line("away")
+    file.write_text('server = "127.0.0.1:2"\nroutes = ["http://127.0.0.1:9"]')
+    client.signal(signal.SIGHUP)
+    await client.line("what has changed waits for 127.0.0.1:2")
+    client.signal(signal.SIGTERM)
+    assert await client.end() == 0
+    assert not [line for line in client.lines if "has been stopped" in line]
+    assert manager.recv(100) == b"STOPPING=1"
+    with pytest.raises(BlockingIOError):
+        manager.recv(100)
 
 
 @pytest.mark.cython_only("the files are watched by the command")

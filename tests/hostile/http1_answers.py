@@ -2,7 +2,7 @@
 
 from tests.hostile.attack import Section
 from tests.hostile.http1 import NOBODY
-from tests.hostile.http1_bodies import LAST, SEGMENT, SMALL, stands_still
+from tests.hostile.http1_bodies import LAST, PLENTY, SEGMENT, SMALL, stands_still
 from tests.hostile.site import VICTIM, Attacker
 from tests.support.raw import Peer, answer, request
 
@@ -282,7 +282,7 @@ async def large_interims(attacker: Attacker) -> None:
 
 
 @attack(
-    "answers of 8 MiB that nobody reads, all at once",
+    "answers of 64 MiB that nobody reads, all at once",
     "wait: a window of each is held at either end, the rest is not read",
     attackers=8,
     memory_kib=900,
@@ -291,7 +291,8 @@ async def large_interims(attacker: Attacker) -> None:
 async def unread(attacker: Attacker) -> None:
     public, backend = await asked(attacker, public=await attacker.connect(receive_buffer=SMALL, max_segment=SEGMENT))
     public.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    backend.writer.write(lines(OK, f"Content-Length: {2**23}") + bytes(2**23))
+    backend.writer.write(lines(OK, f"Content-Length: {len(PLENTY)}"))
+    backend.writer.write(PLENTY)
     await stands_still(attacker, backend)
     await attacker.all_here()
 

@@ -12,6 +12,7 @@ from tests.support.raw import Peer, answer, request
 attack = Section("HTTP/1.1").attack
 LAST = b"0\r\n\r\n"
 SMALL, SEGMENT = 4096, 536  # what keeps the buffers of the kernel small
+PLENTY = bytes(2**26)  # more than kernels hold on its way, which may be 32 MiB
 ATTACKERS = 8
 
 
@@ -187,17 +188,17 @@ async def stands_still(attacker: Attacker, peer: Peer) -> None:
 
 
 @attack(
-    "bodies of 8 MiB to a backend that reads nothing, all at once",
+    "bodies of 64 MiB to a backend that reads nothing, all at once",
     "wait: a window of each is held at either end, the rest is not read",
     attackers=8,
     memory_kib=900,
     cpu_ms=30,
 )
 async def unread_bodies(attacker: Attacker) -> None:
-    data = request("POST", attacker.target, f"Content-Length: {2**23}", host=VICTIM)
+    data = request("POST", attacker.target, f"Content-Length: {len(PLENTY)}", host=VICTIM)
     public, backend, _ = await attacker.pass_on(data, await attacker.connect(receive_buffer=SMALL))
     deaf(backend)
-    public.writer.write(bytes(2**23))
+    public.writer.write(PLENTY)
     await stands_still(attacker, public)
     await attacker.all_here()
 

@@ -5,7 +5,7 @@ import struct
 import zlib
 
 from tests.hostile.attack import Section
-from tests.hostile.http1_bodies import SMALL, deaf, stands_still
+from tests.hostile.http1_bodies import PLENTY, SMALL, deaf, stands_still
 from tests.hostile.site import VICTIM, Attacker
 from tests.support.frames import (
     BINARY,
@@ -208,7 +208,7 @@ async def pings(attacker: Attacker) -> None:
 
 
 @attack(
-    "frames of 8 MiB to a backend that reads nothing, all at once",
+    "frames of 64 MiB to a backend that reads nothing, all at once",
     "wait: a window of each is held at either end, the rest is not read",
     attackers=8,
     memory_kib=900,
@@ -217,7 +217,8 @@ async def pings(attacker: Attacker) -> None:
 async def unread(attacker: Attacker) -> None:
     public, backend = await opened(attacker, public=await attacker.connect(receive_buffer=SMALL))
     deaf(backend)
-    public.writer.write(frame_head(BINARY, 2**23, mask=bytes(4)) + bytes(2**23))
+    public.writer.write(frame_head(BINARY, len(PLENTY), mask=bytes(4)))
+    public.writer.write(PLENTY)
     await stands_still(attacker, public)
     await attacker.all_here()
 

@@ -5,7 +5,7 @@ import struct
 
 from tests.hostile.attack import Section
 from tests.hostile.http1_answers import goes_on, is_over
-from tests.hostile.http1_bodies import SEGMENT, SMALL, stands_still
+from tests.hostile.http1_bodies import PLENTY, SEGMENT, SMALL, stands_still
 from tests.hostile.site import VICTIM, Attacker
 from tests.hostile.websocket import LIMITED, fails, opened
 from tests.support.frames import (
@@ -268,7 +268,7 @@ async def unread_pings(attacker: Attacker) -> None:
 
 
 @attack(
-    "frames of 8 MiB to a visitor that reads nothing, all at once",
+    "frames of 64 MiB to a visitor that reads nothing, all at once",
     "wait: a window of each is held at either end, the rest is not read",
     attackers=8,
     memory_kib=900,
@@ -277,6 +277,7 @@ async def unread_pings(attacker: Attacker) -> None:
 async def unread(attacker: Attacker) -> None:
     public, backend = await opened(attacker, public=await attacker.connect(receive_buffer=SMALL, max_segment=SEGMENT))
     public.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    backend.writer.write(frame_head(BINARY, 2**23) + bytes(2**23))
+    backend.writer.write(frame_head(BINARY, len(PLENTY)))
+    backend.writer.write(PLENTY)
     await stands_still(attacker, backend)
     await attacker.all_here()

@@ -20,6 +20,9 @@ class Relay:
         self._open: list[tuple[Peer, Peer]] = []  # towards the client, towards the target
         self._silent: list[Peer] = []  # towards the target: left open
         self._holding = False
+        self._opened = asyncio.Event()
+        self._opened.set()
+        self.waiting = 0  # connections that have come since shut()
         self._lost: list[tuple[Peer, Peer]] = []  # whose packets vanish
         self._kept: dict[Peer, bytearray] = {}  # for whom
 
@@ -34,6 +37,18 @@ class Relay:
             with contextlib.suppress(RuntimeError):  # the target has given up meanwhile
                 peer.writer.write(bytes(data))
         self._kept.clear()
+
+    def shut(self) -> None:
+        """Connections that come are accepted and wait, until open()."""
+        self._opened.clear()
+        self.waiting = 0
+
+    def open(self) -> None:
+        self._opened.set()
+
+    async def admit(self) -> None:
+        self.waiting += 1
+        await self._opened.wait()
 
     def black_hole(self) -> None:
         """From now on all packets of the open connections vanish, both ways. New connections are carried."""
@@ -96,6 +111,7 @@ async def start_relay(
     tasks: set[asyncio.Future[None]] = set()
 
     async def carry(near: Peer) -> None:
+        await relay.admit()
         await relay.carry(near, await connect(stack, host, int(port)))
 
     async def accept() -> None:

@@ -129,6 +129,7 @@ def test_open_to_the_network_needs_a_token(option: str, address: str) -> None:
         ({"listen": 5}, "listen cannot be 5: it is a text"),
         ({"initial_window": 1}, "initial_window cannot be 1: it is a whole number from 1024 to"),
         ({"drain_timeout_s": 0}, "drain_timeout_s cannot be 0: it is a number above 0"),
+        ({"drain_timeout_s": 86_400}, "drain_timeout_s cannot be 86400: it is a number above 0 and up to 43200"),
         ({"tls": "both"}, 'it is a list of "public" or "tunnel"'),
         ({"connections": 2}, "connections is an option of the client"),
         ({"public_url": "example.com"}, "'example.com' is not the URL of a server (write http:// or https:// and"),

@@ -26,7 +26,7 @@ LAYERS = """
     control.changes
     control.auth control.log control.taps control.trace control.certificates
     control.own_token control.login control.last_time
-    control.registration control.access_lines control.redaction
+    control.registration control.access_lines control.redaction control.spans
     control.access
     control.view
     abc

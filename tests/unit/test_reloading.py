@@ -14,7 +14,7 @@ from fasttunnel.cli.lines import LogLines
 from fasttunnel.cli.reloading import Reloader
 from fasttunnel.cli.server_screen import ServerScreen
 from fasttunnel.control.changes import compare
-from fasttunnel.control.config import ServerConfig
+from fasttunnel.control.config import Secret, ServerConfig
 from fasttunnel.control.sources import configure, from_file, server_config
 from tests.support.tunnel import eventually
 
@@ -150,6 +150,55 @@ async def test_the_file_of_the_token_is_watched_too(tmp_path: Path) -> None:
         await eventually(end.has(0))
 
 
+async def test_a_file_that_comes_late(tmp_path: Path) -> None:
+    """The option first, then the file that it names: nobody has to ask again. So too where the file has a mistake."""
+    file = tmp_path / "server.toml"
+    file.write_text("max_requests = 1")
+    async with running(file) as end:
+        replace(file, "max_requests = 2\ntoken_file = 'token'")
+        await eventually(end.has(warnings=1))
+        assert "cannot read the token file" in end.warnings[0]
+        (tmp_path / "token").write_text("two words")
+        await eventually(end.has(warnings=2))
+        (tmp_path / "token").write_text("one-word")
+        await eventually(end.has(2, warnings=2))
+
+
+async def test_another_token_comes_while_the_last_one_waits(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text("max_requests = 1")
+    (tmp_path / "token").write_text("first")
+    async with running(file) as end:
+        begun = asyncio.Event()
+
+        async def apply(config: ServerConfig) -> None:
+            if config.token == Secret("first"):
+                begun.set()
+                await asyncio.Event().wait()
+            end.applied.append(config.max_requests)
+
+        end.apply = apply  # type: ignore[method-assign]
+        replace(file, "max_requests = 2\ntoken_file = 'token'")
+        await begun.wait()
+        replace(tmp_path / "token", "second")
+        await eventually(end.has(2))
+
+
+async def test_an_error_that_nobody_foresaw_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text("max_requests = 1")
+    async with running(file) as end:
+
+        async def apply(config: ServerConfig) -> None:
+            raise ValueError("embedded null byte")
+
+        end.apply = apply  # type: ignore[method-assign]
+        end.reloader.ask()
+        await eventually(end.has(warnings=1))
+        wanted = f"{file}: cannot be used, ValueError: embedded null byte; what was before stays in use"
+        assert end.warnings == [wanted]
+
+
 async def test_a_newer_one_overtakes_one_that_waits(tmp_path: Path) -> None:
     """A client that finds no server with the new options takes those that come after them."""
     file = tmp_path / "server.toml"
@@ -185,6 +234,8 @@ async def test_a_service_manager_hears_of_it(tmp_path: Path, monkeypatch: pytest
         file = tmp_path / "server.toml"
         file.write_text("max_requests = 1")
         async with running(file) as end:
+            end.reloader.ready()
+            assert manager.recv(100) == b"READY=1"
             for text in ("max_requests = 2", "max_requests = "):
                 file.write_text(text)
                 before = time.monotonic_ns() // 1000

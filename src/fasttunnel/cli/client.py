@@ -8,6 +8,7 @@ import msgspec
 
 from fasttunnel.cli import options, running
 from fasttunnel.cli.reloading import Reloader
+from fasttunnel.control.changes import compare
 from fasttunnel.control.config import ClientConfig
 from fasttunnel.control.last_time import LastTime
 from fasttunnel.control.sources import PREFIX, configure
@@ -143,11 +144,15 @@ def run(given: dict[str, Any]) -> NoReturn:
         kept = ["client_id"] * (wanted.client_id == asked.client_id)
         kept += ["name", "any_name"] * ((wanted.name, wanted.any_name) == (asked.name, asked.any_name))
         as_now = {name: getattr(end.config, name) for name in kept}
-        changes = await end.reload(msgspec.structs.replace(wanted, **as_now))
-        asked = wanted
-        if changes.names & {"server", "routes", "client_id"} and end.started:
-            last_time = last_time.renewed(wanted)
-            connected()
+        before = end.config
+        try:
+            await end.reload(msgspec.structs.replace(wanted, **as_now))
+        finally:
+            if end.config is not before:  # it is in force, also if another one overtakes it now
+                asked = wanted
+                if compare(before, end.config).names & {"server", "routes", "client_id"} and end.started:
+                    last_time = last_time.renewed(wanted)
+                    connected()
 
     def work() -> Coroutine[Any, Any, None]:
         beside: list[Awaitable[None]] = [files.run(reload, screen.warning)]
@@ -158,6 +163,6 @@ def run(given: dict[str, Any]) -> NoReturn:
                 (spec.backend for spec in settings.routes), settings.connect_timeout_s, screen.backend
             )
             beside += [screen.watch.run(), check_urls(end, screen)]
-        return running.with_beside(running.serve(end, lambda: None, screen.say, files.ask), *beside)
+        return running.with_beside(running.serve(end, lambda: None, screen.say, files), *beside)
 
     running.run(work)

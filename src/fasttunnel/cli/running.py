@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 import click
 
-from fasttunnel.control.notify import READY, STOPPING, notify
+from fasttunnel.control.notify import STOPPING, notify
 from fasttunnel.errors import FasttunnelError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -61,26 +61,35 @@ def fail(error: FasttunnelError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+class Reloadable(Protocol):
+    def ready(self) -> None: ...
+
+    def ask(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 async def serve(
-    end: Stoppable, started: Callable[[], None], say: Callable[[str], None], reload: Callable[[], None]
+    end: Stoppable, started: Callable[[], None], say: Callable[[str], None], configuration: Reloadable
 ) -> None:
     """Start one end of a tunnel, call `started`, and keep it running until it ends or a signal stops it.
 
-    SIGHUP calls `reload`.
+    SIGHUP asks for the configuration to be read again.
     """
 
     async def live() -> None:
         await end.start()
         started()
-        notify(READY)
+        configuration.ready()
         await end.wait_closed()
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, configuration.ask)
     asked = stop_signal(say)
     try:
         await _first(asked, live())
     finally:
         notify(STOPPING)
+        await configuration.stop()
         await end.stop()
         ignore_hangup()
 

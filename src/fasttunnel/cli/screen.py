@@ -73,7 +73,7 @@ class Screen(Events):
 
     def admin(self, address: str) -> None:
         at = address if address.startswith("unix:") else f"http://{address}"
-        self.line("admin", at, "  /metrics, /status, /healthz, /readyz")
+        self.line("admin", at, "  /metrics, /status, /healthz, /readyz, /tap")
 
     def reloaded(self, changes: Changes[Any]) -> None:
         self._level = changes.config.log_level

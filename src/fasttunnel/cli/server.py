@@ -187,7 +187,7 @@ def server(
         up.set()
 
     def work() -> Coroutine[Any, Any, None]:
-        serving = running.serve(end, started, screen.say, files.ask)
+        serving = running.serve(end, started, screen.say, files)
         return running.with_beside(serving, reload(), *([status()] if live else []))
 
     running.run(work)

@@ -112,18 +112,22 @@ class Authenticator:
         digest = digest_of(token.reveal().encode())
         return {digest: Login(self._holder, digest=digest)}
 
-    def reload(self, token: Secret | None, tokens_file: str, *, max_failed_logins: int) -> None:
-        """These are valid now; tunnels notice at their next `renew`. Raises ConfigError, and all is as before then."""
+    def prepare(self, token: Secret | None, tokens_file: str, *, max_failed_logins: int) -> Callable[[], None]:
+        """What is returned makes these valid; tunnels notice at their next `renew`. Raises ConfigError."""
         path, own = Path(tokens_file), self._login_of(token)
         watch, tokens = self._file, self._tokens
         if path != self._path:
             watch = FileWatch([tokens_file], self._read, self._warn) if tokens_file else None
             tokens = read_tokens(path) if tokens_file else {}
-        self._failed.limit = max_failed_logins
-        if (own.keys(), path) != (self._own.keys(), self._path):
-            self._open, self._own = token is None and not tokens_file, own
-            self._path, self._file = path, watch
-            self._take(tokens)
+
+        def put_in_force() -> None:
+            self._failed.limit = max_failed_logins
+            if (own.keys(), path) != (self._own.keys(), self._path):
+                self._open, self._own = token is None and not tokens_file, own
+                self._path, self._file = path, watch
+                self._take(tokens)
+
+        return put_in_force
 
     @property
     def changes(self) -> bool:

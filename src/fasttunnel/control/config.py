@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -27,6 +28,7 @@ DEFAULT_LISTEN = "127.0.0.1:8080"
 DEFAULT_TUNNEL = "127.0.0.1:7000"
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+Drain = Annotated[float, msgspec.Meta(gt=0, le=limits.DRAIN_MAX_S)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Window = Annotated[int, msgspec.Meta(ge=1024, le=limits.MAX_WINDOW_BYTES)]
@@ -141,10 +143,11 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     queued_requests: Size = limits.QUEUED_REQUESTS
     heartbeat_interval_s: Positive = limits.HEARTBEAT_INTERVAL_S
     request_id_header: str = "x-request-id"
-    drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
+    drain_timeout_s: Drain = limits.DRAIN_TIMEOUT_S
     admin: str = ""
     tap: TapScope | None = None
     access_log: str = ""
+    otlp: str = ""
     log_format: Literal["human", "json"] | None = None
     log_level: Literal["info", "warning", "error"] = "info"
     watch_config: bool = True
@@ -179,6 +182,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def __post_init__(self) -> None:
         _ = self.certificates
         check_admin(self.admin)
+        check_otlp(self.otlp)
         check_field_name("request_id_header", self.request_id_header)
         msgspec.structs.force_setattr(self, "domain", check_host(self.domain))
         if self.domain.startswith(("*", "[")):
@@ -230,10 +234,11 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     keep_alive_timeout_s: Positive = limits.BACKEND_KEEP_ALIVE_TIMEOUT_S
     backoff_min_s: Positive = limits.BACKOFF_MIN_S
     backoff_max_s: Positive = limits.BACKOFF_MAX_S
-    drain_timeout_s: Positive = limits.DRAIN_TIMEOUT_S
+    drain_timeout_s: Drain = limits.DRAIN_TIMEOUT_S
     admin: str = ""
     tap: TapScope | None = None
     access_log: str = ""
+    otlp: str = ""
     log_format: Literal["human", "json"] | None = None
     log_level: Literal["info", "warning", "error"] = "info"
     watch_config: bool = True
@@ -266,6 +271,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def __post_init__(self) -> None:
         parse_address(self.server)
         check_admin(self.admin)
+        check_otlp(self.otlp)
         if self.name:
             msgspec.structs.force_setattr(self, "name", check_name(self.name))
         _ = self.pinned
@@ -312,7 +318,7 @@ OF_SERVER = _applies(
     "access_log log_level watch_config",
     new_connections="public_url cert key client_ca trusted_proxies initial_window max_fragment header_list_bytes "
     "max_window window_budget heartbeat_interval_s",
-    restart="listen tunnel domain reuse_port tls admin tap log_format",
+    restart="listen tunnel domain reuse_port tls admin tap log_format otlp",
 )
 # A client makes a tunnel with the new options, which takes over from the old one.
 OF_CLIENT = _applies(
@@ -320,7 +326,7 @@ OF_CLIENT = _applies(
     "initial_window max_fragment header_list_bytes ws_message_bytes grpc_message_bytes max_window window_budget "
     "connections connect_timeout_s keep_alive_timeout_s backoff_min_s backoff_max_s drain_timeout_s access_log "
     "log_level watch_config",
-    restart="admin tap log_format",
+    restart="admin tap log_format otlp",
 )
 ON_OR_OFF: dict[type, dict[str, tuple[str, ...]]] = {
     ServerConfig: {"cert": ("key", "client_ca"), "client_ca": (), "access_log": ()},
@@ -413,6 +419,29 @@ def check_admin(text: str) -> None:
         raise ConfigError(
             "the admin port cannot be had", detail=f"{missing[0]} is missing", hint="pip install 'fasttunnel[admin]'"
         )
+
+
+def check_otlp(url: str) -> None:
+    """The option `otlp`, which may be empty. Raises ConfigError."""
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        hint = "write the URL of a collector's OTLP port for HTTP, such as http://127.0.0.1:4318"
+        raise ConfigError(f"otlp cannot be {url!r}: it is no URL of a collector", hint=hint)
+    for name in ("opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
+        try:
+            found = find_spec(name)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise ConfigError(
+                "spans cannot be sent", detail=f"{name} is missing", hint="pip install 'fasttunnel[otel]'"
+            )
 
 
 def _open_admin(admin: str, tap: TapScope | None) -> list[str]:

@@ -17,6 +17,7 @@ PROTOCOLS: Final = {1: "http", 2: "grpc", 3: "websocket"}
 DIRECTIONS: Final = ("to_backend", "to_public")
 OTHER: Final = "other"
 OWN: Final = "own"  # requests that a client has sent to itself, to see whether its URLs lead to it
+REACH: Final = "/fasttunnel.Reach/"  # calls by which clients try their URLs; their methods are made for once
 NO_ROUTE: Final = "none"  # of requests that a client has no backend for
 
 DURATIONS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)

@@ -18,6 +18,8 @@ _BOTH = {
     "fields and queries, as well. Default: payloads where admin is loopback or a socket of this user's own, "
     "else messages.",
     "access_log": "File for one line a request, - for standard output; opened anew on SIGHUP. Default: none.",
+    "otlp": "Collector of OpenTelemetry, by OTLP over HTTP, such as http://127.0.0.1:4318: it gets a span of each "
+    "request whose traceparent says that it is recorded (docs/observability.md). Default: none.",
     "log_format": "Of events and of the access log: lines for people, or JSON, both with the time. Default: lines as a "
     "terminal shows them, and an access log for people.",
     "log_level": "Events below it are not shown.",

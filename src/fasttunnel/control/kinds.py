@@ -54,7 +54,7 @@ def _words(found: inspect.Type) -> str:
 
 def _bounds(found: inspect.IntType | inspect.FloatType) -> str:
     if found.gt is not None:
-        return f" above {found.gt:g}"
+        return f" above {found.gt:g}" + (f" and up to {int(found.le)}" if found.le is not None else "")
     if found.ge is None:
         return ""
     if found.le is None or found.le >= 2**53:

@@ -34,6 +34,7 @@ class RequestRecord(NamedTuple):
     trace_id: str = ""  # of its traceparent
     client_id: str = ""
     peer: str = ""  # at the server the address that asked, at the client the backend
+    parent_id: str = ""  # span that asked, if its traceparent says that the trace is recorded
 
 
 Ended = tuple[float, RequestRecord]  # when, as of time.time()
@@ -77,6 +78,7 @@ class Events:
     request_done: Callable[[RequestRecord], None] | None = None
     keeps_last: int = 0
     access: RecordLog | None = None  # set by Server and Client, for the engine
+    spans: Callable[[RequestRecord], None] | None = None  # the same, for requests that have a parent_id
     tap: Callable[[str, bool, bytes], None] | None = None
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
@@ -144,11 +146,12 @@ class Sparing:
 
 
 class _Guard:
-    def __init__(self, events: Events, access: RecordLog | None) -> None:
+    def __init__(self, events: Events, access: RecordLog | None, spans: Callable[[RequestRecord], None] | None) -> None:
         self._events = events
         done = events.request_done
         self.request_done = functools.partial(self._call, "request_done", done) if done is not None else None
         self.access = access
+        self.spans = functools.partial(self._call, "spans", spans) if spans is not None else None
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._events, name)
@@ -162,9 +165,11 @@ class _Guard:
             _logger.exception("Events.%s failed", name)
 
 
-def guard(events: Events, access: RecordLog | None = None) -> Events:
+def guard(
+    events: Events, access: RecordLog | None = None, spans: Callable[[RequestRecord], None] | None = None
+) -> Events:
     """The same events; what fails in them goes to the logger "fasttunnel" and never reaches the traffic.
 
-    `access` gets the records of finished requests as well.
+    `access` gets the records of finished requests as well, `spans` those of requests that have a `parent_id`.
     """
-    return cast(Events, _Guard(events, access))
+    return cast(Events, _Guard(events, access, spans))

@@ -138,9 +138,11 @@ def read_token(path: Path) -> Secret:
     try:
         return Secret(path.read_text("utf-8").strip(), exposure(path), str(path))
     except OSError as error:
-        raise ConfigError(f"cannot read the token file {path}", detail=error.strerror) from None
+        raise ConfigError(f"cannot read the token file {path}", detail=error.strerror, file=str(path)) from None
     except (ConfigError, UnicodeDecodeError):
-        raise ConfigError(f"{path} holds no token", hint="it holds one line of visible ASCII characters") from None
+        raise ConfigError(
+            f"{path} holds no token", hint="it holds one line of visible ASCII characters", file=str(path)
+        ) from None
 
 
 # -- one configuration of all -----------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def read_pem(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise ConfigError(f"cannot read {path}", detail=error.strerror) from None
+        raise ConfigError(f"cannot read {path}", detail=error.strerror, file=path) from None
 
 
 def check_pem(certificate: Certificate) -> None:

@@ -96,13 +96,13 @@ def read_tokens(path: Path) -> dict[bytes, Token]:
     try:
         text = path.read_text("utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read the tokens file {path}", detail=error.strerror) from None
+        raise ConfigError(f"cannot read the tokens file {path}", detail=error.strerror, file=str(path)) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8") from None
+        raise ConfigError(f"{path} is not UTF-8", file=str(path)) from None
     try:
         return parse_tokens(text)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}", detail=error.detail, hint=error.hint) from None
+        raise ConfigError(f"{path}: {error.message}", detail=error.detail, hint=error.hint, file=str(path)) from None
 
 
 def parse_tokens(text: str) -> dict[bytes, Token]:

@@ -35,6 +35,10 @@ class FileWatch:
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def paths(self) -> list[str]:
+        return list(self._stamps)
+
     def follow(self, paths: Iterable[str]) -> None:
         """Look at these from now on. What is known of one that was looked at before stays so."""
         self._stamps = self._seen = {

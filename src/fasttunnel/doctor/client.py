@@ -167,6 +167,11 @@ async def _check_tunnel(findings: Findings, settings: ClientConfig, engine: str 
         settings,
         routes=out_of_the_way(settings.routes, secrets.token_hex(8)),
         client_id="",
+        name="",
+        any_name=False,
+        admin="",
+        access_log="",
+        otlp="",
         connections=1,
         connect_timeout_s=min(settings.connect_timeout_s, peer.TIMEOUT_S),
     )

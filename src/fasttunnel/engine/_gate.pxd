@@ -50,7 +50,8 @@ cdef class Gate:
     cdef bint queue(self, Endpoint waiter, Conn conn) except -1
     cdef int unqueue(self, Endpoint waiter) except -1
     # A request goes into the tunnel that find() has found.
-    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, Visitor visitor) except -1
+    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, bytes traceparent,
+                   Visitor visitor) except -1
     # An answer of ours to one that goes into none; what is not known of it is None.
     cdef int refused(self, RequestId *request_id, int protocol, int status, bytes method, bytes host, bytes target,
                      Visitor visitor) except -1

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from fasttunnel._core cimport PROTO_GRPC, buf_append, hdr_append
 from fasttunnel.engine._link cimport make_request_id
-from fasttunnel.engine._record cimport label_of, slice_of
+from fasttunnel.engine._record cimport label_of, parent_of, slice_of
 from fasttunnel.control.forwarding import Networks, forwarding_fields
 from fasttunnel.errors import ANSWERS, ResetCode
 
@@ -71,7 +71,7 @@ cdef class Gate:
         self.head_timeout_s = config.head_timeout_s
         self.keep_alive_timeout_s = config.keep_alive_timeout_s
         self.ws_ping_interval_s = config.ws_ping_interval_s
-        self.ws_lost_close = config.ws_lost_close
+        self.ws_lost_close = self.reactor.tallies.lost_close = config.ws_lost_close
         self.max_connections = config.max_connections
         self.max_requests = config.max_requests
         self.max_requests_per_tunnel = config.max_requests_per_tunnel
@@ -159,13 +159,16 @@ cdef class Gate:
         self.closing = self.draining = True
         self.wake()
 
-    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, Visitor visitor) except -1:
+    cdef int began(self, Exchange exchange, bytes method, bytes host, bytes target, bytes trace_id, bytes traceparent,
+                   Visitor visitor) except -1:
+        cdef bytes parent_id                # held until it is copied
         self.reactor.tallies.began(exchange, self.found)
         if exchange.protocol == PROTO_GRPC:
             exchange.method = target
         if self.journal is not None:
+            parent_id = parent_of(traceparent) if self.journal.spans is not None else None
             exchange.label = label_of(slice_of(method), slice_of(host), slice_of(target), slice_of(trace_id),
-                                      slice_of(visitor.address))
+                                      slice_of(parent_id), slice_of(visitor.address))
         return 0
 
     cdef int refused(self, RequestId *request_id, int protocol, int status, bytes method, bytes host, bytes target,
@@ -176,7 +179,7 @@ cdef class Gate:
             self.journal.refused(request_id.text, request_id.length, protocol,
                                  grpc_refusal(status) if protocol == PROTO_GRPC else status,
                                  label_of(slice_of(method), slice_of(host), slice_of(target), slice_of(None),
-                                          slice_of(visitor.address)))
+                                          slice_of(None), slice_of(visitor.address)))
         return 0
 
 

@@ -28,6 +28,7 @@ cdef class Journal:
     cdef Py_ssize_t fresh_count
     # for a callback
     cdef object tell                    # callable(RequestRecord), or None
+    cdef object spans                   # the same, for requests whose span is recorded
     cdef Out one
     cdef double looked_s                # at the clock of the day, by the monotonic one
     cdef double ahead_s                 # what it was ahead of that
@@ -35,4 +36,5 @@ cdef class Journal:
     cdef int ended(self, Exchange exchange, bytes client_id, double now_s) except -1
     cdef int refused(self, const uint8_t *request_id, size_t id_len, int protocol, int status, bytes label) except -1
     cdef int add(self, Record *head, bytes label, bytes route, bytes client_id, double now_s) except -1
+    cdef object read(self, const Record *head, bytes label, bytes route, bytes client_id, size_t size)
     cdef int64_t time_us(self, double now_s) noexcept

@@ -17,7 +17,10 @@ class Journal:
         ready: Callable[[Journal], None] | None,
         tell: Callable[[RequestRecord], None] | None,
         keeps: int,
+        spans: Callable[[RequestRecord], None] | None = None,
     ) -> None: ...
+    @property
+    def traces(self) -> bool: ...
     def take(self) -> Batch: ...
     def enter(
         self,

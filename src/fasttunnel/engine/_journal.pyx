@@ -8,7 +8,7 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from fasttunnel._core cimport TO_BACKEND
 from fasttunnel.engine._lines cimport Clock, line_bound, line_human, line_json
 from fasttunnel.engine._out cimport out_clear, out_lend, out_reserve
-from fasttunnel.engine._record cimport label_of, record_pack, record_read, record_size, slice_of
+from fasttunnel.engine._record cimport Label, label_of, record_pack, record_read, record_size, slice_of
 from fasttunnel.engine._tally cimport RouteTally, monotonic_s
 
 from fasttunnel import limits
@@ -92,10 +92,11 @@ cdef list read_all(Out *packed, size_t at):
 
 
 cdef class Journal:
-    def __init__(self, ready, tell, Py_ssize_t keeps):
+    def __init__(self, ready, tell, Py_ssize_t keeps, spans=None):
         self.ready = ready
         self.tell = tell
         self.keeps = keeps
+        self.spans = spans
         self.looked_s = -LOOK_S
 
     def __dealloc__(self):
@@ -134,7 +135,7 @@ cdef class Journal:
         head.id_len = <uint8_t>min(len(request_id), 16)
         memcpy(head.id, <const char *>request_id, head.id_len)
         self.add(&head, label_of(slice_of(texts[0]), slice_of(texts[1]), slice_of(texts[2]), slice_of(texts[3]),
-                                 slice_of(texts[4])), route, client_id, monotonic_s())
+                                 slice_of(None), slice_of(texts[4])), route, client_id, monotonic_s())
 
     cdef int ended(self, Exchange exchange, bytes client_id, double now_s) except -1:
         cdef Record head
@@ -186,9 +187,9 @@ cdef class Journal:
             self.fresh.len += size
             self.fresh_count += 1
         if self.tell is not None:
-            self.one.len = 0
-            record_pack(head, label, route, client_id, out_reserve(&self.one, size))
-            self.tell(record_read(<Record *>self.one.data))
+            self.tell(self.read(head, label, route, client_id, size))
+        if self.spans is not None and label is not None and (<const Label *><const char *>label).parent_id:
+            self.spans(self.read(head, label, route, client_id, size))
         if self.ready is not None:
             if self.waiting.len + size > WAITING:
                 self.lost += 1
@@ -200,10 +201,20 @@ cdef class Journal:
                 self.ready(self)
         return 0
 
+    cdef object read(self, const Record *head, bytes label, bytes route, bytes client_id, size_t size):
+        self.one.len = 0
+        record_pack(head, label, route, client_id, out_reserve(&self.one, size))
+        return record_read(<Record *>self.one.data)
+
+    @property
+    def traces(self):
+        """Whether it is to know the span that asked."""
+        return self.spans is not None
+
 
 def journal_of(events):
     """Of the events of an engine; None where nobody wants records: it then makes none."""
     ready = events.access.ready if events.access is not None else None
-    if ready is None and events.request_done is None and not events.keeps_last:
+    if ready is None and events.request_done is None and events.spans is None and not events.keeps_last:
         return None
-    return Journal(ready, events.request_done, events.keeps_last)
+    return Journal(ready, events.request_done, events.keeps_last, events.spans)

@@ -199,7 +199,7 @@ cdef class PublicHttp1(Conn):
         if head.traceparent is not None:
             trace_id = trace_id_of(head.traceparent)
             set_slice(&m.trace_id, trace_id)
-        self.gate.began(self.exchange, head.method, head.host, head.target, trace_id, self.visitor)
+        self.gate.began(self.exchange, head.method, head.host, head.target, trace_id, head.traceparent, self.visitor)
         self.keep_request_id()
         m.headers.ptr = head.block.data
         m.headers.len = head.block.len
@@ -367,7 +367,7 @@ cdef class PublicHttp1(Conn):
         if head.traceparent is not None:
             trace_id = trace_id_of(head.traceparent)
             set_slice(&m.trace_id, trace_id)
-        self.gate.began(self.exchange, head.method, head.host, head.target, trace_id, self.visitor)
+        self.gate.began(self.exchange, head.method, head.host, head.target, trace_id, head.traceparent, self.visitor)
         self.keep_request_id()
         m.headers.ptr = head.block.data
         m.headers.len = head.block.len

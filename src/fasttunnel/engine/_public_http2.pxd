@@ -24,7 +24,8 @@ cdef class PublicStream(H2Stream):
     cdef bytes path
     cdef bytes authority
     cdef bint grpc_type                 # its content-type is that of gRPC
-    cdef bytes trace_id                 # None: the request is not traced
+    cdef bytes traceparent              # None: the request is not traced
+    cdef bytes trace_id
     cdef bytes cookie                   # crumbs, joined (RFC 9113 8.2.3)
     cdef double timeout_s               # grpc-timeout; 0: none
     cdef Timer deadline

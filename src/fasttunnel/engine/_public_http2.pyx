@@ -159,7 +159,8 @@ cdef class PublicStream(H2Stream):
         if name_len == 14 and hdr_is(name, name_len, "content-length"):
             self.body_bytes = self.announced = int(value[:value_len])   # the library has checked that it is a number
         if name_len == 11 and hdr_is(name, name_len, "traceparent"):
-            self.trace_id = trace_id_of(value[:value_len])
+            self.traceparent = value[:value_len]
+            self.trace_id = trace_id_of(self.traceparent)
         if name_len == 12:
             if hdr_is(name, name_len, "content-type"):
                 self.grpc_type = is_grpc_type(value, value_len)
@@ -297,7 +298,8 @@ cdef class PublicStream(H2Stream):
         (<PublicHttp2>self.conn).visitor.add_fields(&self.block, TAG_HTTP_REQUEST_HEADERS, self.authority, self.said)
         link.open(self, protocol)
         self.exchange.grpc_stream_id = <uint32_t>self.id
-        gate.began(self.exchange, self.method, self.authority, self.path, self.trace_id, (<PublicHttp2>self.conn).visitor)
+        gate.began(self.exchange, self.method, self.authority, self.path, self.trace_id, self.traceparent,
+                   (<PublicHttp2>self.conn).visitor)
         memcpy(self.request_id.text, self.exchange.id, 16)      # an answer may be made when the exchange is gone
         self.request_id.length = self.exchange.id_len
         if self.is_grpc:

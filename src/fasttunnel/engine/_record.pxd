@@ -9,6 +9,7 @@ cdef struct Label:                      # bytes of the texts behind it, in this 
     uint32_t host
     uint32_t path
     uint32_t trace_id
+    uint32_t parent_id
     uint32_t peer                       # UTF-8
 
 
@@ -36,12 +37,14 @@ cdef struct Texts:                      # where they lie in a record
     Slice host
     Slice path
     Slice trace_id
+    Slice parent_id
     Slice peer
     Slice route
     Slice client_id
 
 
-cdef bytes label_of(Slice method, Slice host, Slice target, Slice trace_id, Slice peer)
+cdef bytes label_of(Slice method, Slice host, Slice target, Slice trace_id, Slice parent_id, Slice peer)
+cdef bytes parent_of(bytes traceparent)
 cdef tuple label_texts(bytes label)     # method, host and path
 # Lay it at `at`, where there is room for `head.size`, which is record_size(); `head` has all but the texts and their sizes.
 cdef int record_pack(const Record *head, bytes label, bytes route, bytes client_id, uint8_t *at) except -1

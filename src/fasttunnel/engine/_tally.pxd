@@ -36,6 +36,7 @@ cdef class Tallies:
     cdef dict methods                   # path of a call -> MethodTally
     cdef MethodTally other_method
     cdef dict closes                    # close code -> connections
+    cdef int lost_close                 # code by which those of a lost tunnel are closed; 0: the usual one
     cdef uint64_t statuses[PROTOCOLS][STATUSES]
     cdef uint64_t unanswered[PROTOCOLS][RESETS]     # resets of requests that had no status
     cdef uint64_t broken[RESETS]                    # and of open WebSockets without a Close frame

@@ -12,9 +12,11 @@ from fasttunnel.control import counts
 
 cdef enum:
     UNIMPLEMENTED = 12
+    TUNNEL_LOST = 9
     WITHOUT_WORD = 1006
     SWITCHING = 101
 
+cdef bytes REACH = counts.REACH.encode()
 cdef double BOUNDS_S[BUCKETS - 1]
 cdef int _i
 for _i in range(BUCKETS - 1):
@@ -96,7 +98,8 @@ cdef class Tallies:
             method = self.methods.get(exchange.method)
             if method is None:
                 # Names come from strangers. One that a backend has served is a name; there is a bound on those as well.
-                if reset or status == UNIMPLEMENTED or exchange.method is None or len(self.methods) >= limits.COUNTED_METHODS:
+                if (reset or status == UNIMPLEMENTED or exchange.method is None
+                        or len(self.methods) >= limits.COUNTED_METHODS or exchange.method.startswith(REACH)):
                     method = self.other_method
                 else:
                     method = self.methods[exchange.method] = MethodTally()
@@ -110,6 +113,8 @@ cdef class Tallies:
             self.statuses[protocol][SWITCHING] += 1
             if status:
                 self.count_close(status)
+            elif reset == TUNNEL_LOST and self.lost_close:
+                self.count_close(self.lost_close)
             elif reset:
                 self.broken[reset] += 1
             else:

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
@@ -49,8 +50,8 @@ REFUSALS: dict[int, type[FasttunnelError]] = {
 class Tunnel:
     """One life of the tunnel: a connection to the server, and how it ends."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
-        self.number = number  # which one of several at the same time
+    def __init__(self, loop: asyncio.AbstractEventLoop, index: int) -> None:
+        self.index = index  # which one of several at the same time
         self.link: Link | None = None
         self.conn: LinkConn | None = None
         self.lost: asyncio.Future[tuple[int, str]] = loop.create_future()
@@ -76,8 +77,10 @@ class ClientEngine:
             self._client_id = after._client_id
         if after is not None and config.name == after._config.name:
             self.name = after.name
-        self._after = after
-        self._first = 0
+        # Of the connections' numbers. All that share an instance_id look out for each other.
+        self._first: int = after._first if after is not None else 0
+        self._family: WeakSet[ClientEngine] = after._family if after is not None else WeakSet()
+        self._family.add(self)
         self._tapped = lambda: [tunnel.link for tunnel in self._tunnels if tunnel.link is not None]
         self.urls: list[str] = []
         self._server_version = ""
@@ -89,6 +92,7 @@ class ClientEngine:
         self._closed = asyncio.Event()
         self._failure: FasttunnelError | None = None
         self._draining = False
+        self._grace_s = 0.0
         self._knocks = False  # see check_login
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -104,12 +108,12 @@ class ClientEngine:
 
     async def start(self) -> None:
         self._open_reactor()
-        targets: dict[object, Target] = {}
-        for spec in self._config.routes:
-            target = targets.get(spec.backend)
-            if target is None:
-                target = targets[spec.backend] = self._new_target(spec.backend)
-            self._routes.add(target, [spec.route])
+        try:
+            self._serve_routes()
+        except BaseException:
+            self._reactor.close()
+            self._closed.set()
+            raise
         self._acceptor.count(spec.route for spec in self._config.routes)
         self._budget = WindowBudget(self._config.max_window, self._config.window_budget)
         self.taps.follow(self._tapped)
@@ -121,6 +125,15 @@ class ClientEngine:
             waiter.cancel()
         if self._failure is not None:
             raise self._failure
+
+    def _serve_routes(self) -> None:
+        """Raises ConfigError."""
+        targets: dict[object, Target] = {}
+        for spec in self._config.routes:
+            target = targets.get(spec.backend)
+            if target is None:
+                target = targets[spec.backend] = self._new_target(spec.backend)
+            self._routes.add(target, [spec.route])
 
     def _new_target(self, backend: Backend) -> Target:
         context = self._backend_context(backend.grpc) if backend.secure else None
@@ -146,7 +159,12 @@ class ClientEngine:
         self._renew()
         self._reactor = Reactor(asyncio.get_running_loop())
         self._reactor.on_error = self.warning
-        self._acceptor = Backends(self._routes, self._reactor.tallies, self._journal is not None)
+        self._acceptor = Backends(
+            self._routes,
+            self._reactor.tallies,
+            self._journal is not None,
+            self._journal is not None and self._journal.traces,
+        )
 
     async def check_login(self) -> None:
         self._knocks = True
@@ -185,21 +203,27 @@ class ClientEngine:
         await asyncio.wait([self._stopping])
 
     async def _stop(self, grace_s: float) -> None:
-        self._draining = True
+        self._draining, self._grace_s = True, grace_s
         if self._runner is not None:
             self._runner.cancel()  # a tunnel that is lost now is not dialled again
-        links = self._links()
-        for link in links:
-            _send_go_away(link, "the client is shutting down", grace_s)
-            link.report_idle()
+        for tunnel, task in self._tunnels.items():
+            if tunnel.link is None and not tunnel.lost.done():  # it is still dialled
+                task.cancel()
+                if tunnel.conn is not None:
+                    tunnel.conn.cut()
+                    tunnel.conn = None
+        for link in self._links():
+            _say_goodbye(link, grace_s)
         if grace_s > 0:
+            # What has sent its Register may be registered, and have requests, before we know.
+            await self._answered(min(grace_s, HEARD_S))
             # Requests that were on their way when we said so are still taken: the server has not heard it yet.
             heard = [tunnel.heartbeat.catch_up() for tunnel in self._tunnels if tunnel.heartbeat is not None]
             if heard:
                 await asyncio.wait(heard, timeout=min(grace_s, HEARD_S))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
-                    while any(link.active for link in links):
+                    while any(link.active for link in self._links()):
                         self._idle.clear()
                         await self._idle.wait()
         for link in self._links():
@@ -216,6 +240,14 @@ class ClientEngine:
         for tunnel in self._tunnels:
             tunnel.conn = None
         self._tunnels.clear()
+
+    async def _answered(self, patience_s: float) -> None:
+        """Returns when no Register waits for its answer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while any(tunnel.link is not None and not tunnel.link.up for tunnel in self._tunnels):
+                    self._idle.clear()
+                    await self._idle.wait()
 
     async def _close(self) -> None:
         for task in list(self._dials):
@@ -290,17 +322,22 @@ class ClientEngine:
         await self._close()  # the server does not want us
 
     def _number(self, index: int) -> int:
-        """Of a connection: one takes over from its own ghost, and leaves others alone."""
-        if self._after is not None:
-            self._first = self._after._first + limits.CONNECTIONS * self._after.status()["connected"]
+        """Of a connection that registers: it takes over from its own ghost, and leaves those of other engines alone."""
+        others = [other for other in self._family if other is not self]
+        if any(other._first == self._first and other._is_known() for other in others):
+            self._first = max(other._first for other in self._family) + limits.CONNECTIONS
         return self._first + index
+
+    def _is_known(self) -> bool:
+        """To the server, or will be: a Register has been sent."""
+        return any(tunnel.link is not None for tunnel in self._tunnels)
 
     async def _run(self, index: int) -> None:
         """Be connected; when the tunnel is lost, or the server is about to leave, connect anew."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(self._config.backoff_min_s, self._config.backoff_max_s)
         while self._failure is None:
-            tunnel = Tunnel(loop, self._number(index))
+            tunnel = Tunnel(loop, index)
             task = self._tunnels[tunnel] = loop.create_task(self._carry(tunnel))
             task.add_done_callback(functools.partial(self._forget, tunnel))
             endings: list[asyncio.Future[Any]] = [task, tunnel.told_to_go]
@@ -404,7 +441,7 @@ class ClientEngine:
             max_fragment=self._config.max_fragment,
             weight=1,
             instance_id=self._instance_id,
-            connection=tunnel.number,
+            connection=self._number(tunnel.index),
             name=self.name,
             any_name=self._config.any_name or not self._config.name,
         )
@@ -443,12 +480,14 @@ class ClientEngine:
         host, _ = parse_address(self._config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         self._registrations += 1
-        self._after = None
         tunnel.was_up, tunnel.up_since_s = True, asyncio.get_running_loop().time()
         for older in self._links():
-            if older is not link and older.info.number == tunnel.number:
+            if older is not link and older.info.index == tunnel.index:
                 _send_go_away(older, "connected anew", 0)  # so the server that leaves need not wait for us
         self._registered.set()
+        self._idle.set()
+        if self._draining:
+            return _say_goodbye(link, self._grace_s)
         self._events.connected(self._config.server, self.urls)
 
     def lost(self, link: Link, grpc_status: int, message: str) -> None:
@@ -494,6 +533,11 @@ class ClientEngine:
     def _backend_failed(self, target: Target, reason: str) -> None:
         if self._sparing.permits(str(target), reason):
             self._events.backend_failed(str(target), reason)
+
+
+def _say_goodbye(link: Link, grace_s: float) -> None:
+    _send_go_away(link, "the client is shutting down", grace_s)
+    link.report_idle()
 
 
 def _send_go_away(link: Link, reason: str, grace_s: float) -> None:

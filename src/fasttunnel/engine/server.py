@@ -144,6 +144,8 @@ class ServerEngine:
         """Tunnels whose token is gone, has expired, or permits less than they have, end."""
         if at_once:
             self._files.check()
+            if self._authenticator.changes and self._review_timer is None:
+                self._watch_tokens()
         self._authenticator.poll(at_once=at_once)
         for link in list(self._links):
             session: Session = link.info
@@ -207,8 +209,6 @@ class ServerEngine:
             self._files.follow(config.tls_files)
         if config.idle_timeout_s != before.idle_timeout_s:
             self._look_for_idle()
-        if self._authenticator.changes and self._review_timer is None:
-            self._watch_tokens()
 
     def _load(self, config: ServerConfig) -> None:
         """New connections get what the files of TLS hold now. Raises ConfigError."""

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from fasttunnel.control.config import Backend, RouteSpec
+from fasttunnel.control.counts import REACH
 from fasttunnel.control.routes import Route
 from fasttunnel.reach import http2
 
@@ -31,7 +32,7 @@ class Marker:
         """Below the route's own, so that the server brings it to whoever has the route."""
         route = self._spec.route
         if self._spec.backend.grpc:
-            return f"/{route.grpc_service or 'fasttunnel.Reach'}/{self.secret}"
+            return f"/{route.grpc_service or REACH.strip('/')}/{self.secret}"
         return f"{route.path_prefix}{MARKERS}{self.secret}"
 
     def spec(self) -> RouteSpec:

@@ -59,6 +59,9 @@ class Tunnel(Dispatcher):
         self._sent_at = 0.0
         self._heart: asyncio.Task[None] | None = None
 
+    def on_open(self) -> None:
+        """The call has been opened: what is to be said first can be."""
+
     def end(self, status: int, text: str) -> None:
         """End the tunnel: with a gRPC status at the server, by closing our side (0) at the client."""
         if not self.ended.done():
@@ -205,6 +208,7 @@ async def dial(config: ClientConfig, tunnel: Tunnel) -> None:
         answered = asyncio.create_task(call.initial_metadata())
         opening: list[asyncio.Future[Any]] = [answered, tunnel.ended]
         await asyncio.wait(opening, timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
+        tunnel.on_open()
         try:
             await tunnel.carry(call, call.write, call.done_writing)
         finally:

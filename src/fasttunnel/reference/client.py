@@ -21,6 +21,7 @@ from fasttunnel.control.routes import Route, RouteTable, at_host, by_protocol, f
 from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
 from fasttunnel.errors import AuthError, ConnectError, FasttunnelError, GrpcStatus, RegisterError, ResetCode
+from fasttunnel.reference import fields
 from fasttunnel.reference.backend import Backend, Streams
 from fasttunnel.reference.backend_grpc import GrpcBackend
 from fasttunnel.reference.backend_http1 import Http1Backend
@@ -50,14 +51,18 @@ class ClientTunnel(Tunnel):
 
     accepts_requests = True
 
-    def __init__(self, engine: ClientEngine, number: int) -> None:
+    def __init__(self, engine: ClientEngine, index: int) -> None:
         super().__init__(engine.config.server, engine.taps)
         self.engine = engine
         self.tallies = engine.tallies
-        self.number = number  # which one of several at the same time
+        self.index = index  # which one of several at the same time
+        self.registers = False  # the server knows of it, or will
         self.was_up = False
         self.up_since_s = 0.0
         self.told_to_go: asyncio.Future[GoAway] = asyncio.get_running_loop().create_future()
+
+    def on_open(self) -> None:
+        self.engine.register(self)
 
     def on_control(self, kind: str, message: TunnelMessage) -> None:
         if kind == "registered" and not self.was_up:
@@ -97,8 +102,10 @@ class ClientEngine:
             self._client_id = after._client_id
         if after is not None and config.name == after.config.name:
             self.name = after.name
-        self._after = after
-        self._first = 0
+        # Of the connections' numbers. All that share an instance_id look out for each other.
+        self._first: int = after._first if after is not None else 0
+        self._family: WeakSet[ClientEngine] = after._family if after is not None else WeakSet()
+        self._family.add(self)
         self._tapped = lambda: self._tunnels
         self._routes: RouteTable[Backend[Any]] = RouteTable()
         self._backends: dict[settings.Backend, Backend[Any]] = {}
@@ -115,6 +122,8 @@ class ClientEngine:
         self._knocks = False  # see check_login
         self._runner: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._draining = False
+        self._grace_s = 0.0
         self._reconnects = self._requests = self._registrations = self._losses = 0
         self._sparing = Sparing()
 
@@ -187,17 +196,27 @@ class ClientEngine:
         """A second call with a shorter grace overtakes the first."""
         if self._stopping is not None and not self._stopping.done():
             self._stopping.cancel()
-        elif self._closed.is_set() or self._runner is None:
+        elif self._closed.is_set():
             return
+        if self._runner is None:  # its start has not come far
+            return self._closed.set()
         self._stopping = asyncio.create_task(self._stop(self.config.drain_timeout_s if grace_s is None else grace_s))
         await asyncio.wait([self._stopping])
 
     async def _stop(self, grace_s: float) -> None:
         assert self._runner is not None
+        self._draining, self._grace_s = True, grace_s
         self._runner.cancel()  # a tunnel that is lost now is not dialled again
+        for tunnel, task in self._tunnels.items():
+            if not tunnel.registers:  # it is still dialled
+                task.cancel()
         tunnels = [tunnel for tunnel in self._tunnels if tunnel.up]
         for tunnel in tunnels:
             tunnel.send_go_away("the client is shutting down", grace_s)
+        if grace_s > 0:
+            # What has sent its Register may be registered, and have requests, before we know.
+            await self._answered(min(grace_s, HEARD_S))
+            tunnels = [tunnel for tunnel in self._tunnels if tunnel.up]
         # Requests that were on their way when we said so are still taken: the server has not heard it yet.
         if grace_s > 0 and tunnels:
             hearing = [asyncio.create_task(tunnel.caught_up()) for tunnel in tunnels]
@@ -205,15 +224,26 @@ class ClientEngine:
             await end_tasks(*hearing)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                while any(tunnel.requests for tunnel in tunnels):
+                while any(tunnel.requests for tunnel in self._tunnels):
                     self.idle.clear()
                     await self.idle.wait()
+        tunnels = [tunnel for tunnel in self._tunnels if tunnel.up]
         for tunnel in tunnels:
             tunnel.end(0, "the client was stopped")
         if tunnels:
             await asyncio.wait([tunnel.over for tunnel in tunnels], timeout=2.0 if grace_s > 0 else LAST_WORDS_S)
         await end_tasks(self._runner, *self._tunnels.values())
         await self._close()
+
+    async def _answered(self, patience_s: float) -> None:
+        """Returns when no Register waits for its answer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while any(
+                    tunnel.registers and not tunnel.was_up and not tunnel.ended.done() for tunnel in self._tunnels
+                ):
+                    self.idle.clear()
+                    await self.idle.wait()
 
     async def _close(self) -> None:
         await end_tasks(*self._tasks)
@@ -279,16 +309,21 @@ class ClientEngine:
         await self._close()  # the server does not want us
 
     def _number(self, index: int) -> int:
-        """Of a connection: one takes over from its own ghost, and leaves others alone."""
-        if self._after is not None:
-            self._first = self._after._first + limits.CONNECTIONS * self._after.status()["connected"]
+        """Of a connection that registers: it takes over from its own ghost, and leaves those of other engines alone."""
+        others = [other for other in self._family if other is not self]
+        if any(other._first == self._first and other._is_known() for other in others):
+            self._first = max(other._first for other in self._family) + limits.CONNECTIONS
         return self._first + index
+
+    def _is_known(self) -> bool:
+        """To the server, or will be: a Register has been sent."""
+        return any(tunnel.registers and not tunnel.ended.done() for tunnel in self._tunnels)
 
     async def _run(self, index: int) -> None:
         """Be connected; when the tunnel is lost, or the server is about to leave, connect anew."""
         backoff = Backoff(self.config.backoff_min_s, self.config.backoff_max_s)
         while self._failure is None:
-            tunnel = ClientTunnel(self, self._number(index))
+            tunnel = ClientTunnel(self, index)
             task = self._tunnels[tunnel] = asyncio.create_task(self._carry(tunnel))
             endings: list[asyncio.Future[Any]] = [task, tunnel.told_to_go]
             await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
@@ -327,19 +362,6 @@ class ClientEngine:
 
     async def _carry(self, tunnel: ClientTunnel) -> tuple[int, str]:
         """One life of a tunnel: the status that it ended with."""
-        register = Register(
-            version=limits.WIRE_VERSION,
-            routes=[spec.route.to_message() for spec in self.config.routes],
-            initial_window=self.config.initial_window,
-            max_fragment=self.config.max_fragment,
-            weight=1,
-            instance_id=self._instance_id,
-            connection=tunnel.number,
-            name=self.name,
-            any_name=self.config.any_name or not self.config.name,
-        )
-        message = TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register)
-        tunnel.send(knock() if self._knocks else message)
         waiting_s = max(REGISTERED_TIMEOUT_S, self.config.connect_timeout_s)
         timeout = asyncio.get_running_loop().call_later(waiting_s, self._give_up_silent, tunnel)
         dialling = asyncio.create_task(dial(self.config, tunnel))
@@ -355,6 +377,24 @@ class ClientEngine:
         status, reason = tunnel.ended.result()
         return status, one_line(reason) or "the server closed the tunnel"
 
+    def register(self, tunnel: ClientTunnel) -> None:
+        if self._knocks:
+            return tunnel.send(knock())
+        register = Register(
+            version=limits.WIRE_VERSION,
+            routes=[spec.route.to_message() for spec in self.config.routes],
+            initial_window=self.config.initial_window,
+            max_fragment=self.config.max_fragment,
+            weight=1,
+            instance_id=self._instance_id,
+            connection=self._number(tunnel.index),
+            name=self.name,
+            any_name=self.config.any_name or not self.config.name,
+        )
+        message = TunnelMessage(client_id=self._client_id, protocol_type=CONTROL, register=register)
+        tunnel.send(message)
+        tunnel.registers = True
+
     def _give_up_silent(self, tunnel: ClientTunnel) -> None:
         if not tunnel.was_up:
             tunnel.end(GrpcStatus.UNAVAILABLE, "it did not answer the registration")
@@ -362,7 +402,6 @@ class ClientEngine:
     def welcome(self, tunnel: ClientTunnel, registered: Registered) -> None:
         """The server has taken the registration."""
         self._registrations += 1
-        self._after = None
         fragment = fragment_for(self.config.max_fragment, registered.max_fragment)
         tunnel.start(registered.initial_window, self.config.initial_window, fragment, self.budget)
         tunnel.start_heartbeat(heartbeat_of(registered))
@@ -377,9 +416,12 @@ class ClientEngine:
         host, _ = settings.parse_address(self.config.server)
         self.urls = [at_host(one_line(url), host) for url in registered.urls[: limits.ROUTES_PER_CLIENT]]
         for older in self._tunnels:
-            if older is not tunnel and older.number == tunnel.number and older.up:
+            if older is not tunnel and older.index == tunnel.index and older.up:
                 older.send_go_away("connected anew", 0)  # so the server that leaves need not wait for us
         self._registered.set()
+        self.idle.set()
+        if self._draining:
+            return tunnel.send_go_away("the client is shutting down", self._grace_s)
         self.events.connected(self.config.server, self.urls)
 
     # -- requests
@@ -409,6 +451,9 @@ class ClientEngine:
         self.tallies.began(exchange, counted)
         method = "" if is_grpc else getattr(request, "method", "GET")
         exchange.label = (method, host, url.partition("?")[0], str(named or ""))
+        if exchange.trace_id:
+            passed = request.metadata if is_grpc else request.headers
+            exchange.parent_id = fields.parent_id((field.name.encode(), field.value) for field in passed)
         if found is None:
             return exchange.reset(ResetCode.NO_ROUTE, "this client has no backend for the request")
         route, backend = found

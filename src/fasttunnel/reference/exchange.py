@@ -152,7 +152,7 @@ class Exchange:
         self._passed = self._idle = 0  # messages and bytes, and looks of end_idle() since any have passed
         self._inside = False  # a frame or message of which more fragments have to come
         # For the record of the request:
-        self.trace_id = ""
+        self.trace_id = self.parent_id = ""
         self.label = ("", "", "", "")  # method, host, path, peer
         self.route = ""  # what it is counted under, and for a call its path
         self.method = ""

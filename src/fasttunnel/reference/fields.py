@@ -17,6 +17,8 @@ _VALUE = re.compile(rb"([^\x00-\x20\x7f]([^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x
 _TARGET = re.compile(rb"[!\"$-~]+")
 # A name or address with or without a port, and nothing that Forwarded could take for syntax.
 _HOST = re.compile(rb"[A-Za-z0-9._~-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
+# The span that asked, of a trace that is recorded (W3C Trace Context 3.2.2.4, 3.2.2.5.1).
+_RECORDED = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})([0-9a-f]{16})-[0-9a-f][13579bdf](?:-.*)?")
 _TRACE = re.compile(rb"[0-9A-Za-z]+-([0-9A-Za-z]{32})-[^-]+-.*")  # W3C Trace Context 3.2.2
 
 
@@ -146,3 +148,9 @@ def trace_id(fields: Iterable[Field]) -> str:
     """Of the request's traceparent; empty when there is none, or none that can be used."""
     match = _TRACE.fullmatch(get(fields, b"traceparent") or b"")
     return match[1].decode() if match and match[1].strip(b"0") else ""
+
+
+def parent_id(fields: Iterable[Field]) -> str:
+    """The same of the span that asked; empty as well where the trace is not recorded."""
+    match = _RECORDED.fullmatch(get(fields, b"traceparent") or b"")
+    return match[1].decode() if match else ""

@@ -79,6 +79,7 @@ class Gate:
         """What connections and requests go by that begin from now on."""
         self.config = config
         self.trusted_proxies = Networks(config.trusted_proxies)
+        self.tallies.lost_close = config.ws_lost_close
 
     def wake(self) -> None:
         """A client has come, or there is nothing to wait for any more: whoever waits looks again."""
@@ -149,6 +150,7 @@ class Gate:
         exchange = found[1].open(protocol)
         exchange.label = (*label_of(head), peer)
         exchange.trace_id = fields.trace_id(head.fields)
+        exchange.parent_id = fields.parent_id(head.fields) if exchange.trace_id else ""
         exchange.method = head.target.decode("latin-1") if protocol == GRPC else ""
         self.tallies.began(exchange, found[0])
         return exchange

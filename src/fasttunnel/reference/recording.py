@@ -16,6 +16,7 @@ class Recorder:
     def __init__(self, events: Events) -> None:
         self._done = events.request_done
         self._access = events.access
+        self._spans = events.spans
         self._waiting: list[Ended] = []  # for the access log
         self._last: deque[Ended] = deque(maxlen=events.keeps_last)
 
@@ -24,6 +25,8 @@ class Recorder:
         self._last.append(ended)
         if self._done is not None:
             self._done(record)
+        if self._spans is not None and record.parent_id:
+            self._spans(record)
         if self._access is not None:
             self._waiting.append(ended)
             if len(self._waiting) == 1:
@@ -60,6 +63,7 @@ class Recorder:
                 duration_s=exchange.duration_s,
                 route=exchange.route,
                 trace_id=exchange.trace_id,
+                parent_id=exchange.parent_id,
                 client_id=client_id,
                 peer=peer,
             )
@@ -75,5 +79,5 @@ class Recorder:
 
 def recorder_of(events: Events) -> Recorder | None:
     """None where nobody wants records."""
-    wanted = events.request_done is not None or events.access is not None or events.keeps_last
+    wanted = events.request_done or events.access or events.spans or events.keeps_last
     return Recorder(events) if wanted else None

@@ -13,6 +13,7 @@ from fasttunnel.control.counts import (
     NO_ROUTE,
     OTHER,
     PROTOCOLS,
+    REACH,
     Counts,
     Durations,
     Flow,
@@ -20,7 +21,7 @@ from fasttunnel.control.counts import (
     close_code_of,
     grpc_status_of,
 )
-from fasttunnel.errors import ABNORMAL, GrpcStatus
+from fasttunnel.errors import ABNORMAL, GrpcStatus, ResetCode
 from fasttunnel.wire.tunnel_pb2 import GRPC, WEBSOCKET
 
 SWITCHING = 101
@@ -58,6 +59,7 @@ class Tallies:
     def __init__(self) -> None:
         self._counts = Counts(durations={name: Durations() for name in PROTOCOLS.values()})
         self._routes: set[str] = set()
+        self.lost_close: int | None = None  # code by which WebSockets of a lost tunnel are closed; None: the usual one
 
     def began(self, exchange: Exchange, route: object | None) -> None:
         """Names of routes come from clients: there is a bound, beyond it all are one."""
@@ -90,6 +92,7 @@ class Tallies:
         if exchange.protocol == GRPC:
             # Names come from strangers. One that a backend has served is a name; there is a bound on those as well.
             path, served = exchange.method, not reset and exchange.status != GrpcStatus.UNIMPLEMENTED
+            served = served and not path.startswith(REACH)
             if path not in counts.methods and not (served and len(counts.methods) < limits.COUNTED_METHODS):
                 path = OTHER
             method = counts.methods.setdefault(path, Method())
@@ -100,7 +103,8 @@ class Tallies:
             if exchange.status or not reset:
                 self._count_close(exchange.status or ABNORMAL)
             else:
-                counts.closes[close_code_of(reset)] += 1
+                lost = self.lost_close if reset == ResetCode.TUNNEL_LOST else None
+                counts.closes[lost or close_code_of(reset)] += 1
         elif exchange.status >= 200:
             counts.statuses[protocol, exchange.status] += 1
         else:
