@@ -28,7 +28,7 @@ CHOICES: Final = (*PROTOCOLS.values(), CONTROL)
 MOST_PAYLOAD_BYTES: Final = 65_536
 CUT: Final = "\N{HORIZONTAL ELLIPSIS}"  # stands for what is left away
 MOST_CHARACTERS: Final = 512  # that are kept of a path, a query, a host and the like: who sends them may be anybody
-MOST_QUERY: Final = 8192  # characters in which secrets are sought; of what is behind them nothing is shown
+MOST_QUERY: Final = 2048  # characters in which secrets are sought; of what is behind them nothing is shown
 
 _OF_TUNNEL: Final = frozenset(("register", "registered", "heartbeat", "go_away", "window_update", "tcp_data"))
 _OPENING: Final = frozenset(("http_request", "grpc_request", "ws_request"))
