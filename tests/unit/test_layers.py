@@ -49,8 +49,8 @@ LAYERS = """
     engine._backends
     engine.server
     engine.client
-    reference.messages
-    reference.closing reference.fields reference.strict reference.grpc_streams reference.websocket_frames
+    reference.messages reference.closing
+    reference.fields reference.strict reference.grpc_streams reference.websocket_frames
     reference.tally
     reference.exchange reference.translation reference.http2
     reference.dispatch reference.relay reference.http1

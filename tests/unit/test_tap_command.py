@@ -10,8 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from fasttunnel.cli import main
-from fasttunnel.cli.tap import PROTOCOLS
-from fasttunnel.control.view import CHOICES
 
 
 def run(*arguments: str, admin: str = "") -> tuple[int, str, str]:
@@ -45,10 +43,6 @@ def site(pages: dict[str, tuple[int, str, bytes]]) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def test_it_offers_the_protocols_that_there_are() -> None:
-    assert PROTOCOLS == CHOICES  # a list of its own: those of messages need protobuf, which --help does not
 
 
 INDEX = (200, "text/plain", b"fasttunnel server 0.0.9\n/status\n")

@@ -20,8 +20,8 @@ import msgspec
 from fasttunnel.admin.http import Request, Response, words
 from fasttunnel.admin.subject import Subject
 from fasttunnel.control.config import TapScope
-from fasttunnel.control.taps import Tapped, Taps
-from fasttunnel.control.view import CHOICES, MOST_PAYLOAD_BYTES, Requests, Sight, View, late
+from fasttunnel.control.taps import CHOICES, Tapped, Taps
+from fasttunnel.control.view import MOST_PAYLOAD_BYTES, Requests, Sight, View, late
 from fasttunnel.control.view import Request as SeenRequest
 from fasttunnel.version import __version__
 

@@ -16,9 +16,9 @@ import click
 from fasttunnel.cli import options, running
 from fasttunnel.cli.tap_lines import TapLines, escaped, escaped_json
 from fasttunnel.control.sources import PREFIX, of_one
+from fasttunnel.control.taps import CHOICES
 from fasttunnel.errors import ConfigError, FasttunnelError, describe
 
-PROTOCOLS: Final = ("http", "grpc", "websocket", "control")
 PAYLOAD_BYTES: Final = 64
 
 
@@ -29,7 +29,7 @@ PAYLOAD_BYTES: Final = 64
     "--protocol",
     "protocols",
     multiple=True,
-    type=click.Choice(PROTOCOLS),
+    type=click.Choice(CHOICES),
     help="Messages of this protocol. control is what the tunnel says of itself: registration, heartbeats, credit. "
     "Default: all but control",
 )

@@ -68,36 +68,8 @@ def _reset(record: RequestRecord) -> str | None:
     return reset_code(record.reset) if record.reset else None
 
 
-def json_line(clock: str, record: RequestRecord) -> bytes:
-    return (
-        _encode(
-            Line(
-                clock,
-                record.request_id,
-                record.trace_id,
-                record.protocol,
-                record.route,
-                record.method,
-                record.host,
-                record.path,
-                _status(record),
-                _reset(record),
-                record.messages_in,
-                record.messages_out,
-                record.bytes_in,
-                record.bytes_out,
-                round(record.duration_s, 6),
-                record.client_id,
-                record.peer,
-            )
-        )
-        + b"\n"
-    )
-
-
-def human(clock: str, record: RequestRecord) -> bytes:
-    """Words in a fixed order; what is not known is -, what may hold anything is escaped."""
-    words = [
+def _line(clock: str, record: RequestRecord) -> Line:
+    return Line(
         clock,
         record.request_id,
         record.trace_id,
@@ -106,8 +78,29 @@ def human(clock: str, record: RequestRecord) -> bytes:
         record.method,
         record.host,
         record.path,
-        str(_status(record)),
+        _status(record),
         _reset(record),
+        record.messages_in,
+        record.messages_out,
+        record.bytes_in,
+        record.bytes_out,
+        round(record.duration_s, 6),
+        record.client_id,
+        record.peer,
+    )
+
+
+def json_line(clock: str, record: RequestRecord) -> bytes:
+    return _encode(_line(clock, record)) + b"\n"
+
+
+def human(clock: str, record: RequestRecord) -> bytes:
+    """Words in a fixed order; what is not known is -, what may hold anything is escaped."""
+    *texts, status, reset = msgspec.structs.astuple(_line(clock, record))[:10]
+    words = [
+        *texts,
+        str(status),
+        reset,
         f"messages={record.messages_in}/{record.messages_out}",
         f"bytes={record.bytes_in}/{record.bytes_out}",
         f"{record.duration_s:.6f}s",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakMethod, WeakSet
 
 import msgspec
 
@@ -151,3 +154,30 @@ def _name_of(register: tunnel_pb2.Register) -> str:
         return check_name(register.name) if register.name else ""
     except ConfigError as error:
         raise Refused(GrpcStatus.INVALID_ARGUMENT, str(error)) from None
+
+
+class Numbers:
+    """Of the connections of one engine, for Register.
+
+    Engines of one client, one `after` another, share its instance_id. Each takes a block of numbers: that of another
+    one whose ghosts it takes over, or, if the server knows that one, a block of its own. `is_known` says of an engine
+    whether it has sent a Register that still counts.
+    """
+
+    def __init__(self, is_known: Callable[[], bool], after: Numbers | None = None) -> None:
+        self.instance_id: str = after.instance_id if after is not None else secrets.token_hex(8)
+        self._first: int = after._first if after is not None else 0
+        self._is_known = WeakMethod(is_known)  # engines come and go
+        self._family: WeakSet[Numbers] = after._family if after is not None else WeakSet()
+        self._family.add(self)
+
+    def of(self, index: int) -> int:
+        """Of a connection that registers now."""
+        others = [other for other in self._family if other is not self]
+        if any(other._first == self._first and other._counts() for other in others):
+            self._first = max(other._first for other in self._family) + limits.CONNECTIONS
+        return self._first + index
+
+    def _counts(self) -> bool:
+        is_known = self._is_known()
+        return is_known is not None and is_known()

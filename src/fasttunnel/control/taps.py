@@ -9,7 +9,11 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Protocol
 
+from fasttunnel.control.counts import PROTOCOLS
+
 ALL: Final = 0xFF  # of bits: 1 << ProtocolType
+CONTROL: Final = "control"  # registration, heartbeats, credit: what belongs to the tunnel and not to what it carries
+CHOICES: Final = (*PROTOCOLS.values(), CONTROL)
 
 
 class UnderWay(NamedTuple):

@@ -16,15 +16,13 @@ from google.protobuf.message import DecodeError
 from fasttunnel.control import redaction
 from fasttunnel.control.counts import DIRECTIONS, PROTOCOLS
 from fasttunnel.control.log import timestamp
-from fasttunnel.control.taps import Tapped, UnderWay
+from fasttunnel.control.taps import CONTROL, Tapped, UnderWay
 from fasttunnel.control.terms import grpc_status, opcode, reset_code
 from fasttunnel.limits import REQUEST_ID_BYTES
 from fasttunnel.wire.tunnel_pb2 import TunnelMessage
 
 REQUESTS: Final = 4096  # that are remembered; of others that are under way the tunnel is asked again
-CONTROL: Final = "control"  # registration, heartbeats, credit: what belongs to the tunnel and not to what it carries
 SHOWN: Final = frozenset(PROTOCOLS.values())  # unless control is asked for
-CHOICES: Final = (*PROTOCOLS.values(), CONTROL)
 MOST_PAYLOAD_BYTES: Final = 65_536
 CUT: Final = "\N{HORIZONTAL ELLIPSIS}"  # stands for what is left away
 MOST_CHARACTERS: Final = 512  # that are kept of a path, a query, a host and the like: who sends them may be anybody

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet
 
 from fasttunnel import limits
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.config import Backend, ClientConfig, RouteSpec, parse_address
 from fasttunnel.control.counts import Counts
 from fasttunnel.control.log import Ended, Events, Sparing, one_line
-from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
+from fasttunnel.control.registration import (
+    Numbers,
+    check_knock,
+    fragment_for,
+    heartbeat_of,
+    is_name,
+    knock,
+    name_given,
+    unnamed,
+)
 from fasttunnel.control.routes import RouteTable, at_host, by_protocol
 from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import H2, HTTP11, TUNNEL_PROTOCOLS, advise
@@ -70,17 +77,13 @@ class ClientEngine:
         self.taps: Taps = after.taps if after is not None else Taps(tuple, events.tap)
         self._journal: Journal | None = after._journal if after is not None else journal_of(events)
         # One that takes over is the same client, with other connections beside those that are up.
-        self._instance_id: str = after._instance_id if after is not None else secrets.token_hex(8)
+        self._numbers: Numbers = Numbers(self._is_known, after._numbers if after is not None else None)
         self._client_id: str = config.client_id
         self.name: str = config.name
         if after is not None and config.client_id == after._config.client_id:
             self._client_id = after._client_id
         if after is not None and config.name == after._config.name:
             self.name = after.name
-        # Of the connections' numbers. All that share an instance_id look out for each other.
-        self._first: int = after._first if after is not None else 0
-        self._family: WeakSet[ClientEngine] = after._family if after is not None else WeakSet()
-        self._family.add(self)
         self._tapped = lambda: [tunnel.link for tunnel in self._tunnels if tunnel.link is not None]
         self.urls: list[str] = []
         self._server_version = ""
@@ -321,13 +324,6 @@ class ClientEngine:
                 group.create_task(self._run(number))
         await self._close()  # the server does not want us
 
-    def _number(self, index: int) -> int:
-        """Of a connection that registers: it takes over from its own ghost, and leaves those of other engines alone."""
-        others = [other for other in self._family if other is not self]
-        if any(other._first == self._first and other._is_known() for other in others):
-            self._first = max(other._first for other in self._family) + limits.CONNECTIONS
-        return self._first + index
-
     def _is_known(self) -> bool:
         """To the server, or will be: a Register has been sent."""
         return any(tunnel.link is not None for tunnel in self._tunnels)
@@ -440,8 +436,8 @@ class ClientEngine:
             initial_window=self._config.initial_window,
             max_fragment=self._config.max_fragment,
             weight=1,
-            instance_id=self._instance_id,
-            connection=self._number(tunnel.index),
+            instance_id=self._numbers.instance_id,
+            connection=self._numbers.of(tunnel.index),
             name=self.name,
             any_name=self._config.any_name or not self._config.name,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,16 @@ from fasttunnel.control import config as settings
 from fasttunnel.control.backoff import Backoff
 from fasttunnel.control.counts import OWN, Counts
 from fasttunnel.control.log import Ended, Events, Sparing, one_line
-from fasttunnel.control.registration import check_knock, fragment_for, heartbeat_of, is_name, knock, name_given, unnamed
+from fasttunnel.control.registration import (
+    Numbers,
+    check_knock,
+    fragment_for,
+    heartbeat_of,
+    is_name,
+    knock,
+    name_given,
+    unnamed,
+)
 from fasttunnel.control.routes import Route, RouteTable, at_host, by_protocol, format_address
 from fasttunnel.control.taps import Taps
 from fasttunnel.control.tls import H2, HTTP11, advise, client_context
@@ -95,17 +103,13 @@ class ClientEngine:
         self._clock_ahead_s: float | None = None
         self.idle = asyncio.Event()
         # One that takes over is the same client, with other connections beside those that are up.
-        self._instance_id: str = after._instance_id if after is not None else secrets.token_hex(8)
+        self._numbers: Numbers = Numbers(self._is_known, after._numbers if after is not None else None)
         self._client_id: str = config.client_id
         self.name: str = config.name
         if after is not None and config.client_id == after.config.client_id:
             self._client_id = after._client_id
         if after is not None and config.name == after.config.name:
             self.name = after.name
-        # Of the connections' numbers. All that share an instance_id look out for each other.
-        self._first: int = after._first if after is not None else 0
-        self._family: WeakSet[ClientEngine] = after._family if after is not None else WeakSet()
-        self._family.add(self)
         self._tapped = lambda: self._tunnels
         self._routes: RouteTable[Backend[Any]] = RouteTable()
         self._backends: dict[settings.Backend, Backend[Any]] = {}
@@ -308,13 +312,6 @@ class ClientEngine:
                 group.create_task(self._run(number))
         await self._close()  # the server does not want us
 
-    def _number(self, index: int) -> int:
-        """Of a connection that registers: it takes over from its own ghost, and leaves those of other engines alone."""
-        others = [other for other in self._family if other is not self]
-        if any(other._first == self._first and other._is_known() for other in others):
-            self._first = max(other._first for other in self._family) + limits.CONNECTIONS
-        return self._first + index
-
     def _is_known(self) -> bool:
         """To the server, or will be: a Register has been sent."""
         return any(tunnel.registers and not tunnel.ended.done() for tunnel in self._tunnels)
@@ -386,8 +383,8 @@ class ClientEngine:
             initial_window=self.config.initial_window,
             max_fragment=self.config.max_fragment,
             weight=1,
-            instance_id=self._instance_id,
-            connection=self._number(tunnel.index),
+            instance_id=self._numbers.instance_id,
+            connection=self._numbers.of(tunnel.index),
             name=self.name,
             any_name=self.config.any_name or not self.config.name,
         )

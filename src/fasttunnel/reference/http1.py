@@ -6,7 +6,6 @@ What is pipelined behind a request waits in h11's buffer until its turn comes, s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import socket
 import struct
@@ -32,7 +31,6 @@ from fasttunnel.reference.messages import (
 from fasttunnel.reference.strict import check_head, chunk_has_come
 
 READ_BYTES = 65_536
-LINGER_S, LINGER_BYTES = 2.0, 16 * 1024 * 1024  # to read what a peer still sends before its connection is closed
 CONNECTION_OPTIONS = 64  # of one head
 EXTENSION_BYTES = 16_384  # of one chunked body
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -330,22 +328,3 @@ class Http1Stream(HttpStream):
         if not self.public or self._writing or (self.begun and self.http10):
             self.writer.transport.abort()
         self.writer.close()
-
-
-async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Let a peer that still sends finish: a reset of the connection would cost it our last words (RFC 9112 9.6)."""
-    if writer.is_closing():  # it has gone
-        return
-    with contextlib.suppress(OSError):
-        if writer.can_write_eof():  # TLS cannot
-            writer.write_eof()
-        await read_out(reader, LINGER_S)
-
-
-async def read_out(reader: asyncio.StreamReader, timeout_s: float) -> None:
-    """Read and drop, until the peer closes its side."""
-    with contextlib.suppress(TimeoutError, ConnectionError):
-        async with asyncio.timeout(timeout_s):
-            taken = 0
-            while taken < LINGER_BYTES and (data := await reader.read(READ_BYTES)):
-                taken += len(data)

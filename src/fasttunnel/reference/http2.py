@@ -22,6 +22,7 @@ from h2.settings import SettingCodes, Settings
 
 from fasttunnel.errors import ResetCode
 from fasttunnel.reference import fields
+from fasttunnel.reference.closing import LINGER_S
 from fasttunnel.reference.messages import BODILESS, BadMessage, Head, HttpStream, Part, RequestReset, Unprocessed
 
 READ_BYTES = 65_536
@@ -31,7 +32,6 @@ RESETS, RESETS_PER_S = 1000, 33  # as in libnghttp2
 CONNECTION_WINDOW = 16_777_216
 MAX_STREAMS = 1024
 MAX_FRAME = 65_536
-LINGER_S = 2.0  # to read what a peer still sends before its connection is closed
 TABLE_BYTES = 4096  # of HPACK, for what we send
 
 # What the error code of a backend means (grpc/doc/PROTOCOL-HTTP2.md, "Errors"); others are PROTOCOL_ERROR.

@@ -13,9 +13,10 @@ from fasttunnel.control.outage import Outages
 from fasttunnel.control.routes import RouteTable
 from fasttunnel.errors import ANSWERS, GrpcStatus, ResetCode
 from fasttunnel.reference import fields
+from fasttunnel.reference.closing import linger
 from fasttunnel.reference.dispatch import Dispatcher, next_request_id
 from fasttunnel.reference.exchange import Exchange
-from fasttunnel.reference.http1 import READ_BYTES, Http1Stream, linger
+from fasttunnel.reference.http1 import READ_BYTES, Http1Stream
 from fasttunnel.reference.http2 import Http2Connection, Http2Stream
 from fasttunnel.reference.messages import (
     BODILESS,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from fasttunnel.errors import ABNORMAL, ANSWERS, ResetCode
+from fasttunnel.reference.closing import linger, read_out
 from fasttunnel.reference.exchange import Exchange
-from fasttunnel.reference.http1 import READ_BYTES, Http1Stream, linger, read_out
+from fasttunnel.reference.http1 import READ_BYTES, Http1Stream
 from fasttunnel.reference.messages import BadMessage, RequestReset, forever, while_running
 from fasttunnel.reference.websocket_frames import CLOSE, WebSocketFrameDecoder, WebSocketFrameEncoder, close_code
 from fasttunnel.wire.tunnel_pb2 import WebSocketFrame, WebSocketResponse
