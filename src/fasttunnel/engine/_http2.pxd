@@ -92,7 +92,6 @@ cdef class Http2Conn(Conn):
     cdef int submit_informational(self, H2Stream stream) except -1         # headers from self.nv
     cdef int submit_response(self, H2Stream stream, bint body) except -1
     cdef int submit_request(self, H2Stream stream, bint body) except -1
-    cdef int finish(self) except -1
     cdef int go_away(self) except -1
     cdef int terminate(self, uint32_t error_code) except -1
     cdef int announce_go_away(self) except -1

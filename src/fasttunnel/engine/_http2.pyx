@@ -637,9 +637,8 @@ cdef class Http2Conn(Conn):
         return 0
 
     cdef int finish(self) except -1:
-        """Close after an answer, or what explains that there is none, which the peer may not have read yet."""
-        self.lingers = self.server
-        return self.close()
+        """After an answer, or what explains that there is none, which the peer may not have read yet."""
+        return Conn.finish(self) if self.server else self.close()
 
     cdef int touch_stream(self, H2Stream stream) except -1:
         if not stream.touched:

@@ -66,9 +66,8 @@ cdef class Conn(Socket):
     cdef bint flushing                  # fill() is on the stack
     cdef bint again                     # refeed() was asked for while it was
     cdef bint closing                   # close() was asked for: when everything is written, the socket is closed
-    cdef bint lingers                   # and then what the peer still sends is read until it closes: else its next write
-                                        # would meet an RST, at which some throw away what they have not read (RFC 9112 9.6)
-    cdef bint lingering                 # that has begun
+    cdef bint lingers                   # finish() was: what comes is dropped
+    cdef bint lingering                 # our side is closed, the peer's is waited for
     cdef str counted                    # the address that it is counted under; None: it is not
     cdef bint unwelcome                 # one too many of its address
     cdef Timer timer                    # the one deadline of this connection, made on first use
@@ -89,6 +88,7 @@ cdef class Conn(Socket):
     cdef int touch(self) except -1                                           # there is something to write
     cdef int write_through(self, const uint8_t *payload, size_t n) except -1 # behind `out`, without a copy if it pays
     cdef int close(self) except -1                                           # after what is queued has been written
+    cdef int finish(self) except -1                                          # the same for a peer that may still send
     cdef int abort(self) except -1
     cdef int take_in(self, const uint8_t *data, size_t n) except -1
     cdef int flush(self) except -1

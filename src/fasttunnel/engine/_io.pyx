@@ -302,7 +302,7 @@ cdef class Conn(Socket):
         cdef Reactor reactor = self.reactor
         self.rest.len = 0
         reactor.read_now += n
-        if self.lingering:
+        if self.lingers:
             return 0
         return self.take_in(reactor.read_buffer, kept + n)
 
@@ -383,9 +383,7 @@ cdef class Conn(Socket):
     cdef int _linger(self) except -1:
         if not self.lingering:
             self.lingering = True
-            self.rest.len = 0
             self.end_writing()
-            self.resume_reading()
             self.arm(LINGER_S)
         return 0
 
@@ -442,6 +440,15 @@ cdef class Conn(Socket):
             self.arm(CLOSE_TIMEOUT_S)   # a peer that does not read what is left is cut off
             self.touch()
         return 0
+
+    cdef int finish(self) except -1:
+        """Close, and until the peer does so as well read what it still sends, to no avail: its next write would meet an RST,
+        at which some throw away what they have not read yet (RFC 9112 9.6)."""
+        if not self.closing and self.attached and not self.connecting:
+            self.lingers = True
+            self.rest.len = 0
+            self.resume_reading()
+        return self.close()
 
     cdef int abort(self) except -1:
         if self.connecting:

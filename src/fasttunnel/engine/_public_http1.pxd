@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fasttunnel._core cimport BodyReader, Msg
 from fasttunnel.engine._gate cimport Gate, RequestId, Visitor
 from fasttunnel.engine._http1 cimport BodyWriter, Head
-from fasttunnel.engine._io cimport Conn, LINGER_S
+from fasttunnel.engine._io cimport Conn
 from fasttunnel.engine._link cimport Link
 from fasttunnel.engine._public_websocket cimport PublicWebSocket
 
@@ -46,7 +46,6 @@ cdef class PublicHttp1(Conn):
     cdef bytes ws_key
     cdef RequestId request_id
     cdef bint refused                   # see PublicConn
-    cdef bint half_close                # end our side after the next write
 
     cdef int count_body(self, uint64_t n) except -1
     cdef int no_link(self, int protocol) except -1

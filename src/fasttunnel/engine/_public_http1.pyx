@@ -608,12 +608,7 @@ cdef class PublicHttp1(Conn):
         finish."""
         cdef bint unread = self.phase == PHASE_BODY or self.rest.len > 0
         self.phase = PHASE_DISCARD
-        if not unread:
-            return self.close()
-        self.unhold()
-        self.touch()
-        self.half_close = True
-        return self.arm(LINGER_S)
+        return self.finish() if unread else self.close()
 
     cdef int written(self) except -1:
         cdef uint64_t n = self.unconsumed
@@ -627,9 +622,6 @@ cdef class PublicHttp1(Conn):
             self.stalled = False
             self.unhold()
             self.refeed()
-        if self.half_close and self.attached:
-            self.half_close = False
-            self.end_writing()
         return 0
 
     cdef int on_timer(self, object stream) except -1:
