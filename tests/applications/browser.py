@@ -14,24 +14,14 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.support import programs
 from tests.support.child import start_child
+from tests.support.chromium import chromium
 from tests.support.tunnel import eventually
 
 WAIT_S = 60.0  # an application that starts, on a busy machine
 LOOK_S = 0.05
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--no-proxy-server",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
+OPTIONS = [
     "--ignore-certificate-errors",
     "--remote-debugging-port=0",
     "--window-size=1200,800",
@@ -188,11 +178,12 @@ class Browser:
 @contextlib.asynccontextmanager
 async def start_browser(folder: Path, domain: str) -> AsyncIterator[Browser]:
     """A browser with a new profile, to which all names under `domain` are this machine."""
-    program = programs.need("chromium", "chromium-browser", "google-chrome")
     profile = folder / "profile"
+    rules = f"--host-resolver-rules=MAP *.{domain} 127.0.0.1"
+    command = chromium(*OPTIONS, rules, f"--user-data-dir={profile}")
     with (folder / "browser.log").open("wb") as log:
         process = await start_child(
-            [program, *FLAGS, f"--host-resolver-rules=MAP *.{domain} 127.0.0.1", f"--user-data-dir={profile}"],
+            command,
             stdout=subprocess.DEVNULL,
             stderr=log,
             start_new_session=True,

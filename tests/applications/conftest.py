@@ -40,7 +40,8 @@ async def browser(stack: AsyncExitStack, tmp_path: Path) -> Browser:
 
 def needs(path: Path) -> pytest.MarkDecorator:
     """Skip the tests of a module where this part of `make test-applications` is missing."""
-    return pytest.mark.skipif(not path.exists(), reason=f"there is no {path} (make test-applications)")
+    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    return pytest.mark.skipif(not path.exists(), reason=f"{shown} is there only after make test-applications")
 
 
 def free_port() -> int:
@@ -82,6 +83,19 @@ async def picture(page: Page, name: str) -> None:
     """Keep what is seen, where pictures are wanted (docs/images)."""
     if folder := os.environ.get("FASTTUNNEL_PICTURES"):
         await page.picture(Path(folder, f"{name}.png"))
+
+
+class Steps:
+    """A pipe, of which an application reads a line before each next step: what is seen has not waited for that."""
+
+    def __init__(self, stack: AsyncExitStack, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        self._pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        stack.callback(os.close, self._pipe)
+
+    def go(self, steps: int = 1) -> None:
+        os.write(self._pipe, b"\n" * steps)
 
 
 class Reach:

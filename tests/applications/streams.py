@@ -10,7 +10,6 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 EVENT_S = 0.1
-WORD_S = 0.03
 WORDS = [f"word{number} " for number in range(40)]
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>Streams</title><link rel="icon" href="data:,">
@@ -37,6 +36,7 @@ document.querySelector("#ask").onclick = async () => {
 """
 
 abandoned: list[str] = []  # words at which a reader went
+steps = asyncio.Semaphore(0)  # words that may be said
 
 
 async def page(request: Request) -> Response:
@@ -62,12 +62,18 @@ async def chat(request: Request) -> Response:
         for word in WORDS:
             yield word
             try:
-                await asyncio.sleep(WORD_S)
+                await steps.acquire()
             except asyncio.CancelledError:
                 abandoned.append(word)
                 raise
 
     return StreamingResponse(answer(), media_type="text/plain")
+
+
+async def step(request: Request) -> Response:
+    """The next word: the last one has been read."""
+    steps.release()
+    return PlainTextResponse("")
 
 
 async def left(request: Request) -> Response:
@@ -79,6 +85,7 @@ app = Starlette(
         Route("/", page),
         Route("/events/{number}", events),
         Route("/chat", chat, methods=["POST"]),
+        Route("/step", step, methods=["POST"]),
         Route("/left", left),
     ]
 )

@@ -37,6 +37,19 @@ async def start_named(stack: AsyncExitStack, name: str) -> str:
     return await start_web(stack, web.route("*", "/{path:.*}", answer))
 
 
+async def start_slow(stack: AsyncExitStack) -> tuple[str, asyncio.Event]:
+    """A backend that answers "done" once the event is set."""
+    go_on = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await go_on.wait()
+        return web.Response(text="done")
+
+    site = await start_web(stack, web.get("/", slow))
+    stack.callback(go_on.set)
+    return site, go_on
+
+
 async def get(url: str, path: str = "/", **fields: str) -> tuple[int, str]:
     async with aiohttp.ClientSession() as session, session.get(f"{url}{path}", headers=fields) as got:
         return got.status, await got.text()
@@ -220,14 +233,7 @@ async def test_tunnels_of_before_are_bounded(stack: AsyncExitStack, monkeypatch:
 
 async def test_a_stop_lets_the_tunnels_of_before_finish(stack: AsyncExitStack) -> None:
     """And a stop without grace, or one that comes while another tunnel is still dialled, takes no time."""
-    go_on = asyncio.Event()
-
-    async def slow(request: web.Request) -> web.Response:
-        await go_on.wait()
-        return web.Response(text="done")
-
-    site = await start_web(stack, web.get("/", slow))
-    stack.callback(go_on.set)
+    site, go_on = await start_slow(stack)
     server = await start_server(stack)
     for grace_s in (10, 0):
         client = await start_client(stack, server.tunnel, [site])
@@ -300,14 +306,7 @@ async def test_a_tunnel_that_is_not_wanted_any_more_finishes_what_it_has(stack: 
 
 async def test_the_tunnel_of_before_is_known_while_the_next_ones_come(stack: AsyncExitStack) -> None:
     """The second connection is not let in: for a while both engines are there, with all counts. Then comes a stop."""
-    go_on = asyncio.Event()
-
-    async def slow(request: web.Request) -> web.Response:
-        await go_on.wait()
-        return web.Response(text="done")
-
-    site = await start_web(stack, web.get("/", slow))
-    stack.callback(go_on.set)
+    site, go_on = await start_slow(stack)
     server = await start_server(stack, max_connections_per_address=2)
     client = await start_client(stack, server.tunnel, [site])
     asking = asyncio.ensure_future(get(server.public_url))
@@ -341,8 +340,10 @@ async def test_a_connection_of_before_that_is_dialled_does_not_come(stack: Async
     await client.reload(msgspec.structs.replace(routes, server=server.tunnel, connections=1))
     await eventually(lambda: (client.status()["tunnels"], len(server.routes)) == (2, 1))
     relay.open()
-    await asyncio.sleep(0.2)
-    await eventually(lambda: [str(route) for route in server.routes] == ["/b"])
+    await eventually(lambda: relay.connections == 3)
+    for _ in range(20):  # more ways through both ends than a Register would need
+        await get(server.public_url, "/b")
+        assert [str(route) for route in server.routes] == ["/b"]
     assert (await get(server.public_url, "/a"))[0] == 404
     answers = []
     for each in sockets:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.support import programs
 from tests.support.child import Child, start_child
+from tests.support.chromium import chromium
 from tests.support.site import fields, websocket
 from tests.support.tunnel import start_tunnel
 from tests.support.web import start_web
@@ -54,19 +54,6 @@ await fetch("/done", { method: "POST", body: JSON.stringify(seen) });
 </script>
 """
 IMAGE = '<svg xmlns="http://www.w3.org/2000/svg" width="123" height="45"></svg>'
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--no-proxy-server",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-]
 
 
 class Site:
@@ -112,12 +99,12 @@ class Site:
 
 @pytest.mark.timeout(180)
 async def test_a_page_with_a_websocket(stack: AsyncExitStack, tmp_path: Path) -> None:
-    program = programs.need("chromium", "chromium-browser", "google-chrome")
+    command = chromium(f"--user-data-dir={tmp_path}/profile")
     site = Site()
     tunnel = await start_tunnel(stack, await start_web(stack, *site.routes()))
     log = stack.enter_context((tmp_path / "log").open("wb"))
     browser = await start_child(
-        [program, *FLAGS, f"--user-data-dir={tmp_path}/profile", tunnel.url + "/"],
+        [*command, tunnel.url + "/"],
         stdout=subprocess.DEVNULL,
         stderr=log,
         start_new_session=True,

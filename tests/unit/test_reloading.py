@@ -1,11 +1,14 @@
 """A configuration is read again when its file changes, whoever changes it in whatever way."""
 
 import asyncio
+import functools
 import socket
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +19,7 @@ from fasttunnel.cli.server_screen import ServerScreen
 from fasttunnel.control.changes import compare
 from fasttunnel.control.config import Secret, ServerConfig
 from fasttunnel.control.sources import configure, from_file, server_config
+from fasttunnel.control.watch import FileWatch
 from tests.support.tunnel import eventually
 
 
@@ -34,6 +38,37 @@ class Running:
 
     def has(self, *numbers: int, warnings: int = 0) -> Callable[[], bool]:
         return lambda: self.applied == list(numbers) and len(self.warnings) == warnings
+
+
+class Looks:
+    """How often a FileWatch has looked at its files. What is in `then` happens after the next looks, one after each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.then: deque[Callable[[], object]] = deque()
+        look = FileWatch._look
+
+        def counted(watch: FileWatch) -> dict[str, Any]:
+            self.count += 1
+            found = look(watch)
+            if self.then:
+                self.then.popleft()()
+            return found
+
+        monkeypatch.setattr(FileWatch, "_look", counted)
+
+    async def more(self, count: int) -> None:
+        wanted = self.count + count
+        await eventually(lambda: self.count >= wanted)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    return Looks(monkeypatch)
+
+
+def watches(end: Running) -> bool:
+    return end.reloader._watch._timer is not None
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +122,7 @@ async def test_links_that_lead_elsewhere(tmp_path: Path) -> None:
         await eventually(end.has(2))
 
 
-async def test_a_mistake_is_told_once_with_its_place(tmp_path: Path) -> None:
+async def test_a_mistake_is_told_once_with_its_place(tmp_path: Path, looks: Looks) -> None:
     file = tmp_path / "server.toml"
     file.write_text("max_requests = 1")
     async with running(file) as end:
@@ -101,26 +136,24 @@ async def test_a_mistake_is_told_once_with_its_place(tmp_path: Path) -> None:
             await eventually(end.has(warnings=1))
             assert end.warnings[0].startswith(where)
             assert end.warnings[0].endswith("; what was before stays in use")
-            await asyncio.sleep(0.05)
+            await looks.more(3)
             assert end.has(warnings=1)(), "once"
         end.warnings.clear()
         file.write_text("max_requests = 3")
         await eventually(end.has(3))
 
 
-async def test_a_file_that_is_half_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_is_half_written_is_left_alone(tmp_path: Path, looks: Looks) -> None:
     """The half is TOML as well, and would be another configuration."""
-    monkeypatch.setattr(limits, "SETTLE_S", 0.2)
     file = tmp_path / "server.toml"
     file.write_text("max_requests = 1")
     async with running(file) as end:
-        with file.open("w") as writer:
-            for piece in ("max_requests = 2\n", "body_bytes = 7\n", "max_connections = 7\n"):
-                writer.write(piece)
-                writer.flush()
-                await asyncio.sleep(0.05)
+        with file.open("w", buffering=1) as writer:
+            pieces = ("max_requests = 2\n", "body_bytes = 7\n", "max_connections = 7\n")
+            looks.then.extend(functools.partial(writer.write, piece) for piece in pieces)
+            await eventually(lambda: not looks.then)
         await eventually(end.has(2))
-        await asyncio.sleep(0.05)
+        await looks.more(3)
         assert end.has(2)()
 
 
@@ -129,15 +162,16 @@ async def test_a_file_that_is_not_watched(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     file.write_text("watch_config = false")
     async with running(file) as end:
+        await asyncio.sleep(0)  # it has begun
         replace(file, "max_requests = 2")
-        await asyncio.sleep(0.05)
-        assert end.has()()
+        assert not watches(end)
         end.reloader.ask()
         await eventually(end.has(2))
         replace(file, "max_requests = 3\nwatch_config = false")
         await eventually(end.has(2, 3))
+        await eventually(lambda: not watches(end))
         replace(file, "max_requests = 4")
-        await asyncio.sleep(0.05)
+        assert not watches(end)
         assert end.has(2, 3)()
 
 

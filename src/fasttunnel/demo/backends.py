@@ -1,6 +1,7 @@
 """The three backends, made with the libraries that people use: a web site, a WebSocket echo and a gRPC service."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -58,9 +59,10 @@ class Site:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
         stepped = "steps" in request.query
-        for number in range(1, int(request.query.get("steps", "60")) + 1):
-            await response.write(f"data: event {number}\n\n".encode())
-            await (self.next_event.acquire() if stepped else asyncio.sleep(1))
+        with contextlib.suppress(ConnectionError):  # who has gone meanwhile is no mistake
+            for number in range(1, int(request.query.get("steps", "60")) + 1):
+                await response.write(f"data: event {number}\n\n".encode())
+                await (self.next_event.acquire() if stepped else asyncio.sleep(1))
         return response
 
 
